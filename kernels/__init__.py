@@ -1,0 +1,1 @@
+"""Fused kernels, one file a kernel; imported as ``kdzoo.kernels``."""

@@ -1,0 +1,300 @@
+"""DistillationLoss, the base class of every loss: detaching, checking, masking, projection and reduction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kdzoo.activations import QKV, exposes_qkv, hidden_size, num_heads, num_layers
+from kdzoo.errors import KdzooError, unknown
+
+EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a loss has to know of a model to fit it."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_labels: int
+    exact_scores: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelShape:
+        """The shape of a transformers model, read from its config."""
+        config: Any = model.config
+        return cls(
+            num_layers=num_layers(config),
+            hidden_size=hidden_size(config),
+            num_heads=num_heads(config),
+            num_labels=config.num_labels,
+            exact_scores=exposes_qkv(config),
+        )
+
+
+class DistillationLoss(nn.Module):
+    """A loss between what a student and a teacher expose of the same batch.
+
+    A subclass sets the class attributes below and implements :meth:`compute`; it never runs a model.
+    Register it with :func:`kdzoo.register` and it takes part in objectives, the command line and the
+    conformance tests.
+
+    Attributes:
+        features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
+            ``"cls"`` (B, D) or ``"qkv"``. Declares what has to be captured.
+        needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``.
+        extras: further keyword arguments that :meth:`compute` may be given, such as ``"negatives"``.
+        needs_teacher: False for a loss on the labels alone.
+        top_only: the loss is meant for the last layer unless a layer map is given.
+        stacked: an objective hands over all mapped layers at once, as (B, M, D), instead of one by one.
+        contrastive: other rows of the batch (of all processes) enter the value.
+        variants: the formulas it knows; ``"paper"`` is the default.
+        paper, year, url: where it was published.
+    """
+
+    features: ClassVar[tuple[str, ...]] = ("logits",)
+    needs: ClassVar[frozenset[str]] = frozenset()
+    extras: ClassVar[frozenset[str]] = frozenset()
+    needs_teacher: ClassVar[bool] = True
+    top_only: ClassVar[bool] = False
+    stacked: ClassVar[bool] = False
+    contrastive: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ("paper",)
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+    url: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+    ) -> None:
+        """
+        Args:
+            student_dim: width of the student's vectors.
+            teacher_dim: width of the teacher's. Where both are given and differ, a linear projection
+                (student_dim to teacher_dim) is learned with the student.
+            bias: give that projection a bias.
+            variant: ``"paper"``, or ``"released"`` where the authors' code differs from the paper.
+
+        Raises:
+            KdzooError: for an unknown variant, or when one of the two widths is missing.
+        """
+        super().__init__()
+        if variant not in self.variants:
+            raise unknown(f"variant of {self.label}", variant, self.variants)
+        if (student_dim is None) != (teacher_dim is None):
+            raise KdzooError(f"{self.label}: give both student_dim and teacher_dim, or neither")
+        for side, width in (("student_dim", student_dim), ("teacher_dim", teacher_dim)):
+            if width is not None and width < 1:
+                raise KdzooError(f"{self.label}: {side} is {width}; a width is at least 1")
+        self.variant = variant
+        self.projection: nn.Linear | None = None
+        if student_dim is not None and teacher_dim is not None and student_dim != teacher_dim:
+            self.projection = nn.Linear(student_dim, teacher_dim, bias=bias)
+
+    @property
+    def label(self) -> str:
+        """The name that error messages use."""
+        return self.name or type(self).__name__
+
+    @classmethod
+    def fit(
+        cls,
+        options: dict[str, Any],
+        *,
+        feature: str,
+        student: ModelShape,
+        teacher: ModelShape,
+        num_samples: int | None,
+    ) -> dict[str, Any]:
+        """The options completed for two models; an objective calls it before it makes the loss.
+
+        Args:
+            options: what the user chose.
+            feature: what the loss will be taken on.
+            student: the student's shape.
+            teacher: the teacher's shape.
+            num_samples: rows of the training set, where known.
+
+        Returns:
+            Options for the constructor. Here: a projection where the widths differ.
+
+        Raises:
+            KdzooError: where the loss cannot work on these models.
+        """
+        if feature in ("hidden", "cls", "embedding") and student.hidden_size != teacher.hidden_size:
+            options.setdefault("student_dim", student.hidden_size)
+            options.setdefault("teacher_dim", teacher.hidden_size)
+        return options
+
+    def forward(
+        self,
+        student: Any,
+        teacher: Any = None,
+        *,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        **extras: Any,
+    ) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            student: the student's tensor or :class:`~kdzoo.activations.QKV`.
+            teacher: the teacher's; never given a gradient.
+            mask: (B, S), 1 or True where a token is real.
+            labels: (B,) the rows' labels.
+            sample_ids: (B,) the rows' indices in the training set.
+            extras: what the particular loss also takes (its :attr:`extras`).
+
+        Raises:
+            KdzooError: for shapes that do not fit, a mask that the loss cannot honour, or a missing input.
+            TypeError: for an extra argument that the loss does not take.
+        """
+        for extra in extras:
+            if extra not in self.extras:
+                known = ", ".join(sorted(self.extras)) or "no extra arguments"
+                raise TypeError(f"{self.label} does not take {extra!r}; it takes {known}")
+        given = {"labels": labels, "sample_ids": sample_ids}
+        for need in sorted(self.needs):
+            if given[need] is None:
+                raise KdzooError(f"{self.label} needs {need}= (B,)")
+        if teacher is None and self.needs_teacher:
+            raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
+        student = _prepared(student)
+        teacher = None if teacher is None or not self.needs_teacher else _detached(_prepared(teacher))
+        wanted = {need: given[need] for need in self.needs}
+        # Autocast would take the sums below back to half precision.
+        with torch.autocast(device_type=_device_type(student), enabled=False):
+            return self.compute(student, teacher, mask=None if mask is None else mask != 0, **wanted, **extras)
+
+    def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
+        """The formula, on float32 or float64 tensors; ``context`` holds the declared needs and given extras."""
+        raise TypeError(f"{type(self).__name__} must implement compute()")
+
+    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked vectors of equal width, zero where masked, and the mask over their slots.
+
+        Args:
+            student: (B, ..., D_s).
+            teacher: (B, ..., D_t).
+            mask: (B, S) or None.
+
+        Returns:
+            student (B, ..., D), projected where the loss has a projection; teacher (B, ..., D); the mask
+            with the vectors' leading shape (B, ...), or None.
+        """
+        if student.dim() < 2 or student.shape[:-1] != teacher.shape[:-1]:
+            raise KdzooError(
+                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree in all "
+                "but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
+            )
+        slots = slot_mask(self.label, student, mask)
+        if slots is not None:
+            # Filled before anything else, so that what lies in padding cannot reach a value or a gradient.
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+            teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
+        if self.projection is not None:
+            wanted = (self.projection.in_features, self.projection.out_features)
+            if (student.shape[-1], teacher.shape[-1]) != wanted:
+                raise KdzooError(
+                    f"{self.label} was made for student width {wanted[0]} and teacher width {wanted[1]}, got "
+                    f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+                )
+            student = self.projection(student.to(self.projection.weight.dtype)).to(teacher.dtype)
+        if student.shape[-1] != teacher.shape[-1]:
+            raise KdzooError(
+                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in width; "
+                f"give student_dim={student.shape[-1]}, teacher_dim={teacher.shape[-1]} to learn a projection"
+            )
+        return student, teacher, slots
+
+    def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked."""
+        if student.shape != teacher.shape or student.dim() not in (2, 3):
+            raise KdzooError(
+                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be logits of "
+                "the same shape, (B, C) or (B, S, C)"
+            )
+        slots = slot_mask(self.label, student, mask)
+        if slots is not None:
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+            teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
+        return student, teacher, slots
+
+
+def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The (B, S) mask spread over the slots of vectors (B, S, D) or (B, M, S, D); refused where it cannot apply."""
+    if mask is None:
+        return None
+    if vectors.dim() not in (3, 4) or mask.shape != (vectors.shape[0], vectors.shape[-2]):
+        raise KdzooError(
+            f"{label}: a mask {tuple(mask.shape)} does not fit {tuple(vectors.shape)}; it is (B, S) for "
+            "(B, S, D) or (B, M, S, D), and is left out for vectors without positions"
+        )
+    return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean of the values that count; 0 where none does.
+
+    Under torch.distributed the denominator is the count over all processes (times 1/processes), so that the average
+    over processes, which DistributedDataParallel takes of the gradients, is the mean over the whole batch.
+
+    Args:
+        values: any shape.
+        mask: bool of the same shape, or None for all of them.
+    """
+    if mask is None:
+        return values.sum() / max(values.numel(), 1)
+    return torch.where(mask, values, 0.0).sum() / mean_over_processes(mask.sum()).clamp_min(EPSILON).to(values.dtype)
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over the processes of torch.distributed, without gradient; itself in one process."""
+    tensor = tensor.detach().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    if processes() == 1:
+        return tensor
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor / processes()
+
+
+def processes() -> int:
+    """How many processes torch.distributed runs; 1 without it."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors scaled to length one on the last axis; a zero vector stays zero, with a zero gradient."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors * torch.where(norm > 0, norm.clamp_min(EPSILON).reciprocal(), 0.0)
+
+
+def _prepared(value: Any) -> Any:
+    if isinstance(value, QKV):
+        return QKV(*(_prepared(tensor) for tensor in value))
+    if not isinstance(value, Tensor):
+        raise KdzooError(f"a loss takes tensors or a QKV, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise KdzooError(f"a loss takes floating-point tensors, got {value.dtype} of shape {tuple(value.shape)}")
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _detached(value: Any) -> Any:
+    return QKV(*(tensor.detach() for tensor in value)) if isinstance(value, QKV) else value.detach()
+
+
+def _device_type(value: Any) -> str:
+    return (value[0] if isinstance(value, QKV) else value).device.type

@@ -1,0 +1,305 @@
+"""Term, Objective and weight schedules: losses added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.activations import Activations, Needs
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.layers import LayerMap, Pairs, layer_map
+from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.registry import create, loss_class, options_of
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight over the fraction of training done.
+
+    Attributes:
+        points: (fraction, weight) in rising order; from each fraction on its weight holds, 0 before the first.
+        interpolate: go in a straight line from one point to the next instead.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    interpolate: bool = False
+
+    def __post_init__(self) -> None:
+        fractions = [fraction for fraction, _ in self.points]
+        if not fractions or fractions != sorted(fractions) or not 0 <= fractions[0] <= fractions[-1] <= 1:
+            raise KdzooError(f"a schedule's fractions rise within 0 to 1, got {fractions}")
+
+    def __call__(self, progress: float) -> float:
+        """The weight when ``progress`` (0 to 1) of the training is done."""
+        before = [point for point in self.points if point[0] <= progress]
+        if not before:
+            return self.points[0][1] if self.interpolate else 0.0
+        (start, low), after = before[-1], self.points[len(before) :]
+        if not self.interpolate or not after:
+            return low
+        end, high = after[0]
+        return low + (high - low) * (progress - start) / (end - start)
+
+
+def after(fraction: float, weight: float) -> Schedule:
+    """``weight`` once ``fraction`` of the training is done, 0 before."""
+    return Schedule(((fraction, float(weight)),))
+
+
+def before(fraction: float, weight: float) -> Schedule:
+    """``weight`` until ``fraction`` of the training is done, 0 from there on."""
+    return Schedule(((0.0, float(weight)), (fraction, 0.0)))
+
+
+def linear(first: float, last: float) -> Schedule:
+    """From ``first`` at the start to ``last`` at the end, in a straight line."""
+    return Schedule(((0.0, float(first)), (1.0, float(last))), interpolate=True)
+
+
+Weight = Union[float, Schedule]
+
+
+class Term:
+    """One loss of an objective: what it is taken on, over which layers, with which weight.
+
+    Args:
+        loss: a registered name, or a loss of your own.
+        feature: what the loss is taken on, one of its ``features``; its first one when not given.
+        layers: a layer map (:func:`kdzoo.layers.layer_map`); ``"uniform"``, or the top layer for a loss meant for it.
+        weight: a number, or a :class:`Schedule` over the fraction of training done.
+        layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
+        shared: one projection for all mapped layers, instead of one a layer.
+        name: how the term is called in logs; the loss's name when not given.
+        options: the loss's own options, such as ``temperature``.
+
+    Raises:
+        KdzooError: for an unknown loss, feature or option.
+    """
+
+    def __init__(
+        self,
+        loss: str | DistillationLoss,
+        *,
+        feature: str | None = None,
+        layers: LayerMap | None = None,
+        weight: Weight = 1.0,
+        layer_reduction: str = "sum",
+        shared: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        kind = loss_class(loss) if isinstance(loss, str) else type(loss)
+        self.module = None if isinstance(loss, str) else loss
+        self.kind = kind
+        label = loss if isinstance(loss, str) else loss.label
+        if self.module is not None and options:
+            raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
+        known = options_of(kind)
+        for option in options:
+            if option not in known:
+                raise unknown(f"option of {label}", option, known)
+        self.feature = feature or kind.features[0]
+        if self.feature not in kind.features:
+            raise unknown(f"feature of {label}", self.feature, kind.features)
+        if layers is not None and self.feature in ("logits", "embedding"):
+            raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
+        if layer_reduction not in ("sum", "mean"):
+            raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
+        self.layers: LayerMap = layers if layers is not None else ("uniform[-1]" if kind.top_only else "uniform")
+        self.weight = weight
+        self.layer_reduction = layer_reduction
+        self.shared = shared
+        self.name = name or label
+        self.options = options
+
+    def weight_at(self, progress: float) -> float:
+        """The weight when ``progress`` (0 to 1) of the training is done."""
+        return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+
+
+class ObjectiveOutput(NamedTuple):
+    """The total (a scalar with its gradient) and each active term's value (detached, before its weight)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Weighted losses added up; an ``nn.Module``, so that what its losses learn is trained and saved.
+
+    ``bind`` it to a student and a teacher before use: that resolves the layer maps, makes the projections and refuses
+    what cannot work. Per-layer losses are added up over the mapped layers.
+
+    >>> import kdzoo
+    >>> objective = kdzoo.Objective([
+    ...     kdzoo.Term("cos_nce", layers="uniform"),
+    ...     kdzoo.Term("kd", temperature=1.1, weight=kdzoo.after(0.8, 1.0)),
+    ...     kdzoo.Term("ce", weight=kdzoo.after(0.8, 3.0)),
+    ... ])
+
+    Raises:
+        KdzooError: when there is no term, or two terms share a name.
+    """
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        super().__init__()
+        self.terms: Sequence[Term] = list(terms)
+        if not self.terms:
+            raise KdzooError("an objective needs at least one term")
+        for index, term in enumerate(self.terms):
+            same = [other for other in self.terms[:index] if other.name == term.name]
+            if same:
+                raise KdzooError(f"two terms are called {term.name!r}; give one of them another name=")
+        self.losses = nn.ModuleDict()
+        self._pairs: dict[str, Pairs] = {}
+
+    def bind(self, student: nn.Module, teacher: nn.Module | None, *, num_samples: int | None = None) -> Objective:
+        """Fit the objective to two models: layer maps, projections, banks.
+
+        Args:
+            student: a transformers model, or anything with a ``config``.
+            teacher: likewise; None when no term needs a teacher.
+            num_samples: rows of the training set, for losses that keep a bank of them.
+
+        Returns:
+            The objective itself.
+
+        Raises:
+            KdzooError: where a term cannot work on these models.
+        """
+        from_shape = ModelShape.of(student)
+        if teacher is None and any(term.kind.needs_teacher for term in self.terms):
+            needing = next(term for term in self.terms if term.kind.needs_teacher)
+            raise KdzooError(f"the term {needing.name!r} needs a teacher")
+        to_shape = from_shape if teacher is None else ModelShape.of(teacher)
+        if any(term.kind.needs_teacher and term.feature == "logits" for term in self.terms):
+            if from_shape.num_labels != to_shape.num_labels:
+                raise KdzooError(
+                    f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
+                    "they must be trained for the same task"
+                )
+        for term in self.terms:
+            pairs = self._layer_pairs(term, from_shape, to_shape)
+            self._pairs[term.name] = pairs
+            alone = term.shared or term.kind.stacked or len(pairs) == 1
+            if term.module is not None:
+                if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:
+                    raise KdzooError(
+                        f"the term {term.name!r} holds a loss with state on {len(pairs)} layers; say shared=True, or "
+                        "give the loss by name to get one a layer"
+                    )
+                self.losses[term.name] = nn.ModuleList([term.module])
+                continue
+            options = term.kind.fit(
+                dict(term.options), feature=term.feature, student=from_shape, teacher=to_shape, num_samples=num_samples
+            )
+            self.losses[term.name] = nn.ModuleList(
+                create(term.kind.name, **options) for _ in range(1 if alone else len(pairs))
+            )
+        for progress in sorted({0.0, *(f for t in self.terms for f in _fractions(t.weight) if f < 1)}):
+            if not self.active(progress):
+                raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
+        return self
+
+    def active(self, progress: float) -> list[Term]:
+        """The terms that have a weight when ``progress`` (0 to 1) of the training is done."""
+        return [term for term in self.terms if term.weight_at(progress) != 0]
+
+    def needs(self, progress: float) -> tuple[Needs, Needs | None]:
+        """What the student and the teacher must expose; None for a teacher that is not needed.
+
+        Args:
+            progress: fraction of the training done, 0 to 1.
+        """
+        sides: list[Needs] = []
+        for side in (0, 1):
+            hidden: set[int] = set()
+            cls: set[int] = set()
+            qkv: set[int] = set()
+            kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
+            for term in self.active(progress):
+                if term.feature in kept:
+                    kept[term.feature].update(pair[side] for pair in self._bound_pairs(term))
+            sides.append(Needs(hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv)))
+        needs_teacher = any(term.kind.needs_teacher for term in self.active(progress))
+        return sides[0], sides[1] if needs_teacher else None
+
+    def forward(
+        self,
+        student: Activations,
+        teacher: Activations | None,
+        *,
+        labels: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> ObjectiveOutput:
+        """The total and the terms of one batch.
+
+        Args:
+            student: what the student's forward pass exposed.
+            teacher: likewise; may be None when no active term needs it.
+            labels: (B,).
+            sample_ids: (B,) indices of the rows in the training set.
+            progress: fraction of the training done, 0 to 1.
+
+        Raises:
+            KdzooError: when the objective is not bound, or a loss refuses its input.
+        """
+        context = {"labels": labels, "sample_ids": sample_ids}
+        values: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for term in self.active(progress):
+            value = self._value(term, student, teacher, context)
+            weighted = value * term.weight_at(progress)
+            total = weighted if total is None else total + weighted
+            values[term.name] = value.detach()
+        if total is None:
+            raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
+        return ObjectiveOutput(total, values)
+
+    def _value(
+        self, term: Term, student: Activations, teacher: Activations | None, context: dict[str, Tensor | None]
+    ) -> Tensor:
+        pairs = self._bound_pairs(term)
+        losses = self.losses[term.name]
+        assert isinstance(losses, nn.ModuleList)
+        if term.kind.needs_teacher and teacher is None:
+            raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
+        if term.feature == "logits":
+            return losses[0](student.logits, None if teacher is None else teacher.logits, **context)
+        assert teacher is not None
+        feature = "hidden" if term.feature == "embedding" else term.feature
+        mask = None if feature == "cls" else student.mask
+        if term.kind.stacked:
+            sides = [
+                torch.stack([side.get(feature, pair[which]) for pair in pairs], dim=1)
+                for which, side in enumerate((student, teacher))
+            ]
+            return losses[0](*sides, mask=mask, **context)
+        values = [
+            losses[index % len(losses)](student.get(feature, i), teacher.get(feature, j), mask=mask, **context)
+            for index, (i, j) in enumerate(pairs)
+        ]
+        summed = torch.stack(values).sum()
+        return summed / len(values) if term.layer_reduction == "mean" else summed
+
+    def _bound_pairs(self, term: Term) -> Pairs:
+        if term.name not in self._pairs:
+            raise KdzooError("call bind(student, teacher) before using the objective")
+        return self._pairs[term.name]
+
+    @staticmethod
+    def _layer_pairs(term: Term, student: ModelShape, teacher: ModelShape) -> Pairs:
+        if term.feature == "logits":
+            return ()
+        if term.feature == "embedding":
+            return ((0, 0),)
+        return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _fractions(weight: Weight) -> list[float]:
+    return [fraction for fraction, _ in weight.points] if isinstance(weight, Schedule) else []

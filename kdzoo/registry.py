@@ -1,0 +1,181 @@
+"""The names: losses and recipes register here, and are created, listed and described from here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.loss import DistillationLoss
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
+
+ENTRY_POINT_GROUP = "kdzoo.losses"
+
+_losses: dict[str, type[DistillationLoss]] = {}
+_recipes: dict[str, Callable[[], Recipe]] = {}
+_loaded = False
+
+L = TypeVar("L", bound=type[DistillationLoss])
+R = TypeVar("R", bound="Callable[[], Recipe]")
+
+
+def register(name: str) -> Callable[[L], L]:
+    """Class decorator that makes a loss known by a name.
+
+    Raises:
+        KdzooError: when the name is taken, or the class is not a :class:`DistillationLoss`.
+    """
+
+    def add(loss: L) -> L:
+        if not (isinstance(loss, type) and issubclass(loss, DistillationLoss)):
+            raise KdzooError(f"{name!r} must be registered on a subclass of DistillationLoss, got {loss!r}")
+        _check_free("loss", name, _losses, loss)
+        loss.name = name
+        _losses[name] = loss
+        return loss
+
+    return add
+
+
+def register_recipe(name: str) -> Callable[[R], R]:
+    """Decorator that makes a recipe known by a name, on a function that returns it."""
+
+    def add(recipe: R) -> R:
+        _check_free("recipe", name, _recipes, recipe)
+        _recipes[name] = recipe
+        return recipe
+
+    return add
+
+
+def create(name: str, **options: Any) -> DistillationLoss:
+    """A registered loss by name.
+
+    >>> import kdzoo
+    >>> loss = kdzoo.create("kd", temperature=2.0)
+
+    Raises:
+        KdzooError: for an unknown name or option (the nearest valid one is offered), or a value out of range.
+    """
+    loss = loss_class(name)
+    known = options_of(loss)
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    missing = [o for o, default in known.items() if default is inspect.Parameter.empty and o not in options]
+    if missing:
+        raise KdzooError(f"{name} needs {', '.join(f'{option}=' for option in missing)}")
+    return loss(**options)
+
+
+def available(kind: str = "losses") -> list[str]:
+    """The registered names, sorted: of the losses, or of the recipes with ``kind="recipes"``."""
+    _load()
+    if kind not in ("losses", "recipes"):
+        raise unknown("kind", kind, ("losses", "recipes"))
+    return sorted(_losses if kind == "losses" else _recipes)
+
+
+def loss_class(name: str) -> type[DistillationLoss]:
+    """The class behind a loss's name."""
+    if name not in _losses:
+        _load()
+    if name not in _losses:
+        raise unknown("loss", name, _losses)
+    return _losses[name]
+
+
+def recipe_factory(name: str) -> Callable[[], Recipe]:
+    """The function behind a recipe's name."""
+    if name not in _recipes:
+        _load()
+    if name not in _recipes:
+        raise unknown("recipe", name, _recipes)
+    return _recipes[name]
+
+
+def options_of(loss: type[DistillationLoss]) -> dict[str, Any]:
+    """The options of a loss with their defaults; ``inspect.Parameter.empty`` where one must be given."""
+    parameters = list(inspect.signature(loss.__init__).parameters.values())[1:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind in named}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the registry knows of one loss."""
+
+    name: str
+    summary: str
+    features: tuple[str, ...]
+    needs: tuple[str, ...]
+    options: dict[str, Any]
+    variants: tuple[str, ...]
+    paper: str
+    year: int
+    url: str
+    documentation: str
+
+    def __str__(self) -> str:
+        options = ", ".join(
+            option if default is inspect.Parameter.empty else f"{option}={default!r}"
+            for option, default in self.options.items()
+        )
+        rows = {
+            "compares": " or ".join(self.features),
+            "needs": ", ".join(self.needs) or "nothing else",
+            "options": options or "none",
+            "variants": ", ".join(self.variants),
+            "source": f"{self.paper} {self.url}".strip(),
+        }
+        return "\n".join([f"{self.name}: {self.summary}", *(f"  {row:<9} {text}" for row, text in rows.items())])
+
+
+def describe(name: str) -> Description:
+    """What a loss compares, needs and takes, and where it was published.
+
+    Raises:
+        KdzooError: for an unknown name.
+    """
+    loss = loss_class(name)
+    documentation = inspect.getdoc(loss) or ""
+    return Description(
+        name=name,
+        summary=documentation.split("\n", 1)[0],
+        features=loss.features,
+        needs=tuple(sorted(loss.needs)),
+        options=options_of(loss),
+        variants=loss.variants,
+        paper=loss.paper,
+        year=loss.year,
+        url=loss.url,
+        documentation=documentation,
+    )
+
+
+def _check_free(kind: str, name: str, table: dict[str, Any], new: Any) -> None:
+    old = table.get(name)
+    if old is not None and (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
+        raise KdzooError(f"a {kind} named {name!r} is registered already, by {old.__module__}; choose another name")
+
+
+def _load() -> None:
+    """Import our own methods and those of installed plug-ins, once."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    importlib.import_module("kdzoo.lrc")
+    importlib.import_module("kdzoo.baselines")
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            _loaded = False
+            raise KdzooError(f"the plug-in {entry.name!r} ({entry.value}) could not be loaded: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kdzoo.activations import QKV, exposes_qkv, hidden_size, num_heads, num_layers
+from kdzoo.activations import QKV, hidden_size, num_heads, num_layers, unwrap
 from kdzoo.errors import KdzooError, unknown
 
 EPSILON = 1e-12
@@ -17,7 +18,10 @@ EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a loss has to know of a model to fit it."""
+    """What a loss has to know of a model to fit it.
+
+    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
+    """
 
     num_layers: int
     hidden_size: int
@@ -28,13 +32,15 @@ class ModelShape:
     @classmethod
     def of(cls, model: nn.Module) -> ModelShape:
         """The shape of a transformers model, read from its config."""
+        model = unwrap(model)
         config: Any = model.config
+        hides_scores = hasattr(model, "_can_set_attn_implementation") and not model._can_set_attn_implementation()
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
             num_heads=num_heads(config),
             num_labels=config.num_labels,
-            exact_scores=exposes_qkv(config),
+            exact_scores=not hides_scores,
         )
 
 
@@ -134,6 +140,11 @@ class DistillationLoss(nn.Module):
             KdzooError: where the loss cannot work on these models.
         """
         if feature in ("hidden", "cls", "embedding") and student.hidden_size != teacher.hidden_size:
+            if "student_dim" not in inspect.signature(cls.__init__).parameters:
+                raise KdzooError(
+                    f"{cls.name} has no projection, so it needs equal widths; the student has "
+                    f"{student.hidden_size} and the teacher {teacher.hidden_size}"
+                )
             options.setdefault("student_dim", student.hidden_size)
             options.setdefault("teacher_dim", teacher.hidden_size)
         return options

@@ -1,0 +1,72 @@
+# One command a job. Each makes the virtual environment it needs in .venv, the first time or when what is needed
+# has changed, and then does its work there.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help compare compare-glue test test-slow bench check docs clean
+
+# A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+TORCH_INDEX ?=
+TASKS ?= sst2,mrpc,stsb,qnli
+
+ifneq ($(filter compare-glue,$(MAKECMDGOALS)),)
+ifeq ($(and $(DATA),$(TEACHER)),)
+$(error compare-glue needs your data and teacher: make compare-glue DATA=path/to/glue TEACHER=path/or/hub-name)
+endif
+endif
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+	@echo 'Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu downloads a tenth as much.'
+
+compare: .venv/.bench ## six methods on three synthetic tasks, teacher included; ARGS="..." goes to kdzoo compare
+	@.venv/bin/kdzoo compare $(ARGS)
+
+compare-glue: .venv/.bench ## the same on your own: DATA= TEACHER= [TASKS= METHODS= STUDENT= ROWS= EPOCHS= SEEDS= MAX_LENGTH= BATCH= OUT= ARGS=]
+	@.venv/bin/kdzoo compare --data "$(DATA)" --teacher "$(TEACHER)" --tasks "$(TASKS)" \
+		$(if $(METHODS),--methods "$(METHODS)") $(if $(STUDENT),--student "$(STUDENT)") \
+		$(if $(ROWS),--train-rows $(ROWS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(BATCH),--batch-size $(BATCH)) \
+		$(if $(OUT),--out "$(OUT)") $(ARGS)
+
+test: .venv/.dev ## the fast tests; PYTEST_ARGS="..." goes to pytest
+	@.venv/bin/pytest $(PYTEST_ARGS)
+
+test-slow: .venv/.dev ## the slow tests
+	@.venv/bin/pytest -m "slow and not cuda" $(PYTEST_ARGS)
+
+bench: .venv/.dev ## the benchmarks
+	@.venv/bin/pytest tests/benchmarks $(PYTEST_ARGS)
+
+# mypy cannot follow the package mapping of pyproject.toml, so it gets the installed layout as links, and its
+# messages get the real paths back.
+check: .venv/.dev ## ruff and mypy
+	@.venv/bin/ruff check .
+	@rm -rf build/types && mkdir -p build/types/kdzoo
+	@ln -s "$(CURDIR)"/kdzoo/* "$(CURDIR)"/{kernels,baselines,bench} build/types/kdzoo/
+	@cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		-p kdzoo | sed -E 's#^kdzoo/(kernels|baselines|bench)/#\1/#'
+
+docs: .venv/.dev ## the documentation, into site/
+	@.venv/bin/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html"
+
+clean: ## remove what was built; .venv and runs stay
+	@rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find kdzoo kernels baselines bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "kdzoo needs Python 3.10 to 3.13, and none was found; name one with PYTHON=path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "kdzoo needs Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) -V)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# The ordinary editable install sees new files at once; it is repeated when the requirements change.
+.venv/.bench .venv/.dev: .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing kdzoo[$*] and its pinned requirements into .venv: a few minutes, the first time only"
+	@$(PIP) install -qq -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$*]'
+	@touch .venv/.bench $@

@@ -1,0 +1,492 @@
+"""Synthetic GLUE: a seeded grammar that makes every task's rows, so that all of kdzoo runs with no network and no files.
+
+Each task keeps the structure of its namesake: sentiment with negation and contrast, agreement, paraphrase against
+changed roles, graded overlap, entailment by kinds, negation and quantifiers, questions with and without their answer,
+pronouns. Rows are a pure function of task, split, number and seed.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kdzoo.errors import KdzooError
+from kdzoo.glue import lexicon
+from kdzoo.glue.tasks import get_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Random = random.Random
+Row = tuple[Any, ...]  # the task's text columns, then the label
+
+
+class Sizes(NamedTuple):
+    """How many rows each split has."""
+
+    train: int
+    validation: int
+
+
+SIZES = {"wnli": Sizes(600, 150)}
+DEFAULT_SIZES = Sizes(4000, 1000)
+
+
+def generate(task: str, split: str, rows: int | None = None, seed: int = 0) -> dict[str, list[Any]]:
+    """Rows of one split, as columns: the task's text columns and ``label``.
+
+    No text of a first column, and so no row, occurs twice in a split or in two splits, whatever the seeds.
+
+    Args:
+        task: a GLUE task's name.
+        split: ``"train"`` or one of the task's validation splits.
+        rows: how many; `SIZES` (or `DEFAULT_SIZES`) has the default.
+        seed: of the rows.
+
+    Raises:
+        KdzooError: unknown task or split, or more rows than the grammar has sentences for.
+    """
+    columns = get_task(task).columns
+    splits = ("train", *get_task(task).validation_splits)
+    if split not in splits:
+        raise KdzooError(f"{task} has no split {split!r}; it has {', '.join(splits)}")
+    if rows is None:
+        sizes = SIZES.get(task, DEFAULT_SIZES)
+        rows = sizes.train if split == "train" else sizes.validation
+    grammar = _GRAMMARS[task]
+    rng = Random(f"{task} {split} {seed}")  # a string is seeded by its SHA-512, the same in every process
+    seen: set[str] = set()
+    made: list[Row] = []
+    misses = 0
+    while len(made) < rows:
+        row = grammar(rng, split)
+        # The sentence alone says which split it is of, so that no two splits and no two seeds share one.
+        held_out = zlib.crc32(row[0].encode()) % 4 == 0
+        if row[0] in seen or held_out == (split == "train"):
+            misses += 1
+            if misses > 1000 + 50 * rows:
+                raise KdzooError(f"the grammar of {task} is too small for {rows} {split} rows; it made {len(made)}")
+            continue
+        seen.add(row[0])
+        made.append(row)
+    return dict(zip((*columns, "label"), (list(column) for column in zip(*made, strict=True)), strict=True))
+
+
+# --- events: who did what to whom, where, when and how ---
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event. Words with a synonym are pairs (word, synonym); ``None`` is left unsaid."""
+
+    agent: str
+    verb: tuple[str, str]
+    patient: str
+    agent_adjective: tuple[str, str] | None = None
+    patient_adjective: tuple[str, str] | None = None
+    place: tuple[str, str] | None = None
+    time: tuple[str, str] | None = None
+    manner: tuple[str, str] | None = None
+
+
+OPTIONAL = ("agent_adjective", "patient_adjective", "place", "time", "manner")
+_CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
+    "agent_adjective": lexicon.ADJECTIVES,
+    "patient_adjective": lexicon.ADJECTIVES,
+    "place": lexicon.PLACES,
+    "time": lexicon.TIMES,
+    "manner": lexicon.MANNERS,
+}
+_KIND_OF = {
+    member: kind
+    for kinds in (lexicon.PEOPLE, lexicon.THINGS, lexicon.OTHER_PEOPLE, lexicon.OTHER_THINGS)
+    for kind, members in kinds.items()
+    for member in members
+}
+
+
+def _members(kinds: dict[str, tuple[str, ...]]) -> list[str]:
+    return [member for members in kinds.values() for member in members]
+
+
+def _other(rng: Random, choices: Any, but: Any) -> Any:
+    """One of the choices that is not ``but``."""
+    return rng.choice([choice for choice in choices if choice != but])
+
+
+def _event(rng: Random, keep: float, *, social: bool = False, split: str = "train") -> Event:
+    """A random event; each optional part is there with probability ``keep``; a social one is done to a person."""
+    mismatched = split == "validation_mismatched"
+    people = _members(lexicon.OTHER_PEOPLE if mismatched else lexicon.PEOPLE)
+    things = people if social else _members(lexicon.OTHER_THINGS if mismatched else lexicon.THINGS)
+    agent = rng.choice(people)
+    parts = {name: rng.choice(_CHOICES[name]) if rng.random() < keep else None for name in OPTIONAL}
+    verb = rng.choice(lexicon.SOCIAL_VERBS if social else lexicon.VERBS)
+    return Event(agent, verb, _other(rng, things, agent), **parts)  # type: ignore[arg-type]
+
+
+def _say(rng: Random, event: Event, *, synonyms: float = 0.0, passive: float = 0.0, fronted: float = 0.0) -> str:
+    """The event in words.
+
+    Args:
+        synonyms: how likely each word gives way to its synonym.
+        passive: how likely the passive voice.
+        fronted: how likely the place or time comes first.
+    """
+
+    def word(pair: tuple[str, str] | None) -> str:
+        return "" if pair is None else pair[rng.random() < synonyms]
+
+    agent = f"the {word(event.agent_adjective)} {event.agent}"
+    patient = f"the {word(event.patient_adjective)} {event.patient}"
+    verb, manner = word(event.verb), word(event.manner)
+    if rng.random() < passive:
+        core = f"{patient} was {manner} {verb} by {agent}"
+    else:
+        core = f"{agent} {manner} {verb} {patient}"
+    place = f"in the {word(event.place)}" if event.place else ""
+    time = word(event.time)
+    front = rng.choice([part for part in (place, time) if part] or [""]) if rng.random() < fronted else ""
+    tail = " ".join(part for part in (place, time) if part != front)
+    return " ".join(f"{front + ' ,' if front else ''} {core} {tail} .".split())
+
+
+def _change(rng: Random, event: Event, name: str) -> Event:
+    """The event with one part exchanged for another of its sort."""
+    if name == "agent":
+        kinds = lexicon.OTHER_PEOPLE if _KIND_OF[event.agent] in lexicon.OTHER_PEOPLE else lexicon.PEOPLE
+        others = [member for member in _members(kinds) if member != event.patient]
+        return replace(event, agent=_other(rng, others, event.agent))
+    if name == "patient":
+        groups = (lexicon.PEOPLE, lexicon.THINGS, lexicon.OTHER_PEOPLE, lexicon.OTHER_THINGS)
+        kinds = next(kinds for kinds in groups if _KIND_OF[event.patient] in kinds)
+        others = [member for member in _members(kinds) if member != event.agent]
+        return replace(event, patient=_other(rng, others, event.patient))
+    if name == "verb":
+        verbs = lexicon.SOCIAL_VERBS if event.verb in lexicon.SOCIAL_VERBS else lexicon.VERBS
+        return replace(event, verb=_other(rng, verbs, event.verb))
+    return replace(event, **{name: _other(rng, _CHOICES[name], getattr(event, name))})
+
+
+def _swap(event: Event) -> Event:
+    """The event with its roles exchanged."""
+    return replace(event, agent=event.patient, patient=event.agent)
+
+
+def _said(event: Event) -> list[str]:
+    """The optional parts that the event has."""
+    return [name for name in OPTIONAL if getattr(event, name) is not None]
+
+
+# --- the tasks ---
+
+
+def _sst2(rng: Random, split: str) -> Row:
+    positive = rng.random() < 0.5
+    aspects = rng.sample(lexicon.ASPECTS, 3)
+
+    def clause(aspect: str, positive: bool) -> str:
+        form = rng.randrange(6)
+        flips = form in (1, 2, 4)
+        adjective = rng.choice(lexicon.POSITIVE if positive != flips else lexicon.NEGATIVE)
+        degree = rng.choice((*lexicon.STRONG, *lexicon.MILD, "", ""))
+        copula = rng.choice(lexicon.COPULAS)
+        return (
+            f"the {aspect} {copula} {degree} {adjective}",
+            f"the {aspect} {copula} {rng.choice(lexicon.NEGATORS)} {degree} {adjective}",
+            f"nobody could call the {aspect} {degree} {adjective}",
+            f"the {aspect} {copula} {rng.choice(lexicon.AFFIRMERS)} {degree} {adjective}",
+            f"it is wrong to say that the {aspect} {copula} {degree} {adjective}",
+            f"everybody would call the {aspect} {degree} {adjective}",
+        )[form]
+
+    main = clause(aspects[0], positive)
+    aside = clause(aspects[1], not positive if rng.random() < 0.7 else positive)
+    form = rng.randrange(5)
+    text = (
+        f"{aside} , but {main}",
+        f"although {aside} , {main}",
+        f"{main} , although {aside}",
+        f"{main} , even if {aside}",
+        main,
+    )[form]
+    if rng.random() < 0.4:
+        text = f"{rng.choice(lexicon.OPENERS)} , {text}"
+    return " ".join(f"{text} .".split()), int(positive)
+
+
+def _cola(rng: Random, split: str) -> Row:
+    acceptable = rng.random() < 0.5
+    number = rng.randrange(2)
+    noun, attractor, third = rng.sample(lexicon.NOUNS_BOTH, 3)
+    determiner = rng.choice((("the", "the"), ("this", "these"), ("that", "those")))
+    verb = rng.choice(lexicon.OBJECT_VERBS if rng.random() < 0.6 else lexicon.PLAIN_VERBS)
+    adjective = rng.choice(rng.choice(lexicon.ADJECTIVES))
+    fault = "" if acceptable else rng.choice(("agreement", "agreement", "determiner", "order", "object", "reflexive"))
+    if fault == "determiner" and determiner[0] == "the":
+        determiner = ("this", "these")
+    subject = [determiner[number ^ (fault == "determiner")], adjective, noun[number]]
+    if fault == "order":
+        subject = [subject[1], subject[0], subject[2]] if rng.random() < 0.5 else [subject[0], subject[2], subject[1]]
+    if rng.random() < 0.6:
+        subject += [rng.choice(lexicon.PREPOSITIONS), "the", attractor[rng.randrange(2)]]
+    elif rng.random() < 0.5:
+        subject += ["who", rng.choice(lexicon.OBJECT_VERBS)[number], "the", attractor[rng.randrange(2)]]
+    takes_object = verb in lexicon.OBJECT_VERBS
+    predicate = [verb[number ^ (fault == "agreement")]]
+    if fault == "reflexive" or (takes_object and rng.random() < 0.3):
+        predicate = [rng.choice(lexicon.OBJECT_VERBS)[number]]
+        predicate.append(("himself", "themselves")[number ^ (fault == "reflexive")])
+    elif takes_object != (fault == "object"):
+        predicate += ["the", third[rng.randrange(2)]]
+    tail = rng.choice((["in", "the", rng.choice(rng.choice(lexicon.PLACES))], [rng.choice(rng.choice(lexicon.MANNERS))]))
+    return " ".join([*subject, *predicate, *tail, "."]), int(acceptable)
+
+
+def _mrpc(rng: Random, split: str) -> Row:
+    equivalent = rng.random() < 0.5
+    event = _event(rng, 0.6, social=rng.random() < 0.5)
+    other = event
+    if not equivalent:
+        changes = ["verb", "agent", "patient", *_said(event)]
+        if _KIND_OF[event.patient] in lexicon.PEOPLE and rng.random() < 0.5:
+            other = _swap(event)
+        else:
+            for name in rng.sample(changes, rng.choice((1, 2))):
+                other = _change(rng, other, name)
+    first = _say(rng, event, passive=0.2, fronted=0.3)
+    return first, _say(rng, other, synonyms=0.4, passive=0.4, fronted=0.5), int(equivalent)
+
+
+_WEIGHTS = {"agent": 1.2, "verb": 1.2, "patient": 1.2, **dict.fromkeys(OPTIONAL, 0.6)}
+
+
+def _stsb(rng: Random, split: str) -> Row:
+    event = _event(rng, 0.6)
+    parts = ["agent", "verb", "patient", *_said(event)]
+    changed = [name for name in parts if rng.random() < rng.choice((0.0, 0.3, 0.6, 1.0))]
+    other = event
+    for name in changed:
+        other = _change(rng, other, name)
+    total = sum(_WEIGHTS[name] for name in parts)
+    score = 5.0 * sum(_WEIGHTS[name] for name in parts if name not in changed) / total
+    return _say(rng, event), _say(rng, other, synonyms=0.3, passive=0.2, fronted=0.3), round(score * 5) / 5
+
+
+def _qqp(rng: Random, split: str) -> Row:
+    duplicate = rng.random() < 0.5
+    skill, subject, purpose = rng.choice(lexicon.SKILLS), rng.choice(lexicon.SUBJECTS), rng.choice(lexicon.PURPOSES)
+    adverb = rng.choice(lexicon.MANNERS)
+    parts = [skill, (subject, subject), purpose, adverb]
+    others = list(parts)
+    if not duplicate:
+        choices = (lexicon.SKILLS, [(name, name) for name in lexicon.SUBJECTS], lexicon.PURPOSES, lexicon.MANNERS)
+        for place in rng.sample(range(4), rng.choice((1, 2))):
+            others[place] = _other(rng, choices[place], parts[place])
+
+    def ask(parts: list[tuple[str, str]], synonyms: float) -> str:
+        skill, subject, purpose, adverb = (pair[rng.random() < synonyms] for pair in parts)
+        return rng.choice((
+            f"how can i {adverb} {skill} {subject} {purpose} ?",
+            f"what is the best way to {adverb} {skill} {subject} {purpose} ?",
+            f"is it possible to {skill} {subject} {adverb} {purpose} ?",
+            f"{purpose} , how do people {adverb} {skill} {subject} ?",
+        ))  # fmt: skip
+
+    return ask(parts, 0.3), ask(others, 0.5), int(duplicate)
+
+
+def _weaker(rng: Random, event: Event) -> tuple[Event, bool]:
+    """An event that follows from this one: parts left out, and whether a person or thing is named by its kind."""
+    for name in _said(event):
+        if rng.random() < 0.5:
+            event = replace(event, **{name: None})
+    by_kind = rng.random() < 0.6
+    if by_kind:
+        if rng.random() < 0.5:
+            event = replace(event, agent=_KIND_OF[event.agent])
+        else:
+            event = replace(event, patient=_KIND_OF[event.patient])
+    return event, by_kind
+
+
+def _rte(rng: Random, split: str) -> Row:
+    entailed = rng.random() < 0.5
+    first, second = _event(rng, 0.6), _event(rng, 0.4)
+    premise = " ".join((_say(rng, first, fronted=0.3), _say(rng, second, passive=0.2)))
+    source, distractor = (first, second) if rng.random() < 0.5 else (second, first)
+    if not entailed:
+        name = rng.choice(("agent", "patient", "verb", *_said(source)))
+        changed = _change(rng, source, name)
+        taken = getattr(distractor, name)
+        if taken is not None and taken != getattr(source, name) and rng.random() < 0.5:
+            changed = replace(source, **{name: taken})
+        kept = getattr(changed, name)
+        weaker, _ = _weaker(rng, replace(changed, **({name: None} if name in OPTIONAL else {})))
+        hypothesis = replace(weaker, **{name: kept})
+    else:
+        hypothesis, _ = _weaker(rng, source)
+    return premise, _say(rng, hypothesis, synonyms=0.3, passive=0.3), int(not entailed)
+
+
+def _quantified(quantifier: str, noun: str, rest: str) -> str:
+    return f"{quantifier} {noun} {rest}"
+
+
+def _mnli(rng: Random, split: str) -> Row:
+    label = rng.randrange(3)  # entailment, neutral, contradiction
+    event = replace(_event(rng, 0.7, split=split))
+    if rng.random() < 0.6:
+        premise = _say(rng, event, fronted=0.3)
+        if label == 0:
+            hypothesis = _say(rng, _weaker(rng, event)[0], synonyms=0.3, passive=0.3)
+        elif label == 1:
+            missing = [name for name in OPTIONAL if getattr(event, name) is None]
+            if missing:
+                added = rng.choice(missing)
+                fuller = replace(event, **{added: rng.choice(_CHOICES[added])})
+            else:
+                fuller = _change(rng, event, rng.choice(("agent", "patient", "verb")))
+            hypothesis = _say(rng, fuller, synonyms=0.3, passive=0.3)
+        elif rng.random() < 0.5:
+            hypothesis = _say(rng, _weaker(rng, event)[0], synonyms=0.3).replace("the ", "no ", 1)
+        else:
+            hypothesis = f"it is not true that {_say(rng, _weaker(rng, event)[0], synonyms=0.3, passive=0.3)}"
+        return premise, hypothesis, label
+    kind = _KIND_OF[event.agent]
+    rest = _say(rng, replace(event, agent_adjective=None, agent="")).removeprefix("the").strip()
+    ending = _say(rng, replace(_weaker(rng, replace(event, agent=event.agent))[0], agent_adjective=None, agent=""))
+    rest_weaker = ending.removeprefix("the").strip() if ending.startswith("the ") else rest
+    # (premise's quantifier and noun, hypothesis's) for each label
+    cases = (
+        (("every", kind), ("every", event.agent)),
+        (("every", kind), ("some", event.agent)),
+        (("some", event.agent), ("some", kind)),
+        (("no", kind), ("no", event.agent)),
+    ), (
+        (("some", kind), ("every", kind)),
+        (("some", kind), ("some", event.agent)),
+        (("every", event.agent), ("every", kind)),
+        (("no", event.agent), ("no", kind)),
+    ), (
+        (("every", kind), ("no", event.agent)),
+        (("some", event.agent), ("no", kind)),
+        (("no", kind), ("some", event.agent)),
+        (("no", kind), ("every", event.agent)),
+    )  # fmt: skip
+    (first, noun), (second, other) = rng.choice(cases[label])
+    weaker = rest_weaker if second in ("some", "every") and first != "no" and label == 0 else rest
+    return _quantified(first, noun, rest), _quantified(second, other, weaker), label
+
+
+def _qnli(rng: Random, split: str) -> Row:
+    answered = rng.random() < 0.5
+    asked = rng.choice(("agent", "patient", "place", "time"))
+    event = _event(rng, 0.7)
+    if getattr(event, asked) is None:
+        event = replace(event, **{asked: rng.choice(_CHOICES[asked])})
+    agent, verb, patient = event.agent, event.verb[rng.random() < 0.3], event.patient
+    adjective = event.patient_adjective[0] if event.patient_adjective else ""
+    question = {
+        "agent": f"who {verb} the {adjective} {patient} {event.time[0] if event.time else ''} ?",
+        "patient": f"what was {verb} by the {agent} {event.time[0] if event.time else ''} ?",
+        "place": f"in which place was the {adjective} {patient} {verb} by the {agent} ?",
+        "time": f"at what time was the {adjective} {patient} {verb} by the {agent} ?",
+    }[asked]
+    if not answered:
+        if asked in OPTIONAL and rng.random() < 0.5:
+            event = replace(event, **{asked: None})
+        else:
+            event = _change(rng, event, rng.choice([name for name in ("agent", "verb", "patient") if name != asked]))
+    aside = _say(rng, _event(rng, 0.2), fronted=0.2)
+    said = _say(rng, event, synonyms=0.2, passive=0.3, fronted=0.3)
+    text = " ".join((said, aside) if rng.random() < 0.5 else (aside, said))
+    return " ".join(question.split()), text, int(not answered)
+
+
+_SCHEMAS = (
+    # (sentence with {a}, {b} and the deciding word, hypothesis, the words by which it is a, and by which it is b)
+    ("the {a} does not fit into the {b} {p} because it is too {w} .", "the {x} is too {w} .", ("big", "wide"), ("small", "narrow")),
+    ("the {a} broke the {b} {p} because it was so {w} .", "the {x} was so {w} .", ("hard", "heavy"), ("thin", "weak")),
+    ("the {a} hit the {b} {p} because it was {w} .", "the {x} was {w} .", ("falling", "rolling"), ("parked", "standing")),
+)  # fmt: skip
+_SOCIAL_SCHEMAS = (
+    ("the {a} could not lift the {b} {p} because he was too {w} .", "the {x} was too {w} .", ("weak", "tired"), ("heavy", "fat")),
+    ("the {a} thanked the {b} {p} because he had {w} help .", "the {x} had {w} help .", ("received", "needed"), ("given", "offered")),
+    ("the {a} paid the {b} {p} because he had {w} the work .", "the {x} had {w} the work .", ("ordered", "wanted"), ("done", "finished")),
+    ("the {a} feared the {b} {p} because he was {w} .", "the {x} was {w} .", ("timid", "shy"), ("cruel", "violent")),
+)  # fmt: skip
+
+
+def _wnli(rng: Random, split: str) -> Row:
+    true = rng.random() < 0.5
+    social = rng.random() < 0.5
+    sentence, hypothesis, first, second = rng.choice(_SOCIAL_SCHEMAS if social else _SCHEMAS)
+    a, b = rng.sample(_members(lexicon.PEOPLE if social else lexicon.THINGS), 2)
+    refers_to_a = rng.random() < 0.5
+    word = rng.choice(first if refers_to_a else second)
+    place = f"in the {rng.choice(rng.choice(lexicon.PLACES))}"
+    named = a if refers_to_a == true else b
+    return sentence.format(a=a, b=b, p=place, w=word), hypothesis.format(x=named, w=word), int(true)
+
+
+_GRAMMARS: dict[str, Callable[[Random, str], Row]] = {
+    "cola": _cola,
+    "sst2": _sst2,
+    "mrpc": _mrpc,
+    "qqp": _qqp,
+    "stsb": _stsb,
+    "mnli": _mnli,
+    "qnli": _qnli,
+    "rte": _rte,
+    "wnli": _wnli,
+}
+
+
+# --- the tokenizer ---
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word of the grammar, sorted: what the sampled rows of all tasks hold."""
+    words: set[str] = set()
+    for task in _GRAMMARS:
+        for split in ("train", *get_task(task).validation_splits):
+            columns = generate(task, split, 500)
+            words.update(word for name, texts in columns.items() if name != "label" for t in texts for word in t.split())
+    return tuple(sorted(words))
+
+
+def synthetic_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over the grammar's vocabulary, for models trained on synthetic data alone.
+
+    Lower-cases, adds ``[CLS]`` and ``[SEP]``, gives token type ids, pads on the right; other words are ``[UNK]``.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    ids = {word: index for index, word in enumerate((*special, *vocabulary()))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        padding_side="right",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_max_length=512,
+    )

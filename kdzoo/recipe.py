@@ -1,0 +1,288 @@
+"""Recipe and Stage: a published method as data, to and from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.layers import layer_map
+from kdzoo.objective import Objective, Schedule, Term, Weight
+from kdzoo.registry import available, loss_class, options_of, recipe_factory
+
+LARGE = 10_000  # deep enough that any explicit pair is in range when only the form of a layer map is checked
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
+            for key in data:
+                if key not in cls.model_fields:
+                    raise unknown("key", key, cls.model_fields)
+        return data
+
+
+class Citation(_Strict):
+    """Where a method was published."""
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+    url: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}). {self.title}. {self.venue}. {self.url}".strip()
+
+
+class WeightSchedule(_Strict):
+    """A weight over the fraction of its stage: see :class:`kdzoo.objective.Schedule`."""
+
+    points: tuple[tuple[float, float], ...]
+    interpolate: bool = False
+
+
+class TermSpec(_Strict):
+    """A :class:`~kdzoo.objective.Term` as data; the loss's own options stand beside the other keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    loss: str
+    feature: str | None = None
+    layers: Union[str, tuple[tuple[int, int], ...], None] = None
+    weight: Union[float, WeightSchedule] = 1.0
+    layer_reduction: Literal["sum", "mean"] = "sum"
+    shared: bool = False
+    name: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The loss's own options."""
+        return dict(self.model_extra or {})
+
+    @property
+    def identity(self) -> str:
+        """What makes two terms of different stages the same one: all but the weight."""
+        return repr(sorted(self.model_dump(exclude={"weight"}, mode="json").items()))
+
+    @model_validator(mode="after")
+    def _valid(self) -> TermSpec:
+        known = options_of(loss_class(self.loss))
+        for option in self.options:
+            if option not in known:
+                raise unknown(f"key of the term {self.loss!r}", option, {*known, *type(self).model_fields})
+        self.term(self.weight_at(0.0, 1.0))
+        if self.layers is not None:
+            layer_map(self.layers, LARGE, LARGE)
+        return self
+
+    def weight_at(self, start: float, end: float) -> Schedule:
+        """The weight over the whole run, for a stage from ``start`` to ``end`` of it."""
+        if not isinstance(self.weight, WeightSchedule):
+            return Schedule(((start, self.weight), *([(end, 0.0)] if end < 1 else [])))
+        points = [(start + (end - start) * fraction, weight) for fraction, weight in self.weight.points]
+        return Schedule(tuple(points), interpolate=self.weight.interpolate)
+
+    def term(self, weight: Weight) -> Term:
+        """The term with a weight over the whole run."""
+        return Term(
+            self.loss,
+            feature=self.feature,
+            layers=self.layers,
+            weight=weight,
+            layer_reduction=self.layer_reduction,
+            shared=self.shared,
+            name=self.name,
+            **self.options,
+        )
+
+
+class Stage(_Strict):
+    """A part of the training with an objective of its own.
+
+    Attributes:
+        terms: the losses added up.
+        fraction: its share of the training steps; the stages' shares add up to 1.
+        lr_scheduler: the learning rate within the stage: ``"constant"``, ``"linear"`` (to zero at its end), or what
+            the training arguments say for the whole run when not given.
+    """
+
+    terms: tuple[TermSpec, ...] = Field(min_length=1)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    lr_scheduler: Literal["constant", "linear"] | None = None
+
+
+class Training(_Strict):
+    """The hyper-parameters a method was published with; ``kdzoo distill`` starts from them."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    weight_decay: float | None = Field(default=None, ge=0)
+    max_length: int | None = Field(default=None, gt=0)
+
+
+class Recipe(_Strict):
+    """A published method whole: stages, objectives, perturbation, student, hyper-parameters and citation.
+
+    Two stages that hold the same term (all but its weight) share its module and what it learns.
+
+    Attributes:
+        name: the name it goes by.
+        title: one line that says what it does.
+        citation: where it was published.
+        stages: in order.
+        perturbation: ``"gradient"`` for LRC-BERT's gradient perturbation.
+        student: the student it was published with, in the notation of ``--student``, as advice.
+        training: the published hyper-parameters.
+        notes: what a reader should know, such as how it departs from the authors' code.
+
+    Raises:
+        KdzooError: from :meth:`parse`, :meth:`load` and :meth:`override`, for anything that does not fit.
+    """
+
+    name: str
+    title: str = ""
+    citation: Citation | None = None
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    perturbation: Literal["gradient"] | None = None
+    student: str | None = None
+    training: Training = Training()
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Recipe:
+        total = sum(stage.fraction for stage in self.stages)
+        if abs(total - 1) > 1e-6:
+            raise KdzooError(f"the stages' fractions add up to {total:g}, they must add up to 1")
+        self.objective()
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at a teacher."""
+        return any(loss_class(term.loss).needs_teacher for stage in self.stages for term in stage.terms)
+
+    def spans(self) -> list[tuple[float, float, Stage]]:
+        """Each stage with the fractions of the run at which it starts and ends."""
+        spans, start = [], 0.0
+        for stage in self.stages:
+            end = 1.0 if stage is self.stages[-1] else start + stage.fraction
+            spans.append((start, end, stage))
+            start = end
+        return spans
+
+    def objective(self) -> Objective:
+        """The objective of the whole run, each term weighted by stage; not bound to models yet."""
+        merged: dict[str, tuple[TermSpec, list[Schedule]]] = {}
+        for start, end, stage in self.spans():
+            for spec in stage.terms:
+                merged.setdefault(spec.identity, (spec, []))[1].append(spec.weight_at(start, end))
+        return Objective(spec.term(_join(schedules)) for spec, schedules in merged.values())
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that :meth:`parse` reads back to an equal one."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "recipe") -> Recipe:
+        """A recipe from plain data.
+
+        Args:
+            data: a mapping, as YAML gives it.
+            source: what errors call it.
+        """
+        if not isinstance(data, dict):
+            raise KdzooError(f"{source}: a recipe is a mapping with 'name' and 'stages', got {type(data).__name__}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            message = str(first["msg"]).removeprefix("Value error, ")
+            raise KdzooError(f"{source}{': ' + where if where else ''}: {message}") from None
+
+    @classmethod
+    def load(cls, name: str | Path) -> Recipe:
+        """A recipe by its registered name, or from a YAML file."""
+        path = Path(name)
+        if path.suffix in (".yaml", ".yml"):
+            try:
+                data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise KdzooError(f"recipe {path}: {error.strerror or error}") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise KdzooError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+            return cls.parse(data, str(path))
+        return recipe_factory(str(name))()
+
+    def override(self, settings: Iterable[str]) -> Recipe:
+        """A copy with settings changed, each ``key=value`` with a YAML value.
+
+        A key is ``LOSS.OPTION`` for every term of that loss (``kd.temperature=2``, ``ce.weight=0.5``), or the path to
+        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``).
+        """
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            parts = key.strip().split(".")
+            if not equals or not key.strip():
+                raise KdzooError(f"setting {setting!r} is not of the form key=value, such as kd.temperature=2")
+            value = _number(yaml.safe_load(text))
+            terms = [term for stage in data["stages"] for term in stage["terms"] if term["loss"] == parts[0]]
+            if terms and len(parts) == 2:
+                for term in terms:
+                    term[parts[1]] = value
+                continue
+            if parts[0] in available() and parts[0] not in type(self).model_fields:
+                used = sorted({term["loss"] for stage in data["stages"] for term in stage["terms"]})
+                raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {', '.join(used)}")
+            _set(data, parts, value, setting)
+        return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
+
+
+def _join(schedules: list[Schedule]) -> Schedule:
+    """One schedule from those of successive stages; a stage's first point replaces the zero at its predecessor's end."""
+    if len(schedules) == 1:
+        return schedules[0]
+    if any(schedule.interpolate for schedule in schedules):
+        raise KdzooError("a term with an interpolated weight can stand in one stage only; give the others a name=")
+    points: dict[float, float] = {}
+    for schedule in schedules:
+        points.update(schedule.points)
+    return Schedule(tuple(sorted(points.items())))
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 5e-5 as text; take it for the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(data: Any, parts: list[str], value: Any, setting: str) -> None:
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if isinstance(data, list):
+            if not part.isdigit() or int(part) >= len(data):
+                raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
+            data = data[int(part)]
+        elif last:
+            data[part] = value
+        else:
+            data = data.setdefault(part, {})
+            if not isinstance(data, (dict, list)):
+                raise KdzooError(f"setting {setting!r}: {part!r} holds the value {data!r}, it has no keys")

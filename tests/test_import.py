@@ -1,0 +1,44 @@
+"""What ``import kdzoo`` loads: torch, and nothing heavier."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+HEAVY = {
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tokenizers",
+    "transformers",
+    "triton",
+    "typer",
+    "yaml",
+}
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level modules that a new interpreter holds after running some code."""
+    code += "\nimport json, sys; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_loads_torch_and_nothing_else() -> None:
+    extra = loaded("import kdzoo") - loaded("import torch") - set(sys.stdlib_module_names)
+    assert extra == {"kdzoo"}
+
+
+def test_listing_and_creating_losses_stays_cheap() -> None:
+    code = 'import kdzoo; kdzoo.available(); kdzoo.describe("kd"); kdzoo.create("kd"); kdzoo.create("cos_nce")'
+    assert not (loaded(code) - loaded("import torch")) & HEAVY

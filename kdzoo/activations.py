@@ -25,7 +25,7 @@ _running: list[Recorder] = []  # recorders whose model is inside its forward pas
 
 
 class QKV(NamedTuple):
-    """One layer's attention inputs, each (B, A, S, d); the layer's scores are ``query @ key.mT / sqrt(d)``."""
+    """One layer's attention inputs, each (B, A, S, d); its scores are ``query @ key.mT / sqrt(d)``."""
 
     query: Tensor
     key: Tensor
@@ -38,7 +38,8 @@ class Needs:
 
     Args:
         logits: the classification logits.
-        hidden: hidden states to keep whole, numbered as in transformers: 0 is the embeddings, i the output of layer i.
+        hidden: hidden states to keep whole, numbered as in transformers: 0 is the embeddings, i the output of
+            layer i.
         cls: hidden states, numbered alike, of which only position 0 is kept.
         qkv: attention layers, counted from 0.
     """
@@ -66,13 +67,14 @@ class Activations:
         hidden: (B, S, D) by hidden-state index.
         cls: (B, D) by hidden-state index: position 0, where padding on the right leaves the first token.
         qkv: :class:`QKV` by attention layer, after rotary embeddings where the model has them.
-        scores: (B, A, S, S) by attention layer, only for models that hide their queries and keys (DeBERTa): the
-            logarithms of the attention probabilities. They equal the scores up to a constant a row, so a softmax
-            over them is exact while their values are not.
+        scores: (B, A, S, S) by attention layer, only for models that hide their queries and keys (DeBERTa):
+            the logarithms of the attention probabilities. They equal the scores up to a constant a row, so a
+            softmax over them is exact while their values are not.
         exact_scores: False where ``scores`` stands in for ``qkv``.
-        visible: (B, S, S), True where a query may see a key, by attention layer. Only layers with a window of their
-            own (ModernBERT's local attention) have an entry, and only where the window cuts something off; to a
-            softmax over keys with ``mask`` alone such a layer looks as if it saw the whole sentence.
+        visible: (B, S, S), True where a query may see a key, by attention layer. Only layers with a window of
+            their own (ModernBERT's local attention) have an entry, and only where the window cuts something
+            off; to a softmax over keys with ``mask`` alone such a layer looks as if it saw the whole
+            sentence.
         mask: (B, S), True where a token is real, or None.
     """
 
@@ -184,13 +186,13 @@ class Recorder:
             return
         if self._grad and not torch.is_grad_enabled():
             raise KdzooError(
-                "attention cannot be captured under reentrant gradient checkpointing, which would cut its gradient; "
-                "set gradient_checkpointing_kwargs={'use_reentrant': False}"
+                "attention cannot be captured under reentrant gradient checkpointing, which would cut its "
+                "gradient; set gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
         if extra.get("position_bias") is not None:
             raise KdzooError(
-                f"{type(self._model).__name__} adds a position bias to its attention scores, which queries and keys "
-                "alone do not give; choose a loss that needs no attention"
+                f"{type(self._model).__name__} adds a position bias to its attention scores, which queries "
+                "and keys alone do not give; choose a loss that needs no attention"
             )
         if (groups := query.shape[1] // key.shape[1]) > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -207,18 +209,19 @@ class Recorder:
 def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
     """Take from a model's forward passes what ``needs`` names, and leave the model as it was.
 
-    While queries, keys and values are captured, attention runs as PyTorch's scaled dot product, whatever it was set
-    to; without them the model's attention is not touched. Models that do not use transformers' attention interface
-    (DeBERTa) fall back to their attention probabilities: see :attr:`Activations.scores`.
+    While queries, keys and values are captured, attention runs as PyTorch's scaled dot product, whatever it
+    was set to; without them the model's attention is not touched. Models that do not use transformers'
+    attention interface (DeBERTa) fall back to their attention probabilities: see :attr:`Activations.scores`.
 
     Args:
-        model: a transformers model, or a DistributedDataParallel or ``torch.compile`` wrapper of one. In training
-            mode gradients flow through everything captured. Captures of different models may be nested.
+        model: a transformers model, or a DistributedDataParallel or ``torch.compile`` wrapper of one. In
+            training mode gradients flow through everything captured. Captures of different models may be
+            nested.
         needs: what to take.
 
     Raises:
-        KdzooError: an index is out of the model's range; the model is wrapped in DataParallel; attention dropout
-            would corrupt the probabilities of a fallback model in training mode.
+        KdzooError: an index is out of the model's range; the model is wrapped in DataParallel; attention
+            dropout would corrupt the probabilities of a fallback model in training mode.
 
     Example::
 
@@ -257,9 +260,9 @@ class EmbeddingOutput:
 def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> Iterator[EmbeddingOutput]:
     """Record the output of a model's embeddings, and add a perturbation to it.
 
-    LRC-BERT's gradient perturbation (Fu et al. 2021, section 3.3) is two of these: one forward pass to get the
-    gradient of the loss with respect to ``value``, a second one with the normalised gradient added. The recorded
-    tensor always takes part in autograd, frozen embeddings included.
+    LRC-BERT's gradient perturbation (Fu et al. 2021) is two of these: one forward pass to get
+    the gradient of the loss with respect to ``value``, a second one with the normalised gradient added. The
+    recorded tensor always takes part in autograd, frozen embeddings included.
 
     Args:
         model: a transformers model, wrapped or not.
@@ -286,7 +289,8 @@ def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> It
             return output
         if perturbation.shape != output.shape:
             raise KdzooError(
-                f"the perturbation is {tuple(perturbation.shape)} but the embedding output is {tuple(output.shape)}"
+                f"the perturbation is {tuple(perturbation.shape)}, "
+                f"but the embedding output is {tuple(output.shape)}"
             )
         return output + perturbation.to(output.dtype)
 

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow bench check docs clean
+.PHONY: help compare compare-glue test test-slow bench check docs clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -22,7 +22,7 @@ endif
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
-	@echo 'Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu downloads a tenth as much.'
+	@echo 'Add TORCH_INDEX=https://download.pytorch.org/whl/cpu to download far less where there is no GPU.'
 
 compare: .venv/.bench ## six methods on three synthetic tasks, teacher included; ARGS="..." goes to kdzoo compare
 	@.venv/bin/kdzoo compare $(ARGS)
@@ -43,22 +43,24 @@ test-slow: .venv/.dev ## the slow tests
 bench: .venv/.dev ## the benchmarks
 	@.venv/bin/pytest tests/benchmarks $(PYTEST_ARGS)
 
-# mypy cannot follow the package mapping of pyproject.toml, so it gets the installed layout as links, and its
-# messages get the real paths back.
-check: .venv/.dev ## ruff and mypy
+check: .venv/.dev build/layout ## ruff and mypy
 	@.venv/bin/ruff check .
-	@rm -rf build/types && mkdir -p build/types/kdzoo
-	@ln -s "$(CURDIR)"/kdzoo/* "$(CURDIR)"/{kernels,baselines,bench} build/types/kdzoo/
-	@cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+	@cd build/layout && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p kdzoo | sed -E 's#^kdzoo/(kernels|baselines|bench)/#\1/#'
 
-docs: .venv/.dev ## the documentation, into site/
-	@.venv/bin/mkdocs build --strict --quiet
+docs: .venv/.dev build/layout ## the documentation, into site/
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html"
 
 clean: ## remove what was built; .venv and runs stay
 	@rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find kdzoo kernels baselines bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# mypy and mkdocstrings read sources and cannot follow the package mapping of pyproject.toml, so they get the
+# installed layout, as links.
+build/layout:
+	@rm -rf $@ && mkdir -p $@/kdzoo
+	@ln -s "$(CURDIR)"/kdzoo/* "$(CURDIR)"/{kernels,baselines,bench} $@/kdzoo/
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kdzoo needs Python 3.10 to 3.13, and none was found; name one with PYTHON=path/to/python" >&2; exit 1; }

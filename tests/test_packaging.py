@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"kdzoo": "kdzoo", "kernels": "kdzoo/kernels", "baselines": "kdzoo/baselines", "bench": "kdzoo/bench"}
+FOLDERS = {"kdzoo": "kdzoo", **{folder: f"kdzoo/{folder}" for folder in ("kernels", "baselines", "bench")}}
 
-# The dependencies come last on the path and without their .pth files, so that neither an editable kdzoo nor the
-# checkout can stand in for the installed one.
+# The dependencies come last on the path and without their .pth files, so that neither an editable kdzoo nor
+# the checkout can stand in for the installed one.
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 sys.path += sys.argv[1:]
@@ -32,7 +32,8 @@ print(json.dumps(found))
 
 def run(*command: str | Path, cwd: Path) -> str:
     """What a command printed; its own messages are the failure's, where it fails."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=240)
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{command[:4]} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

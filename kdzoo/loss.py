@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdzoo.activations import QKV, hidden_size, num_heads, num_layers, unwrap
+from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 
 EPSILON = 1e-12
@@ -34,13 +36,13 @@ class ModelShape:
         """The shape of a transformers model, read from its config."""
         model = unwrap(model)
         config: Any = model.config
-        hides_scores = hasattr(model, "_can_set_attn_implementation") and not model._can_set_attn_implementation()
+        can_record = getattr(model, "_can_set_attn_implementation", None)
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
             num_heads=num_heads(config),
             num_labels=config.num_labels,
-            exact_scores=not hides_scores,
+            exact_scores=can_record is None or can_record(),
         )
 
 
@@ -53,25 +55,29 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
-            ``"cls"`` (B, D) or ``"qkv"``. Declares what has to be captured.
-        needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``.
+            ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"``. Declares what has to be captured.
+        needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
         extras: further keyword arguments that :meth:`compute` may be given, such as ``"negatives"``.
         needs_teacher: False for a loss on the labels alone.
         top_only: the loss is meant for the last layer unless a layer map is given.
         stacked: an objective hands over all mapped layers at once, as (B, M, D), instead of one by one.
         contrastive: other rows of the batch (of all processes) enter the value.
+        exact_scores: attention scores that are off by a constant a row will not do.
         variants: the formulas it knows; ``"paper"`` is the default.
+        counts_padding: those of the variants that average over padding, as the authors' code does.
         paper, year, url: where it was published.
     """
 
     features: ClassVar[tuple[str, ...]] = ("logits",)
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     extras: ClassVar[frozenset[str]] = frozenset()
     needs_teacher: ClassVar[bool] = True
     top_only: ClassVar[bool] = False
     stacked: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
+    exact_scores: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ("paper",)
+    counts_padding: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     year: ClassVar[int] = 0
@@ -185,16 +191,27 @@ class DistillationLoss(nn.Module):
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
         student = _prepared(student)
         teacher = None if teacher is None or not self.needs_teacher else _detached(_prepared(teacher))
+        if teacher is not None:
+            dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
+            student, teacher = _to(student, dtype), _to(teacher, dtype)
         wanted = {need: given[need] for need in self.needs}
         # Autocast would take the sums below back to half precision.
-        with torch.autocast(device_type=_device_type(student), enabled=False):
-            return self.compute(student, teacher, mask=None if mask is None else mask != 0, **wanted, **extras)
+        with torch.autocast(device_type=_first(student).device.type, enabled=False):
+            mask = None if mask is None else mask != 0
+            return self.compute(student, teacher, mask=mask, **wanted, **extras)
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        """The formula, on float32 or float64 tensors; ``context`` holds the declared needs and given extras."""
+        """The formula, on float32 or float64 tensors; ``context`` holds the declared needs and the extras."""
         raise TypeError(f"{type(self).__name__} must implement compute()")
 
-    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _mismatch(self, student: Tensor, teacher: Tensor, rule: str) -> KdzooError:
+        return KdzooError(
+            f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}"
+        )
+
+    def vectors(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked vectors of equal width, zero where masked, and the mask over their slots.
 
         Args:
@@ -207,10 +224,8 @@ class DistillationLoss(nn.Module):
             with the vectors' leading shape (B, ...), or None.
         """
         if student.dim() < 2 or student.shape[:-1] != teacher.shape[:-1]:
-            raise KdzooError(
-                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree in all "
-                "but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
-            )
+            rule = "must agree in all but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
+            raise self._mismatch(student, teacher, rule)
         slots = slot_mask(self.label, student, mask)
         if slots is not None:
             # Filled before anything else, so that what lies in padding cannot reach a value or a gradient.
@@ -219,25 +234,20 @@ class DistillationLoss(nn.Module):
         if self.projection is not None:
             wanted = (self.projection.in_features, self.projection.out_features)
             if (student.shape[-1], teacher.shape[-1]) != wanted:
-                raise KdzooError(
-                    f"{self.label} was made for student width {wanted[0]} and teacher width {wanted[1]}, got "
-                    f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
-                )
-            student = self.projection(student.to(self.projection.weight.dtype)).to(teacher.dtype)
+                rule = f"do not fit student_dim={wanted[0]}, teacher_dim={wanted[1]}, which it was made with"
+                raise self._mismatch(student, teacher, rule)
+            student = affine(self.projection, student)
         if student.shape[-1] != teacher.shape[-1]:
-            raise KdzooError(
-                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in width; "
-                f"give student_dim={student.shape[-1]}, teacher_dim={teacher.shape[-1]} to learn a projection"
-            )
+            widths = f"student_dim={student.shape[-1]}, teacher_dim={teacher.shape[-1]}"
+            raise self._mismatch(student, teacher, f"differ in width; give {widths} to learn a projection")
         return student, teacher, slots
 
-    def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def logits(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked."""
         if student.shape != teacher.shape or student.dim() not in (2, 3):
-            raise KdzooError(
-                f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must be logits of "
-                "the same shape, (B, C) or (B, S, C)"
-            )
+            raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")
         slots = slot_mask(self.label, student, mask)
         if slots is not None:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
@@ -246,7 +256,7 @@ class DistillationLoss(nn.Module):
 
 
 def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The (B, S) mask spread over the slots of vectors (B, S, D) or (B, M, S, D); refused where it cannot apply."""
+    """The (B, S) mask spread over the slots of (B, S, D) or (B, M, S, D); refused where it cannot apply."""
     if mask is None:
         return None
     if vectors.dim() not in (3, 4) or mask.shape != (vectors.shape[0], vectors.shape[-2]):
@@ -260,37 +270,44 @@ def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """The mean of the values that count; 0 where none does.
 
-    Under torch.distributed the denominator is the count over all processes (times 1/processes), so that the average
-    over processes, which DistributedDataParallel takes of the gradients, is the mean over the whole batch.
+    Under torch.distributed the denominator is the mean count of the processes, so that the average over them,
+    which DistributedDataParallel takes of the gradients, is the mean over the whole batch.
 
     Args:
         values: any shape.
-        mask: bool of the same shape, or None for all of them.
+        mask: bool of a shape that spreads to theirs, or None for all of them.
     """
     if mask is None:
-        return values.sum() / max(values.numel(), 1)
-    return torch.where(mask, values, 0.0).sum() / mean_over_processes(mask.sum()).clamp_min(EPSILON).to(values.dtype)
+        total, count = values.sum(), torch.full((), float(values.numel()), device=values.device)
+    else:
+        mask = mask.expand_as(values)
+        total, count = torch.where(mask, values, 0.0).sum(), mask.sum()
+    return total / mean_over_processes(count).clamp_min(EPSILON).to(values.dtype)
 
 
-def mean_over_processes(tensor: Tensor) -> Tensor:
-    """The mean of a tensor over the processes of torch.distributed, without gradient; itself in one process."""
-    tensor = tensor.detach().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    if processes() == 1:
-        return tensor
-    tensor = tensor.clone()
-    dist.all_reduce(tensor)
-    return tensor / processes()
-
-
-def processes() -> int:
-    """How many processes torch.distributed runs; 1 without it."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def reciprocal_norm(vectors: Tensor) -> Tensor:
+    """1 / ‖v‖ over the last axis, kept, with the norm clamped at 1e-12; 0 for a zero vector."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return torch.where(norm > 0, norm.clamp_min(EPSILON).reciprocal(), 0.0)
 
 
 def unit(vectors: Tensor) -> Tensor:
     """Vectors scaled to length one on the last axis; a zero vector stays zero, with a zero gradient."""
-    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors * torch.where(norm > 0, norm.clamp_min(EPSILON).reciprocal(), 0.0)
+    return vectors * reciprocal_norm(vectors)
+
+
+def affine(layer: nn.Linear, vectors: Tensor) -> Tensor:
+    """A linear layer applied in the wider of its own type and the vectors', so that neither loses digits."""
+    dtype = torch.promote_types(layer.weight.dtype, vectors.dtype)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return F.linear(vectors.to(dtype), layer.weight.to(dtype), bias)
+
+
+def check_positive(label: str, **options: float) -> None:
+    """Refuse options that are not positive, finite numbers."""
+    for option, value in options.items():
+        if not (math.isfinite(value) and value > 0):
+            raise KdzooError(f"{label}: {option} is {value}; it must be a positive number")
 
 
 def _prepared(value: Any) -> Any:
@@ -299,7 +316,8 @@ def _prepared(value: Any) -> Any:
     if not isinstance(value, Tensor):
         raise KdzooError(f"a loss takes tensors or a QKV, got {type(value).__name__}")
     if not value.is_floating_point():
-        raise KdzooError(f"a loss takes floating-point tensors, got {value.dtype} of shape {tuple(value.shape)}")
+        shape = tuple(value.shape)
+        raise KdzooError(f"a loss takes floating-point tensors, got {value.dtype} of shape {shape}")
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
@@ -307,5 +325,9 @@ def _detached(value: Any) -> Any:
     return QKV(*(tensor.detach() for tensor in value)) if isinstance(value, QKV) else value.detach()
 
 
-def _device_type(value: Any) -> str:
-    return (value[0] if isinstance(value, QKV) else value).device.type
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    return QKV(*(tensor.to(dtype) for tensor in value)) if isinstance(value, QKV) else value.to(dtype)
+
+
+def _first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, QKV) else value

@@ -1,0 +1,94 @@
+"""Fine-tuning without a teacher: cross-entropy with the labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdzoo.errors import KdzooError
+from kdzoo.loss import DistillationLoss, masked_mean, slot_mask
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
+
+
+@register("ce")
+class CrossEntropy(DistillationLoss):
+    """Cross-entropy with the labels; on one logit, the squared error to the label.
+
+        1/B · Σ_i -log softmax(zs_i)[y_i]
+
+    It takes no teacher: a teacher's logits may be passed and are ignored.
+
+    Args:
+        variant: ``"paper"``, the only one.
+
+    Shapes:
+        student: (B, C), or (B, S, C) with an optional mask (B, S).
+        labels: (B,), or (B, S): integers from 0 to C - 1; numbers where C is 1.
+
+    Raises:
+        KdzooError: without labels, for labels of another shape or kind, or (on a CPU) a label out of range.
+
+    See also:
+        :class:`~kdzoo.baselines.kd.KD`, which it is usually added to.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> loss = kdzoo.create("ce")
+        >>> round(loss(torch.zeros(8, 3), labels=torch.zeros(8, dtype=torch.long)).item(), 4)
+        1.0986
+    """
+
+    features = ("logits",)
+    needs = frozenset({"labels"})
+    needs_teacher = False
+    paper = "Fine-tuning on the labels"
+
+    def __init__(self, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+
+    def compute(
+        self, student: Tensor, teacher: Any = None, *, mask: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        if student.dim() not in (2, 3) or labels.numel() != student.shape[:-1].numel():
+            raise KdzooError(
+                f"ce: labels {tuple(labels.shape)} do not fit logits {tuple(student.shape)}; they are (B,) "
+                "for (B, C), or (B, S) for (B, S, C)"
+            )
+        slots = slot_mask(self.label, student, mask)
+        labels = labels.reshape(student.shape[:-1])
+        if slots is not None:
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+            labels = labels.masked_fill(~slots, 0)
+        classes = student.shape[-1]
+        if classes == 1:
+            return masked_mean((student.squeeze(-1) - labels.to(student.dtype)) ** 2, slots)
+        if labels.is_floating_point():
+            raise KdzooError(f"ce: labels of {classes} classes are integers, got {labels.dtype}")
+        # On an accelerator this look at the values would stop the host at every step.
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= classes:
+                raise KdzooError(
+                    f"ce: label {low if low < 0 else high} is out of range; with {classes} classes it is 0 "
+                    f"to {classes - 1}"
+                )
+        losses = F.cross_entropy(student.flatten(0, -2), labels.long().flatten(), reduction="none")
+        return masked_mean(losses.view(labels.shape), slots)
+
+
+@register_recipe("none")
+def none() -> Recipe:
+    """Fine-tuning without a teacher: the floor of every comparison."""
+    from kdzoo.recipe import Recipe, Stage, TermSpec
+
+    return Recipe(
+        name="none",
+        title="fine-tuning alone, the floor of every comparison",
+        stages=(Stage(terms=(TermSpec(loss="ce"),)),),
+    )

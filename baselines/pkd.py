@@ -1,0 +1,98 @@
+"""Patient knowledge distillation (Sun et al. 2019): normalised CLS states of several layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kdzoo.errors import KdzooError
+from kdzoo.loss import DistillationLoss, masked_mean, unit
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
+
+
+@register("pkd")
+class PKD(DistillationLoss):
+    """Squared distance between normalised CLS states of several layers ("patience").
+
+        1/(B·M) · Σ_im ‖hs_im / ‖hs_im‖ - ht_im / ‖ht_im‖‖²
+
+    Args:
+        student_dim: width of the student's states.
+        teacher_dim: width of the teacher's. Where the two differ a projection is learned (the paper's
+            students have the teacher's width).
+        bias: give that projection a bias.
+        variant: ``"paper"``, the mean over layers and rows of the sum over the width; ``"released"``, the
+            mean over the width too, D times smaller, which is what the published weights β of 10 to 1000
+            belong to.
+
+    Shapes:
+        student, teacher: (B, M, D) for M layers, or (B, D) for one. No mask: a CLS state has no positions.
+
+    Raises:
+        KdzooError: for shapes or widths that do not fit, or a mask.
+
+    References:
+        Sun et al.: Patient Knowledge Distillation for BERT Model Compression, equation 7.
+        https://arxiv.org/abs/1908.09355
+
+    See also:
+        ``cosine``: half of this one's value.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> student = torch.randn(4, 5, 16, requires_grad=True)
+        >>> kdzoo.create("pkd")(student, torch.randn(4, 5, 16)).backward()
+    """
+
+    features = ("cls",)
+    stacked = True
+    variants = ("paper", "released")
+    paper = "Sun et al. 2019, Patient Knowledge Distillation for BERT Model Compression"
+    year = 2019
+    url = "https://arxiv.org/abs/1908.09355"
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        if mask is not None or student.dim() > 3:
+            given = "" if mask is None else f" and a mask {tuple(mask.shape)}"
+            raise KdzooError(
+                f"{self.label} compares CLS states (B, M, D) or (B, D), without a mask; got student "
+                f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}{given}"
+            )
+        student, teacher, _ = self.vectors(student, teacher, None)
+        distances = (unit(student) - unit(teacher)) ** 2
+        return masked_mean(distances.mean(-1) if self.variant == "released" else distances.sum(-1))
+
+
+@register_recipe("pkd")
+def recipe() -> Recipe:
+    """PKD-skip with values from the middle of the published grid."""
+    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+
+    return Recipe(
+        name="pkd",
+        title="softened classes and labels, and the normalised CLS states of every k-th layer",
+        citation=Citation(
+            authors="Sun, S., Cheng, Y., Gan, Z., Liu, J.",
+            title="Patient Knowledge Distillation for BERT Model Compression",
+            venue="EMNLP",
+            year=2019,
+            url="https://arxiv.org/abs/1908.09355",
+        ),
+        stages=(
+            Stage(
+                terms=(
+                    TermSpec(loss="ce", weight=0.5),
+                    TermSpec(loss="kd", temperature=10.0, weight=0.5),
+                    TermSpec(loss="pkd", layers="skip", variant="released", weight=100.0),
+                )
+            ),
+        ),
+        student="teacher:0,1,2,3,4,5",
+        training=Training(learning_rate=5e-5, batch_size=32, epochs=4, max_length=128),
+        notes="The paper searches α in 0.2, 0.5, 0.7, T in 5, 10, 20 and β in 10, 100, 500, 1000; this is the middle. "
+        "PKD-last is pkd.layers=last[:-1].",
+    )

@@ -1,0 +1,266 @@
+"""TinyBERT (Jiao et al. 2020): embeddings, hidden states, attention scores, and soft cross-entropy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kdzoo.attention import attention_scores, check_heads, valid_pairs
+from kdzoo.errors import KdzooError
+from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean, slot_mask
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
+
+PAPER = "Jiao et al. 2020, TinyBERT: Distilling BERT for Natural Language Understanding"
+URL = "https://arxiv.org/abs/1909.10351"
+
+
+@register("soft_ce")
+class SoftCrossEntropy(DistillationLoss):
+    """Cross-entropy of the student's softened classes with the teacher's.
+
+        -1/B · Σ_i Σ_c softmax(zt_i / T)_c · log softmax(zs_i / T)_c
+
+    It has no T². A softmax over one logit is constant, so a one-logit task takes the mean squared difference
+    of the logits, as ``kd`` does.
+
+    Args:
+        temperature: T, above 0.
+        variant: ``"released"`` is the authors' code: the mean over all B·C entries, C times smaller. (On a
+            regression task their code fits the gold label instead: use ``ce`` for that.)
+
+    Shapes:
+        student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
+
+    Raises:
+        KdzooError: for a temperature that is not positive, or unequal shapes.
+
+    References:
+        Jiao et al. 2020, equation 10. https://arxiv.org/abs/1909.10351
+
+    See also:
+        ``kd``: less the teacher's entropy, and scaled by T².
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> student = torch.randn(8, 3, requires_grad=True)
+        >>> kdzoo.create("soft_ce")(student, torch.randn(8, 3)).backward()
+    """
+
+    features = ("logits",)
+    variants = ("paper", "released")
+    paper, year, url = PAPER, 2020, URL
+
+    def __init__(self, temperature: float = 1.0, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+        check_positive(self.label, temperature=temperature)
+        self.temperature = temperature
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        student, teacher, slots = self.logits(student, teacher, mask)
+        classes = student.shape[-1]
+        if classes == 1:
+            return masked_mean((student - teacher).squeeze(-1) ** 2, slots)
+        targets = (teacher / self.temperature).softmax(-1)
+        losses = -(targets * (student / self.temperature).log_softmax(-1)).sum(-1)
+        return masked_mean(losses / classes if self.variant == "released" else losses, slots)
+
+
+@register("hidden_mse")
+class HiddenMSE(DistillationLoss):
+    """Mean squared difference of hidden states, the student's projected to the teacher's width.
+
+        1/(N·D) · Σ_n ‖W hs_n - ht_n‖²
+
+    over the N valid positions. Without a mask and with a regressor for W this is FitNets' hint.
+
+    Args:
+        student_dim: width of the student's states.
+        teacher_dim: width of the teacher's. Where the two differ W is learned; where they are equal there is
+            none.
+        bias: give W a bias; None takes the variant's choice.
+        variant: ``"paper"``: no bias, padding left out. ``"released"`` is the authors' code: W has a bias,
+            and the mean is taken over all positions, padding included, whatever the mask.
+
+    Shapes:
+        student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) where there are
+            positions.
+
+    Raises:
+        KdzooError: for shapes or widths that do not fit.
+
+    References:
+        Jiao et al. 2020, equation 8. https://arxiv.org/abs/1909.10351
+        Romero et al. 2015, FitNets, equation 3. https://arxiv.org/abs/1412.6550
+
+    See also:
+        ``embedding_mse``, the same on the embedding output; ``cosine``, which leaves lengths free.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> loss = kdzoo.create("hidden_mse", student_dim=16, teacher_dim=32)
+        >>> student = torch.randn(4, 7, 16, requires_grad=True)
+        >>> loss(student, torch.randn(4, 7, 32), mask=torch.ones(4, 7)).backward()
+    """
+
+    features: tuple[str, ...] = ("hidden", "cls")  # type: ignore[misc]
+    variants = ("paper", "released")
+    counts_padding = ("released",)
+    paper, year, url = PAPER, 2020, URL
+
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool | None = None,
+        variant: str = "paper",
+    ) -> None:
+        bias = variant == "released" if bias is None else bias
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        if self.variant == "released":
+            slot_mask(self.label, student, mask)  # a mask that does not fit is a mistake here as well
+            mask = None
+        student, teacher, slots = self.vectors(student, teacher, mask)
+        return masked_mean(((student - teacher) ** 2).mean(-1), slots)
+
+
+@register("embedding_mse")
+class EmbeddingMSE(HiddenMSE):
+    """Mean squared difference of the embedding outputs: ``hidden_mse`` on hidden state 0.
+
+        1/(N·D) · Σ_n ‖W es_n - et_n‖²
+
+    Args:
+        student_dim: width of the student's embeddings.
+        teacher_dim: width of the teacher's. Where the two differ W is learned; where they are equal there is
+            none.
+        bias: give W a bias; None takes the variant's choice.
+        variant: ``"paper"``, or ``"released"``: a biased W (the authors share one with all layers; here each
+            loss has its own) and a mean over all positions, padding included, whatever the mask.
+
+    Shapes:
+        student, teacher: (B, S, D) with an optional mask (B, S).
+
+    Raises:
+        KdzooError: for shapes or widths that do not fit.
+
+    References:
+        Jiao et al. 2020, equation 9. https://arxiv.org/abs/1909.10351
+
+    See also:
+        ``hidden_mse``.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> loss = kdzoo.create("embedding_mse")
+        >>> loss(torch.zeros(4, 7, 16), torch.ones(4, 7, 16), mask=torch.ones(4, 7)).item()
+        1.0
+    """
+
+    features = ("embedding",)
+
+
+@register("attention_mse")
+class AttentionMSE(DistillationLoss):
+    """Mean squared difference of the attention scores before the softmax.
+
+        1/(A·P) · Σ_a Σ_qk (Qs Ksᵀ / √ds - Qt Ktᵀ / √dt)²
+
+    over the A heads and the P (query, key) pairs of which both are real, of the whole batch.
+
+    Args:
+        variant: ``"released"`` is the authors' code: keys of padding get -10000, scores of -100 or less are
+            set to zero on either side, and the mean is over all B·A·S·S entries, those zeros and the queries
+            of padding included.
+
+    Shapes:
+        student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores (B, A, S, S); mask (B, S), or (B, S,
+            S).
+
+    Raises:
+        KdzooError: for unequal head counts, or shapes that do not fit.
+
+    References:
+        Jiao et al. 2020, equation 7. https://arxiv.org/abs/1909.10351
+
+    See also:
+        ``attention_kl``, which compares what the softmax makes of the scores.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> student = torch.randn(2, 4, 7, 7, requires_grad=True)
+        >>> kdzoo.create("attention_mse")(student, torch.randn(2, 4, 7, 7), mask=torch.ones(2, 7)).backward()
+    """
+
+    features = ("qkv",)
+    exact_scores = True
+    variants = ("paper", "released")
+    counts_padding = ("released",)
+    paper, year, url = PAPER, 2020, URL
+
+    def __init__(self, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+
+    @classmethod
+    def fit(
+        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
+    ) -> dict[str, Any]:
+        check_heads(cls.name, student.num_heads, teacher.num_heads)
+        for side, shape in (("student", student), ("teacher", teacher)):
+            if not shape.exact_scores:
+                raise KdzooError(
+                    f"{cls.name} needs attention scores, and the {side} shows its probabilities only; use "
+                    "attention_kl"
+                )
+        return options
+
+    def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
+        pairs = valid_pairs(mask)
+        if self.variant == "released":
+            padding = None if pairs is None else ~pairs.any(-2, keepdim=True).expand_as(pairs)
+            sides = attention_scores(self.label, student, teacher, None if padding is None else ~padding)
+            if padding is not None:
+                sides = tuple(scores.masked_fill(padding, -10000.0) for scores in sides)
+            ours, theirs = (scores.masked_fill(scores <= -100.0, 0.0) for scores in sides)
+            return masked_mean((ours - theirs) ** 2)
+        student, teacher = attention_scores(self.label, student, teacher, pairs)
+        if pairs is not None:
+            student, teacher = student.masked_fill(~pairs, 0.0), teacher.masked_fill(~pairs, 0.0)
+        return masked_mean((student - teacher) ** 2, pairs)
+
+
+@register_recipe("tinybert")
+def recipe() -> Recipe:
+    """Layers first, at a constant rate, then the soft labels; without the paper's data augmentation."""
+    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+
+    layers = (
+        TermSpec(loss="embedding_mse"),
+        TermSpec(loss="hidden_mse", layers="uniform", shared=True),
+        TermSpec(loss="attention_mse", layers="uniform"),
+    )
+    return Recipe(
+        name="tinybert",
+        title="embeddings, hidden states and attention scores of every mapped layer, then soft labels",
+        citation=Citation(
+            authors="Jiao, X., Yin, Y., Shang, L., Jiang, X., Chen, X., Li, L., Wang, F., Liu, Q.",
+            title="TinyBERT: Distilling BERT for Natural Language Understanding",
+            venue="Findings of EMNLP",
+            year=2020,
+            url="https://arxiv.org/abs/1909.10351",
+        ),
+        stages=(
+            Stage(fraction=0.77, terms=layers, lr_scheduler="constant"),
+            Stage(fraction=0.23, terms=(TermSpec(loss="soft_ce"),), lr_scheduler="linear"),
+        ),
+        student="4x312,heads=12,ffn=1200",
+        training=Training(learning_rate=5e-5, batch_size=32, epochs=13, max_length=128, warmup_ratio=0.0),
+        notes="Ten epochs on the layers and three on the predictions, as published for the larger tasks (twenty and "
+        "three for the smaller). The map takes hidden state i to i·k and attention layer i to i·k + k - 1.",
+    )

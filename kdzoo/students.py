@@ -49,8 +49,8 @@ def parse_student(spec: str) -> StudentSpec:
             ``"teacher:1,3,5"`` (teacher layers counted from 0); anything else is a folder or a hub name.
 
     Raises:
-        KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an empty list of
-            layers, or one that repeats a layer.
+        KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
+            empty list of layers, or one that repeats a layer.
     """
     spec = spec.strip()
     if not spec:
@@ -58,7 +58,7 @@ def parse_student(spec: str) -> StudentSpec:
     if spec.startswith("teacher:"):
         return StudentSpec(teacher_layers=_parse_layers(spec))
     if not (size := re.fullmatch(r"(\d+)\s*x\s*(\d+)((?:,[^,]*)*)", spec)):
-        if re.match(r"\d+\s*x|x\d", spec):
+        if re.match(r"\d+\s*x|x\d", spec) and not Path(spec).exists():
             raise KdzooError(f"student {spec!r} is malformed; give {_FORMS}")
         return StudentSpec(path=spec)
     options: dict[str, int] = {}
@@ -249,9 +249,9 @@ def _parse_layers(spec: str) -> tuple[int, ...]:
 
 def _check_sizes(spec: StudentSpec) -> None:
     sizes = {
-        "layers": spec.layers,
+        "number of layers": spec.layers,
         "width": spec.width,
-        "heads": spec.heads,
+        "number of heads": spec.heads,
         "feed-forward width": spec.feed_forward,
     }
     for name, size in sizes.items():

@@ -69,6 +69,6 @@ build/layout:
 
 # The ordinary editable install sees new files at once; it is repeated when the requirements change.
 .venv/.bench .venv/.dev: .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "Installing kdzoo[$*] and its pinned requirements into .venv: a few minutes, the first time only"
+	@echo "Installing kdzoo[$*] at its pinned versions into .venv: some minutes the first time, seconds later"
 	@$(PIP) install -qq -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$*]'
 	@touch .venv/.bench $@

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.loss import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.registry import register
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe, TermSpec
 
 EPSILON = 1e-7
 BANKS = ("dataset", "queue", "batch")
@@ -288,3 +291,36 @@ class CRD(DistillationLoss):
         for bank, new in ((self.student_bank, ours), (self.teacher_bank, theirs)):
             new = new[last].to(bank.dtype)
             bank[ids] = new if self.bank == "queue" else unit(torch.lerp(new, bank[ids], self.momentum))
+
+
+@register_recipe("crd")
+def crd() -> Recipe:
+    """Labels and contrast, on the last layer's CLS state."""
+    return _recipe("crd", "labels and contrast with a bank of the data set, on the last CLS state")
+
+
+@register_recipe("crd_kd")
+def crd_kd() -> Recipe:
+    """The same with softened classes, as the paper's CRD+KD."""
+    from kdzoo.recipe import TermSpec
+
+    kd = TermSpec(loss="kd", temperature=4.0)
+    return _recipe("crd_kd", "labels, softened classes and contrast with a bank of the data set", kd)
+
+
+def _recipe(name: str, title: str, *more: TermSpec) -> Recipe:
+    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+
+    return Recipe(
+        name=name,
+        title=title,
+        citation=Citation(
+            authors="Tian, Y., Krishnan, D., Isola, P.",
+            title="Contrastive Representation Distillation",
+            venue="ICLR",
+            year=2020,
+            url="https://arxiv.org/abs/1910.10699",
+        ),
+        stages=(Stage(terms=(TermSpec(loss="ce"), *more, TermSpec(loss="crd", weight=0.8))),),
+        notes="K = 16384 negatives, or as many as the other rows of a smaller training set.",
+    )

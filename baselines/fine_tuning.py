@@ -52,9 +52,7 @@ class CrossEntropy(DistillationLoss):
     def __init__(self, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
 
-    def compute(
-        self, student: Tensor, teacher: Any = None, *, mask: Tensor | None, labels: Tensor
-    ) -> Tensor:
+    def compute(self, student: Tensor, teacher: Any = None, *, mask: Tensor | None, labels: Tensor) -> Tensor:
         if student.dim() not in (2, 3) or labels.numel() != student.shape[:-1].numel():
             raise KdzooError(
                 f"ce: labels {tuple(labels.shape)} do not fit logits {tuple(student.shape)}; they are (B,) "

@@ -91,9 +91,7 @@ class InfoNCE(DistillationLoss):
             losses = losses + self._contrast(teacher, student, slots, None)
         return masked_mean(losses, slots)
 
-    def _contrast(
-        self, anchors: Tensor, keys: Tensor, slots: Tensor | None, queue: Tensor | None
-    ) -> Tensor:
+    def _contrast(self, anchors: Tensor, keys: Tensor, slots: Tensor | None, queue: Tensor | None) -> Tensor:
         """Losses (B, ...) of unit anchors (B, ..., D) against the unit keys of all rows at the same slot."""
         if processes() > 1 and slots is None:
             # Another process may lack positions that this one has.

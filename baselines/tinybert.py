@@ -215,8 +215,7 @@ class AttentionMSE(DistillationLoss):
         for side, shape in (("student", student), ("teacher", teacher)):
             if not shape.exact_scores:
                 raise KdzooError(
-                    f"{cls.name} needs attention scores, and the {side} shows its probabilities only; use "
-                    "attention_kl"
+                    f"{cls.name} needs attention scores, and the {side} shows its probabilities only; use attention_kl"
                 )
         return options
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kdzoo.distributed import sum_over_processes
 from kdzoo.errors import KdzooError
@@ -71,18 +72,16 @@ class CosNCE(DistillationLoss):
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, negatives: Tensor | None = None
     ) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
-        scale, teacher_scale = reciprocal_norm(student).squeeze(-1), reciprocal_norm(teacher).squeeze(-1)
-        positive = (student * teacher).sum(-1) * scale * teacher_scale
+        scale = reciprocal_norm(teacher).squeeze(-1)
         if negatives is not None:
-            centre = self._centre(negatives, teacher, slots)
-            negative = (student * centre).sum(-1) * scale
+            positive, negative = _Cosines.apply(student, teacher, scale, self._centre(negatives, teacher, slots))
         else:
             counted = torch.ones_like(scale) if slots is None else slots.to(scale.dtype)
-            total = sum_over_processes((teacher * teacher_scale.unsqueeze(-1)).sum(0))
+            total = sum_over_processes(torch.einsum("b...,b...d->...d", scale, teacher))
             others = sum_over_processes(counted.sum(0)) - 1
+            positive, summed = _Cosines.apply(student, teacher, scale, total)
             # The own vector is in the total, and its cosine is the positive one.
-            summed = (student * total).sum(-1) * scale - positive
-            negative = torch.where(others > 0, summed / others.clamp_min(1), 0.0)
+            negative = torch.where(others > 0, (summed - positive) / others.clamp_min(1), 0.0)
         return masked_mean(2 - 1.5 * positive + 0.5 * negative, slots)
 
     def _centre(self, negatives: Tensor, teacher: Tensor, slots: Tensor | None) -> Tensor:
@@ -101,6 +100,42 @@ class CosNCE(DistillationLoss):
             negatives = negatives.masked_fill(~slots.unsqueeze(1).unsqueeze(-1), 0.0)
         centre = unit(negatives).sum(1) / max(shape[1], 1)
         return centre if for_each else centre.view(rows, *(1 for _ in between), width)
+
+
+class _Cosines(torch.autograd.Function):
+    """cos(student, teacher) and ŝ · direction of every vector, (B, ...) each, for the student's gradient alone.
+
+    The gradient is written in one sweep over the inputs; autograd would keep and add up several (B, ..., D)
+    tensors, and takes three times as long on a CPU.
+
+    Args:
+        student, teacher: (B, ..., D).
+        scale: (B, ...) the teacher's 1 / norm.
+        direction: (..., D), or (B, ..., D).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, scale: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        own_scale = reciprocal_norm(student).squeeze(-1)
+        positive = (student * teacher).sum(-1) * own_scale * scale
+        if direction.dim() < student.dim():
+            other = torch.einsum("b...d,...d->b...", student, direction) * own_scale
+        else:
+            other = (student * direction).sum(-1) * own_scale
+        ctx.save_for_backward(student, teacher, scale, direction, own_scale, positive, other)
+        return positive, other
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_positive: Tensor, to_other: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, scale, direction, own_scale, positive, other = ctx.saved_tensors
+        along = (to_positive * positive + to_other * other) * own_scale**2
+        gradient = teacher * (to_positive * own_scale * scale).unsqueeze(-1)
+        gradient.addcmul_((to_other * own_scale).unsqueeze(-1), direction)
+        gradient.addcmul_(along.unsqueeze(-1), student, value=-1)
+        return gradient, None, None, None
 
 
 def gradient_perturbation(loss: Tensor, embedding: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class Objective(nn.Module):
         for term in self.terms:
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
-            alone = term.shared or term.kind.stacked or len(pairs) == 1
+            alone = term.shared or term.kind.stacked or len(pairs) <= 1
             if term.module is not None:
                 if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:
                     raise KdzooError(

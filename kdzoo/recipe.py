@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -57,8 +57,8 @@ class TermSpec(_Strict):
 
     loss: str
     feature: str | None = None
-    layers: Union[str, tuple[tuple[int, int], ...], None] = None
-    weight: Union[float, WeightSchedule] = 1.0
+    layers: str | tuple[tuple[int, int], ...] | None = None
+    weight: float | WeightSchedule = 1.0
     layer_reduction: Literal["sum", "mean"] = "sum"
     shared: bool = False
     name: str | None = None

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -133,8 +134,8 @@ class DistillationTrainer(Trainer):
         train_dataset = arguments.get("train_dataset")
         if self.teacher is not None:
             _check_vocabularies(model, self.teacher)
-        _check_columns(objective, train_dataset)
         objective.bind(model, self.teacher, num_samples=None if train_dataset is None else len(train_dataset))
+        _check_columns(objective, train_dataset)
         args.remove_unused_columns = False
         if args.label_names is None:
             args.label_names = ["labels"]
@@ -235,9 +236,12 @@ class DistillationTrainer(Trainer):
         lengths = dataset[self.args.length_column_name] if self.args.length_column_name in names else None
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _SeededLengthSampler(
-            batch_size, dataset, lengths=None if lengths is None else list(lengths), generator=torch.Generator(), seed=seed
-        )
+        lengths = None if lengths is None else list(lengths)
+        return _SeededLengthSampler(batch_size, dataset, lengths=lengths, generator=torch.Generator(), seed=seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # In the rows' order, so that predictions come back in it, however the training rows are grouped.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
         self._check_finite(self._steps)
@@ -348,7 +352,7 @@ def _check_columns(objective: Objective, dataset: Any) -> None:
     if names is None:
         return
     for term in objective.terms:
-        for need in sorted(term.kind.needs):
+        for need in sorted(objective.losses[term.name][0].needs):
             if need not in names:
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"

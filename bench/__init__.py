@@ -1,0 +1,1 @@
+"""The comparison: runs methods over tasks and seeds, and reports them; imported as ``kdzoo.bench``."""

@@ -1,0 +1,104 @@
+"""The teachers of a comparison and their tokenizers: loaded from a folder or the hub, or fresh from a size."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from kdzoo.errors import KdzooError
+from kdzoo.glue import Task
+from kdzoo.students import load_model, parse_student
+
+POSITIONS = 128  # of a teacher made from a size; its synthetic sentences are far shorter
+
+
+def is_size(teacher: str) -> bool:
+    """Whether a teacher is named by a size such as ``4x128``, to be trained from scratch."""
+    return re.match(r"^\d+\s*x\s*\d+", teacher) is not None
+
+
+def load_tokenizer(teacher: str, data: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a teacher; for one from a size, that of the synthetic sentences.
+
+    Raises:
+        KdzooError: when there is none.
+    """
+    if is_size(teacher):
+        if data != "synthetic":
+            raise KdzooError(
+                f"a teacher from a size ({teacher}) reads the synthetic sentences only; for --data {data} name a "
+                "pretrained model's folder or hub name as the --teacher"
+            )
+        from kdzoo.glue.synthetic import synthetic_tokenizer
+
+        return synthetic_tokenizer()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(teacher)
+    except (OSError, ValueError) as error:
+        raise KdzooError(f"no tokenizer at {teacher!r}: {_first_line(error)}") from None
+    return tokenizer
+
+
+def make_teacher(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task, seed: int = 0) -> PreTrainedModel:
+    """A teacher with a head for a task, its weights loaded, or drawn where it is a size.
+
+    Raises:
+        KdzooError: when it cannot be loaded.
+    """
+    if is_size(teacher):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return BertForSequenceClassification(_fresh_config(teacher, tokenizer, task))
+    model: PreTrainedModel = load_model(teacher, task.num_labels, seed=seed)
+    for name, value in task.head().items():
+        setattr(model.config, name, value)
+    return model
+
+
+def build_on_meta(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) -> PreTrainedModel:
+    """The same teacher without weights, for checks.
+
+    Raises:
+        KdzooError: when its configuration cannot be loaded.
+    """
+    if is_size(teacher):
+        config: Any = _fresh_config(teacher, tokenizer, task)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(teacher, num_labels=task.num_labels)
+        except (OSError, ValueError) as error:
+            raise KdzooError(f"no model at {teacher!r}: {_first_line(error)}") from None
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model
+
+
+def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) -> BertConfig:
+    spec = parse_student(teacher)
+    assert spec.layers is not None and spec.width is not None
+    heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=spec.layers,
+        hidden_size=spec.width,
+        num_attention_heads=heads,
+        intermediate_size=spec.feed_forward or 4 * spec.width,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        **task.head(),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,123 @@
+"""One model trained for one task and written to a folder: what ``kdzoo finetune`` and ``kdzoo distill`` do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from rich.console import Console
+from transformers import AutoConfig
+
+from kdzoo.bench.compare import device_name, progress_bar
+from kdzoo.bench.models import is_size, load_tokenizer, make_teacher
+from kdzoo.bench.records import FORMAT, Records, read_json
+from kdzoo.bench.settings import Budget
+from kdzoo.bench.training import quiet, train
+from kdzoo.errors import KdzooError
+from kdzoo.glue import get_task, load
+from kdzoo.recipe import Recipe
+from kdzoo.students import load_model, make_student
+
+
+def run_one(
+    *,
+    task_name: str,
+    recipe: Recipe,
+    data: str,
+    teacher: str,
+    student: str | None,
+    budget: Budget,
+    seed: int,
+    train_rows: int | None,
+    validation_rows: int | None,
+    folder: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
+
+    Args:
+        task_name: the task.
+        recipe: how to train; ``none`` fine-tunes.
+        data: ``"synthetic"``, ``"hub"`` or a folder.
+        teacher: the teacher's folder, hub name or size; the model itself where ``student`` is None.
+        student: see :func:`kdzoo.students.parse_student`; None trains the teacher itself.
+        budget: how long and how fast.
+        seed: of the student's new weights, of dropout and of the order of the rows.
+        train_rows, validation_rows: how many to take; all when None.
+        folder: where the model and its ``record.json`` go.
+        console: where progress is shown.
+
+    Returns:
+        The record.
+
+    Raises:
+        KdzooError: for anything that cannot work, before training.
+        DistillationFailure: when the loss becomes NaN or infinite.
+    """
+    quiet()
+    task = get_task(task_name)
+    tokenizer = load_tokenizer(teacher, data)
+    configuration = {
+        "task": task.name,
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "data": data,
+        "teacher": teacher,
+        "student": student,
+        "budget": budget.model_dump(mode="json"),
+        "seed": seed,
+        "train_rows": train_rows,
+        "validation_rows": validation_rows,
+    }
+    records = Records(folder, json.loads(json.dumps(configuration)), {})
+    record_path = folder / "record.json"
+    if record_path.exists():
+        return read_json(record_path)
+    rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
+    if student is None:
+        model, guide = make_teacher(teacher, tokenizer, task, seed=seed), None
+    else:
+        _check_head(teacher)
+        guide = load_model(teacher, task.num_labels)
+        model = make_student(student, guide, seed=seed)
+    with torch.device("meta"):
+        recipe.objective().bind(model, guide, num_samples=len(rows["train"]))
+    tokenized = DatasetDict(
+        {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
+    )
+    with records.claimed(), progress_bar(console) as bar:
+        overall = bar.add_task(f"{task.name} {recipe.name}", total=None)
+        outcome = train(
+            model,
+            guide,
+            recipe,
+            task=task,
+            data=tokenized,
+            tokenizer=tokenizer,
+            budget=budget,
+            seed=seed,
+            folder=folder,
+            save=True,
+            progress=lambda done, total: bar.update(overall, completed=done, total=total),
+        )
+        record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
+        records.write(record_path, record)
+    return record
+
+
+def _check_head(teacher: str) -> None:
+    """A teacher without a classification head would teach the noise of a new one."""
+    if is_size(teacher):
+        raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; train it with: kdzoo finetune")
+    try:
+        architectures = AutoConfig.from_pretrained(teacher).architectures or []
+    except (OSError, ValueError) as error:
+        raise KdzooError(f"no model at {teacher!r}: {str(error).strip().splitlines()[0]}") from None
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise KdzooError(
+            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification head "
+            "to learn from; fine-tune it on the task first: kdzoo finetune"
+        )

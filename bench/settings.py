@@ -1,0 +1,121 @@
+"""What a comparison or a single run is told to do, validated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdzoo.errors import KdzooError
+
+PRETRAINED_TASKS = ("sst2", "mrpc", "stsb", "qnli")
+
+# Three kinds of task, sized so that the whole comparison takes under five minutes on two cores.
+QUICKSTART: dict[str, Any] = {
+    "tasks": ("sst2", "mrpc", "stsb"),
+    "seeds": 2,
+    "teacher": "4x128,heads=4",
+    "student": "2x64,heads=4",
+    "budget": {"epochs": 3, "learning_rate": 1e-3, "max_length": 64},
+    "teacher_budget": {"epochs": 6, "learning_rate": 1e-3, "max_length": 64},
+}
+
+
+class Budget(BaseModel):
+    """How one model is trained; the same for every method of a comparison.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: rows a step and process.
+        gradient_accumulation: steps whose gradients are added up before an update.
+        learning_rate: the highest rate.
+        warmup_ratio: share of the steps in which the rate rises from 0; it falls to 0 in a straight line after.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm.
+        max_length: the most tokens a row keeps.
+        precision: ``"fp32"``, or mixed precision in ``"bf16"`` or ``"fp16"``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: float = Field(default=3, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=128, ge=8)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Settings(BaseModel):
+    """A comparison whole: the grid and everything its cells share.
+
+    Attributes:
+        tasks, methods: names; a method may also be a recipe's YAML file.
+        seeds: cells run with seeds 0 to ``seeds - 1``.
+        data: ``"synthetic"``, ``"hub"`` or a folder.
+        teacher: a folder or hub name, or a size such as ``"4x128"`` to train one from scratch on synthetic data.
+        finetune_teacher: fine-tune the teacher on each task first; False takes it as it is.
+        student: see :func:`kdzoo.students.parse_student`.
+        train_rows, validation_rows: how many to take; all when None.
+        budget: of every student.
+        teacher_budget: of the teacher.
+        overrides: settings of recipes changed, ``LOSS.OPTION=VALUE``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(min_length=1)
+    seeds: int = Field(default=1, ge=1)
+    data: str
+    teacher: str
+    finetune_teacher: bool = True
+    student: str
+    train_rows: int | None = Field(default=None, ge=1)
+    validation_rows: int | None = Field(default=None, ge=1)
+    budget: Budget = Budget()
+    teacher_budget: Budget = Budget()
+    overrides: tuple[str, ...] = ()
+
+    def shared(self) -> dict[str, Any]:
+        """What all cells have in common: everything but the axes of the grid."""
+        return self.model_dump(mode="json", exclude={"tasks", "methods", "seeds"})
+
+
+def validated(kind: type[Any], **values: Any) -> Any:
+    """Settings of a kind, with pydantic's complaints in one line.
+
+    Raises:
+        KdzooError: for a value that does not fit.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise KdzooError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def resolve(**given: Any) -> Settings:
+    """Settings with what was not given filled in: the quickstart's on synthetic data, plain fine-tuning's elsewhere.
+
+    Args:
+        given: fields of :class:`Settings`; budgets as mappings; None or an empty tuple for what is not given.
+
+    Raises:
+        KdzooError: for a value that does not fit, or a teacher missing where there is no default one.
+    """
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    quickstart = given["data"] == "synthetic" and "teacher" not in given
+    defaults: dict[str, Any] = QUICKSTART if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}
+    if "teacher" not in given and not quickstart:
+        raise KdzooError(f"--data {given['data']} needs a --teacher: a pretrained model's folder or hub name")
+    merged = {**defaults, **given}
+    for name in ("budget", "teacher_budget"):
+        merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
+    if "student" not in merged:
+        raise KdzooError("name a --student: a size such as 4x312, teacher:1,3,5, a folder or a hub name")
+    return validated(Settings, **merged)  # type: ignore[no-any-return]

@@ -1,0 +1,345 @@
+"""The command line: list, show, check, finetune, distill, compare, table."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kdzoo.errors import DistillationFailure, KdzooError, unknown
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Knowledge-distillation losses for transformer encoders, and the bench that compares them.",
+)
+console = Console()
+
+METHODS = "none,kd,pkd,tinybert,crd,lrc"
+
+Data = Annotated[str, typer.Option(help="'synthetic', 'hub' (nyu-mll/glue), or a folder of GLUE files.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a recipe: LOSS.OPTION=VALUE or KEY=VALUE; repeatable.")
+]
+Rows = Annotated[int | None, typer.Option(help="Training rows to take; all by default.")]
+ValidationRows = Annotated[int | None, typer.Option(help="Validation rows to take; all by default.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training rows.")]
+Batch = Annotated[int | None, typer.Option("--batch-size", help="Rows a step.")]
+Accumulation = Annotated[int | None, typer.Option("--gradient-accumulation", help="Steps an update.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="The highest learning rate.")]
+Warmup = Annotated[float | None, typer.Option("--warmup-ratio", help="Share of the steps that warm up.")]
+Decay = Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")]
+Length = Annotated[int | None, typer.Option("--max-length", help="Most tokens a row keeps.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+
+
+@app.callback()
+def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Takes --debug, which main() has read already."""
+
+
+@app.command("list")
+def list_() -> None:
+    """The losses and the recipes."""
+    from kdzoo.recipe import Recipe
+    from kdzoo.registry import available, describe
+
+    losses = Table(title="Losses", title_justify="left")
+    for column in ("name", "compares", "needs", "year", "what it does"):
+        losses.add_column(column)
+    for name in available():
+        of = describe(name)
+        losses.add_row(name, ", ".join(of.features), ", ".join(of.needs), str(of.year or ""), of.summary)
+    recipes = Table(title="Recipes", title_justify="left")
+    for column in ("name", "year", "what it does"):
+        recipes.add_column(column)
+    for name in available("recipes"):
+        recipe = Recipe.load(name)
+        recipes.add_row(name, str(recipe.citation.year) if recipe.citation else "", recipe.title)
+    console.print(losses, recipes)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A loss, a recipe, or a recipe's YAML file.")],
+    yaml: Annotated[bool, typer.Option("--yaml", help="The recipe as YAML, to edit and use as a method.")] = False,
+    set_: Set = None,
+) -> None:
+    """What a loss or a recipe is."""
+    from kdzoo.recipe import Recipe
+    from kdzoo.registry import available, describe
+
+    is_loss, is_recipe = name in available(), name in available("recipes") or name.endswith((".yaml", ".yml"))
+    if not is_loss and not is_recipe:
+        raise unknown("loss or recipe", name, [*available(), *available("recipes")])
+    if yaml and not is_recipe:
+        raise KdzooError(f"{name} is a loss; only a recipe can be written as YAML ({', '.join(available('recipes'))})")
+    recipe = Recipe.load(name).override(set_ or []) if is_recipe else None
+    if yaml and recipe is not None:
+        typer.echo(recipe.to_yaml(), nl=False)
+        return
+    if recipe is not None:
+        typer.echo(f"recipe {recipe.name}: {recipe.title}")
+        if recipe.citation is not None:
+            typer.echo(f"  {recipe.citation}")
+        if recipe.notes:
+            typer.echo(f"  {recipe.notes}")
+        typer.echo("\n" + recipe.to_yaml())
+    if is_loss:
+        typer.echo(f"loss {describe(name)}\n\n{describe(name).documentation}")
+
+
+@app.command()
+def check(
+    methods: Annotated[str, typer.Argument(help="Recipes or YAML files, separated by commas.")] = METHODS,
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    data: Data = "synthetic",
+    teacher: Annotated[str, typer.Option(help="Folder, hub name, or a size for synthetic data.")] = "",
+    student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "",
+    train_rows: Rows = None,
+    set_: Set = None,
+) -> None:
+    """Whether methods can work on a task, a teacher and a student; trains nothing."""
+    import tempfile
+
+    from kdzoo.bench.compare import Comparison
+
+    options = {"train_rows": train_rows, "overrides": tuple(set_ or ())}
+    settings = _settings(tasks=tasks, methods=methods, data=data, teacher=teacher, student=student, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = Comparison(settings, Path(folder), console)
+    for name, recipe in comparison.recipes.items():
+        stages = "; then ".join(" + ".join(t.loss for t in stage.terms) for stage in recipe.stages)
+        typer.echo(f"{name:<10} works on {', '.join(settings.tasks)}: {stages}")
+
+
+@app.command()
+def finetune(
+    task: Annotated[str, typer.Option(help="The task.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model, or a size such as 4x128.")],
+    out: Out,
+    data: Data = "synthetic",
+    seed: Annotated[int, typer.Option(help="Of new weights, dropout and the order of the rows.")] = 0,
+    train_rows: Rows = None,
+    validation_rows: ValidationRows = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: Rate = None,
+    warmup_ratio: Warmup = None,
+    weight_decay: Decay = None,
+    max_length: Length = None,
+    precision: Precision = None,
+) -> None:
+    """Fine-tune a model on a task, as a teacher or a baseline."""
+    from kdzoo.recipe import Recipe
+
+    budget = _given(
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_length=max_length,
+        precision=precision,
+    )
+    _run_one(task, Recipe.load("none"), data, model, None, budget, seed, train_rows, validation_rows, out)
+
+
+@app.command()
+def distill(
+    task: Annotated[str, typer.Option(help="The task.")],
+    method: Annotated[str, typer.Option(help="A recipe's name or YAML file.")],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of a teacher fine-tuned on the task.")],
+    out: Out,
+    student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "4x312",
+    data: Data = "synthetic",
+    seed: Annotated[int, typer.Option(help="Of new weights, dropout and the order of the rows.")] = 0,
+    set_: Set = None,
+    train_rows: Rows = None,
+    validation_rows: ValidationRows = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: Rate = None,
+    warmup_ratio: Warmup = None,
+    weight_decay: Decay = None,
+    max_length: Length = None,
+    precision: Precision = None,
+) -> None:
+    """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
+    from kdzoo.recipe import Recipe
+
+    recipe = Recipe.load(method).override(set_ or [])
+    budget = recipe.training.model_dump(exclude_none=True) | _given(
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_length=max_length,
+        precision=precision,
+    )
+    _run_one(task, recipe, data, teacher, student, budget, seed, train_rows, validation_rows, out)
+
+
+@app.command()
+def compare(
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    methods: Annotated[str, typer.Option(help="Recipes or YAML files, separated by commas.")] = METHODS,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    data: Data = "synthetic",
+    teacher: Annotated[str, typer.Option(help="Folder, hub name, or a size for synthetic data.")] = "",
+    finetune_teacher: Annotated[bool, typer.Option(help="Fine-tune the teacher on each task first.")] = True,
+    student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "",
+    out: Out = Path("runs/compare"),
+    set_: Set = None,
+    train_rows: Rows = None,
+    validation_rows: ValidationRows = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: Rate = None,
+    warmup_ratio: Warmup = None,
+    weight_decay: Decay = None,
+    max_length: Length = None,
+    precision: Precision = None,
+    teacher_epochs: Annotated[float | None, typer.Option(help="The teacher's; as --epochs by default.")] = None,
+    teacher_learning_rate: Annotated[float | None, typer.Option(help="The teacher's highest rate.")] = None,
+) -> None:
+    """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
+    from kdzoo.bench.compare import Comparison
+    from kdzoo.bench.table import terminal_table
+
+    budget = _given(
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_length=max_length,
+        precision=precision,
+    )
+    teacher_budget = budget | _given(epochs=teacher_epochs, learning_rate=teacher_learning_rate)
+    settings = _settings(
+        tasks=tasks,
+        methods=methods,
+        data=data,
+        teacher=teacher,
+        student=student,
+        budget=budget,
+        teacher_budget=teacher_budget,
+        finetune_teacher=finetune_teacher,
+        overrides=tuple(set_ or ()),
+        **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows),
+    )
+    comparison = Comparison(settings, out, console)
+    records = comparison.run()
+    title = f"Scores on validation, mean ± std over {settings.seeds} seeds; teacher {settings.teacher}, student {settings.student}"
+    console.print(terminal_table(records, title))
+    console.print(f"records: {out}/cells, table: {out}/results.csv", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
+) -> None:
+    """The table of a comparison's records."""
+    from kdzoo.bench.table import markdown_table, read_records, terminal_table
+
+    records = read_records(folder)
+    if markdown:
+        typer.echo(markdown_table(records), nl=False)
+    else:
+        console.print(terminal_table(records, str(folder)))
+
+
+def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:
+    from kdzoo.bench.settings import resolve
+
+    return resolve(
+        tasks=_names(tasks), methods=_names(methods), data=data, teacher=teacher or None, student=student or None, **given
+    )
+
+
+def _run_one(
+    task: str,
+    recipe: Any,
+    data: str,
+    teacher: str,
+    student: str | None,
+    budget: dict[str, Any],
+    seed: int,
+    train_rows: int | None,
+    validation_rows: int | None,
+    out: Path,
+) -> None:
+    from kdzoo.bench.run import run_one
+    from kdzoo.bench.settings import Budget, validated
+
+    record = run_one(
+        task_name=task,
+        recipe=recipe,
+        data=data,
+        teacher=teacher,
+        student=student,
+        budget=validated(Budget, **budget),
+        seed=seed,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        folder=out,
+        console=console,
+    )
+    metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
+    console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 0, 2 for a request that cannot work, 1 for a failure, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(arguments, prog_name="kdzoo", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        code = _fail(error.format_message(), 2, debug)
+    except KdzooError as error:
+        code = _fail(str(error), 2, debug)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("stopped; the same command goes on from the last finished part", 130, debug)
+    except (DistillationFailure, OSError) as error:
+        code = _fail(str(error), 1, debug)
+    except Exception as error:
+        code = _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1, debug)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"kdzoo: {' '.join(message.split())}", file=sys.stderr)
+    return code

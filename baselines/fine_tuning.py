@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,9 @@ class CrossEntropy(DistillationLoss):
     def __init__(self, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
 
-    def compute(self, student: Tensor, teacher: Any = None, *, mask: Tensor | None, labels: Tensor) -> Tensor:
+    def compute(  # type: ignore[override]
+        self, student: Tensor, teacher: None, *, mask: Tensor | None, labels: Tensor
+    ) -> Tensor:
         if student.dim() not in (2, 3) or labels.numel() != student.shape[:-1].numel():
             raise KdzooError(
                 f"ce: labels {tuple(labels.shape)} do not fit logits {tuple(student.shape)}; they are (B,) "

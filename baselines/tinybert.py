@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -106,7 +106,7 @@ class HiddenMSE(DistillationLoss):
         >>> loss(student, torch.randn(4, 7, 32), mask=torch.ones(4, 7)).backward()
     """
 
-    features: tuple[str, ...] = ("hidden", "cls")  # type: ignore[misc]
+    features: ClassVar[tuple[str, ...]] = ("hidden", "cls")
     variants = ("paper", "released")
     counts_padding = ("released",)
     paper, year, url = PAPER, 2020, URL
@@ -220,18 +220,15 @@ class AttentionMSE(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        pairs = valid_pairs(mask)
-        if self.variant == "released":
-            padding = None if pairs is None else ~pairs.any(-2, keepdim=True).expand_as(pairs)
-            sides = attention_scores(self.label, student, teacher, None if padding is None else ~padding)
-            if padding is not None:
-                sides = tuple(scores.masked_fill(padding, -10000.0) for scores in sides)
-            ours, theirs = (scores.masked_fill(scores <= -100.0, 0.0) for scores in sides)
-            return masked_mean((ours - theirs) ** 2)
-        student, teacher = attention_scores(self.label, student, teacher, pairs)
+        pairs = valid_pairs(mask, padded_queries=self.variant == "released")
+        ours, theirs = attention_scores(self.label, student, teacher, pairs)
         if pairs is not None:
-            student, teacher = student.masked_fill(~pairs, 0.0), teacher.masked_fill(~pairs, 0.0)
-        return masked_mean((student - teacher) ** 2, pairs)
+            # The released -10000 of a padded key becomes zero on both sides, as here.
+            ours, theirs = ours.masked_fill(~pairs, 0.0), theirs.masked_fill(~pairs, 0.0)
+        if self.variant == "released":
+            ours, theirs = (scores.masked_fill(scores <= -100.0, 0.0) for scores in (ours, theirs))
+            pairs = None
+        return masked_mean((ours - theirs) ** 2, pairs)
 
 
 @register_recipe("tinybert")

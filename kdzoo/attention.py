@@ -12,9 +12,7 @@ from kdzoo.activations import QKV
 from kdzoo.errors import KdzooError
 
 
-def attention_scores(
-    label: str, student: Any, teacher: Any, pairs: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def attention_scores(label: str, student: Any, teacher: Any, pairs: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores before the softmax of both sides, QKᵀ/√d with each side's own d, checked against each other.
 
     Args:
@@ -41,16 +39,19 @@ def attention_scores(
     return _scores(student, pairs), _scores(teacher, pairs)
 
 
-def valid_pairs(mask: Tensor | None) -> Tensor | None:
+def valid_pairs(mask: Tensor | None, *, padded_queries: bool = False) -> Tensor | None:
     """Which (query, key) pairs count, (B, 1, S, S).
 
     Args:
         mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True
             where the query may see the key; or None for all.
+        padded_queries: let a query count that is not real itself.
     """
     if mask is None:
         return None
-    return (mask if mask.dim() == 3 else mask.unsqueeze(2) & mask.unsqueeze(1)).unsqueeze(1)
+    if mask.dim() != 3:
+        mask = mask.unsqueeze(1) & (mask.unsqueeze(2) | padded_queries)
+    return mask.unsqueeze(1)
 
 
 def log_attention(scores: Tensor, pairs: Tensor | None) -> Tensor:

@@ -52,8 +52,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     shapes = _shapes(rows)
     gathered = _AllGather.apply(_padded(rows, shapes))
     parts = [gathered[rank, : shape[0]] for rank, shape in enumerate(shapes)]
-    everything = torch.cat(parts)[(slice(None), *(slice(size) for size in rows.shape[1:]))]
-    return everything, sum(shape[0] for shape in shapes[: dist.get_rank()])
+    own = [slice(None)] + [slice(size) for size in rows.shape[1:]]
+    return torch.cat(parts)[tuple(own)], sum(shape[0] for shape in shapes[: dist.get_rank()])
 
 
 def _shapes(tensor: Tensor) -> list[list[int]]:

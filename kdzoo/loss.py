@@ -205,13 +205,9 @@ class DistillationLoss(nn.Module):
         raise TypeError(f"{type(self).__name__} must implement compute()")
 
     def _mismatch(self, student: Tensor, teacher: Tensor, rule: str) -> KdzooError:
-        return KdzooError(
-            f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}"
-        )
+        return KdzooError(f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}")
 
-    def vectors(
-        self, student: Tensor, teacher: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked vectors of equal width, zero where masked, and the mask over their slots.
 
         Args:
@@ -242,9 +238,7 @@ class DistillationLoss(nn.Module):
             raise self._mismatch(student, teacher, f"differ in width; give {widths} to learn a projection")
         return student, teacher, slots
 
-    def logits(
-        self, student: Tensor, teacher: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked."""
         if student.shape != teacher.shape or student.dim() not in (2, 3):
             raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")

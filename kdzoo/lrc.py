@@ -115,9 +115,7 @@ class _Cosines(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, scale: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, scale: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         own_scale = reciprocal_norm(student).squeeze(-1)
         positive = (student * teacher).sum(-1) * own_scale * scale
         if direction.dim() < student.dim():

@@ -118,6 +118,6 @@ def _check_head(teacher: str) -> None:
         raise KdzooError(f"no model at {teacher!r}: {str(error).strip().splitlines()[0]}") from None
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise KdzooError(
-            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification head "
-            "to learn from; fine-tune it on the task first: kdzoo finetune"
+            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification "
+            "head to learn from; fine-tune it on the task first: kdzoo finetune"
         )

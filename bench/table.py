@@ -90,9 +90,8 @@ def terminal_table(records: Sequence[dict[str, Any]], title: str) -> Table:
         if students
     }
     for cells in body:
-        marked = [
-            f"[bold]{cell}[/bold]" if best.get(name) == cells[0] else cell for name, cell in zip(head, cells, strict=True)
-        ]
+        named = zip(head, cells, strict=True)
+        marked = [f"[bold]{cell}[/bold]" if best.get(name) == cells[0] else cell for name, cell in named]
         table.add_row(*marked, end_section=cells[0] == TEACHER)
     return table
 

@@ -7,7 +7,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Knowledge-distillation losses for transformer encoders, and the bench that compares them.",
 )
-console = Console()
+console = Console() if sys.stdout.isatty() else Console(width=160)
+
+ClickError: Any = typer.BadParameter.__mro__[2]  # click.ClickException, or what typer has in its place
 
 METHODS = "none,kd,pkd,tinybert,crd,lrc"
 
@@ -247,7 +248,8 @@ def compare(
     )
     comparison = Comparison(settings, out, console)
     records = comparison.run()
-    title = f"Scores on validation, mean ± std over {settings.seeds} seeds; teacher {settings.teacher}, student {settings.student}"
+    seeds_text = "one seed" if settings.seeds == 1 else f"mean ± std over {settings.seeds} seeds"
+    title = f"Validation scores, {seeds_text}; teacher {settings.teacher}, student {settings.student}"
     console.print(terminal_table(records, title))
     console.print(f"records: {out}/cells, table: {out}/results.csv", highlight=False, soft_wrap=True)
 
@@ -270,9 +272,8 @@ def table(
 def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:
     from kdzoo.bench.settings import resolve
 
-    return resolve(
-        tasks=_names(tasks), methods=_names(methods), data=data, teacher=teacher or None, student=student or None, **given
-    )
+    named = {"tasks": _names(tasks), "methods": _names(methods)}
+    return resolve(**named, data=data, teacher=teacher or None, student=student or None, **given)
 
 
 def _run_one(
@@ -323,13 +324,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments, prog_name="kdzoo", standalone_mode=False)
         code = 0
-    except click.exceptions.Exit as exit_:
+    except typer.Exit as exit_:
         code = exit_.exit_code
-    except click.ClickException as error:
+    except ClickError as error:
         code = _fail(error.format_message(), 2, debug)
     except KdzooError as error:
         code = _fail(str(error), 2, debug)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = _fail("stopped; the same command goes on from the last finished part", 130, debug)
     except (DistillationFailure, OSError) as error:
         code = _fail(str(error), 1, debug)

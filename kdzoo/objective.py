@@ -176,12 +176,12 @@ class Objective(nn.Module):
             needing = next(term for term in self.terms if term.kind.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
         to_shape = from_shape if teacher is None else ModelShape.of(teacher)
-        if any(term.kind.needs_teacher and term.feature == "logits" for term in self.terms):
-            if from_shape.num_labels != to_shape.num_labels:
-                raise KdzooError(
-                    f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
-                    "they must be trained for the same task"
-                )
+        on_logits = any(term.kind.needs_teacher and term.feature == "logits" for term in self.terms)
+        if on_logits and from_shape.num_labels != to_shape.num_labels:
+            raise KdzooError(
+                f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
+                "they must be trained for the same task"
+            )
         for term in self.terms:
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs

@@ -252,7 +252,7 @@ class Recipe(_Strict):
 
 
 def _join(schedules: list[Schedule]) -> Schedule:
-    """One schedule from those of successive stages; a stage's first point replaces the zero at its predecessor's end."""
+    """One schedule from those of successive stages; a stage's start replaces the zero at its predecessor's end."""
     if len(schedules) == 1:
         return schedules[0]
     if any(schedule.interpolate for schedule in schedules):

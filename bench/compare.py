@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterator
@@ -26,12 +25,12 @@ from rich.progress import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdzoo.bench.models import build_on_meta, load_tokenizer, make_teacher
+from kdzoo.bench.models import build_on_meta, check_head, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget, Settings
-from kdzoo.bench.table import write_csv
+from kdzoo.bench.table import TEACHER, write_csv
 from kdzoo.bench.training import Outcome, quiet, train
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, unknown
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
@@ -53,14 +52,15 @@ class Comparison:
 
     def __init__(self, settings: Settings, folder: Path, console: Console) -> None:
         quiet()
+        if settings.student is None:
+            settings = settings.model_copy(update={"student": every_other_layer(settings.teacher)})
+        if not settings.finetune_teacher:
+            check_head(settings.teacher)
         self.settings = settings
         self.console = console
         self.tasks: list[Task] = [get_task(name) for name in settings.tasks]
         self.recipes: dict[str, Recipe] = {}
-        for method in settings.methods:
-            recipe = Recipe.load(method)
-            used = {term.loss for stage in recipe.stages for term in stage.terms}
-            recipe = recipe.override(o for o in settings.overrides if "." not in o or o.split(".")[0] in used)
+        for recipe in _overridden([Recipe.load(method) for method in settings.methods], settings.overrides):
             if recipe.name in self.recipes:
                 raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
             self.recipes[recipe.name] = recipe
@@ -74,6 +74,12 @@ class Comparison:
             )
         self.check()
 
+    @property
+    def student(self) -> str:
+        """The student's description."""
+        assert self.settings.student is not None
+        return self.settings.student
+
     def check(self) -> None:
         """Refuse what cannot work, on models without weights.
 
@@ -83,7 +89,7 @@ class Comparison:
         for task in self.tasks:
             teacher = build_on_meta(self.settings.teacher, self.tokenizer, task)
             with torch.device("meta"):
-                student = make_student(self.settings.student, teacher)
+                student = make_student(self.student, teacher)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"):
@@ -128,7 +134,7 @@ class Comparison:
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
         settings = self.settings
         folder = self.records.teacher(task.name)
-        configuration = self._configuration(task, "teacher", 0, None)
+        configuration = {"task": task.name, "method": TEACHER, "seed": 0, "shared": settings.of_teacher()}
         record = self.records.find(folder / "record.json", configuration)
         if record is None:
             started = _now()
@@ -168,7 +174,13 @@ class Comparison:
     ) -> dict[str, Any]:
         recipe = self.recipes[method]
         path = self.records.cell(task.name, method, seed)
-        configuration = self._configuration(task, method, seed, recipe)
+        configuration = {
+            "task": task.name,
+            "method": method,
+            "seed": seed,
+            "shared": self.settings.shared(),
+            "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        }
         record = self.records.find(path, configuration)
         if record is not None:
             bar.advance(overall, self._steps(task, self.settings.budget))
@@ -176,7 +188,7 @@ class Comparison:
         started = _now()
         with _Part(bar, overall, f"{task.name} {method} seed {seed}") as part:
             outcome = train(
-                make_student(self.settings.student, teacher, seed=seed),
+                make_student(self.student, teacher, seed=seed),
                 teacher if recipe.needs_teacher else None,
                 recipe,
                 task=task,
@@ -192,16 +204,6 @@ class Comparison:
         self._report(record)
         return record
 
-    def _configuration(self, task: Task, method: str, seed: int, recipe: Recipe | None) -> dict[str, Any]:
-        data = {
-            "shared": self.settings.shared(),
-            "task": task.name,
-            "method": method,
-            "seed": seed,
-            "recipe": None if recipe is None else recipe.model_dump(mode="json", exclude_defaults=True),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(data))
-        return plain
 
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")
@@ -229,6 +231,17 @@ class Comparison:
     def _steps(self, task: Task, budget: Budget) -> int:
         rows = len(self.data[task.name]["train"])
         return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
+
+
+def _overridden(recipes: list[Recipe], overrides: tuple[str, ...]) -> list[Recipe]:
+    """The recipes with settings changed, each setting in those that hold its loss; one must."""
+    for setting in overrides:
+        loss = setting.partition("=")[0].split(".")[0]
+        holding = [recipe for recipe in recipes if loss in recipe.losses]
+        if not holding:
+            raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
+        recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
+    return recipes
 
 
 class _Part:

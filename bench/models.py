@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from kdzoo.activations import num_layers
 from kdzoo.errors import KdzooError
 from kdzoo.glue import Task
 from kdzoo.students import load_model, parse_student
@@ -75,13 +76,44 @@ def build_on_meta(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) 
     if is_size(teacher):
         config: Any = _fresh_config(teacher, tokenizer, task)
     else:
-        try:
-            config = AutoConfig.from_pretrained(teacher, num_labels=task.num_labels)
-        except (OSError, ValueError) as error:
-            raise KdzooError(f"no model at {teacher!r}: {_first_line(error)}") from None
+        config = _config(teacher, num_labels=task.num_labels)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     return model
+
+
+def check_head(teacher: str) -> None:
+    """Refuse a teacher without a classification head, which would teach the noise of a new one.
+
+    Raises:
+        KdzooError: says how to fine-tune one.
+    """
+    if is_size(teacher):
+        raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; train it with: kdzoo finetune")
+    architectures = _config(teacher).architectures or []
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise KdzooError(
+            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification "
+            "head to learn from; fine-tune it on the task first: kdzoo finetune"
+        )
+
+
+def every_other_layer(teacher: str) -> str:
+    """The student made of every other layer of a teacher, its top one among them, as DistilBERT starts.
+
+    Raises:
+        KdzooError: when the teacher's configuration cannot be loaded.
+    """
+    depth = parse_student(teacher).layers if is_size(teacher) else num_layers(_config(teacher))
+    assert depth is not None
+    return "teacher:" + ",".join(str(layer) for layer in range((depth - 1) % 2, depth, 2))
+
+
+def _config(teacher: str, **options: Any) -> Any:
+    try:
+        return AutoConfig.from_pretrained(teacher, **options)
+    except (OSError, ValueError) as error:
+        raise KdzooError(f"no model at {teacher!r}: {_first_line(error)}") from None
 
 
 def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) -> BertConfig:

@@ -22,18 +22,16 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         DistillationFailure: when the disk is full or the folder cannot be written.
     """
-    handle = None
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False)
-        with handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(handle.name, path)
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
     except OSError as error:
-        if handle is not None:
-            Path(handle.name).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise DistillationFailure(f"cannot write {path}: {error.strerror or error}") from error
 
 

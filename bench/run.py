@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from datasets import DatasetDict
 from rich.console import Console
-from transformers import AutoConfig
 
 from kdzoo.bench.compare import device_name, progress_bar
-from kdzoo.bench.models import is_size, load_tokenizer, make_teacher
+from kdzoo.bench.models import check_head, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import quiet, train
-from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
@@ -80,7 +78,7 @@ def run_one(
     if student is None:
         model, guide = make_teacher(teacher, tokenizer, task, seed=seed), None
     else:
-        _check_head(teacher)
+        check_head(teacher)
         guide = load_model(teacher, task.num_labels)
         model = make_student(student, guide, seed=seed)
     with torch.device("meta"):
@@ -106,18 +104,3 @@ def run_one(
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
         records.write(record_path, record)
     return record
-
-
-def _check_head(teacher: str) -> None:
-    """A teacher without a classification head would teach the noise of a new one."""
-    if is_size(teacher):
-        raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; train it with: kdzoo finetune")
-    try:
-        architectures = AutoConfig.from_pretrained(teacher).architectures or []
-    except (OSError, ValueError) as error:
-        raise KdzooError(f"no model at {teacher!r}: {str(error).strip().splitlines()[0]}") from None
-    if not any(name.endswith("ForSequenceClassification") for name in architectures):
-        raise KdzooError(
-            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification "
-            "head to learn from; fine-tune it on the task first: kdzoo finetune"
-        )

@@ -58,7 +58,7 @@ class Settings(BaseModel):
         data: ``"synthetic"``, ``"hub"`` or a folder.
         teacher: a folder or hub name, or a size such as ``"4x128"`` to train one from scratch on synthetic data.
         finetune_teacher: fine-tune the teacher on each task first; False takes it as it is.
-        student: see :func:`kdzoo.students.parse_student`.
+        student: see :func:`kdzoo.students.parse_student`; every other layer of the teacher when None.
         train_rows, validation_rows: how many to take; all when None.
         budget: of every student.
         teacher_budget: of the teacher.
@@ -73,7 +73,7 @@ class Settings(BaseModel):
     data: str
     teacher: str
     finetune_teacher: bool = True
-    student: str
+    student: str | None = None
     train_rows: int | None = Field(default=None, ge=1)
     validation_rows: int | None = Field(default=None, ge=1)
     budget: Budget = Budget()
@@ -83,6 +83,11 @@ class Settings(BaseModel):
     def shared(self) -> dict[str, Any]:
         """What all cells have in common: everything but the axes of the grid."""
         return self.model_dump(mode="json", exclude={"tasks", "methods", "seeds"})
+
+    def of_teacher(self) -> dict[str, Any]:
+        """What a task's teacher depends on."""
+        fields = {"data", "teacher", "finetune_teacher", "train_rows", "validation_rows", "teacher_budget"}
+        return self.model_dump(mode="json", include=fields)
 
 
 def validated(kind: type[Any], **values: Any) -> Any:
@@ -116,6 +121,4 @@ def resolve(**given: Any) -> Settings:
     merged = {**defaults, **given}
     for name in ("budget", "teacher_budget"):
         merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
-    if "student" not in merged:
-        raise KdzooError("name a --student: a size such as 4x312, teacher:1,3,5, a folder or a hub name")
     return validated(Settings, **merged)  # type: ignore[no-any-return]

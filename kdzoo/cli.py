@@ -249,7 +249,7 @@ def compare(
     comparison = Comparison(settings, out, console)
     records = comparison.run()
     seeds_text = "one seed" if settings.seeds == 1 else f"mean ± std over {settings.seeds} seeds"
-    title = f"Validation scores, {seeds_text}; teacher {settings.teacher}, student {settings.student}"
+    title = f"Validation scores, {seeds_text}; teacher {settings.teacher}, student {comparison.student}"
     console.print(terminal_table(records, title))
     console.print(f"records: {out}/cells, table: {out}/results.csv", highlight=False, soft_wrap=True)
 

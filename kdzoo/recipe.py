@@ -168,9 +168,14 @@ class Recipe(_Strict):
         return self
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of its losses, in order of appearance."""
+        return tuple({term.loss: None for stage in self.stages for term in stage.terms})
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at a teacher."""
-        return any(loss_class(term.loss).needs_teacher for stage in self.stages for term in stage.terms)
+        """Whether any of its losses looks at a teacher."""
+        return any(loss_class(name).needs_teacher for name in self.losses)
 
     def spans(self) -> list[tuple[float, float, Stage]]:
         """Each stage with the fractions of the run at which it starts and ends."""
@@ -232,6 +237,7 @@ class Recipe(_Strict):
         A key is ``LOSS.OPTION`` for every term of that loss (``kd.temperature=2``, ``ce.weight=0.5``), or the path to
         a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``).
         """
+        settings = list(settings)
         data = self.model_dump(mode="json", exclude_defaults=True)
         for setting in settings:
             key, equals, text = setting.partition("=")
@@ -245,8 +251,8 @@ class Recipe(_Strict):
                     term[parts[1]] = value
                 continue
             if parts[0] in available() and parts[0] not in type(self).model_fields:
-                used = sorted({term["loss"] for stage in data["stages"] for term in stage["terms"]})
-                raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {', '.join(used)}")
+                held = ", ".join(self.losses)
+                raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
             _set(data, parts, value, setting)
         return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
 

@@ -192,7 +192,6 @@ class CRD(DistillationLoss):
         self, ours: Tensor, theirs: Tensor, sample_ids: Tensor | None, contrast_ids: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
         """Both banks, both sides' positives (B, F), and the negatives' rows in the banks (B, K)."""
-        ours, theirs = ours.detach(), theirs.detach()
         rows, device = len(ours), ours.device
         if self.bank == "batch":
             if contrast_ids is not None:
@@ -245,15 +244,18 @@ class CRD(DistillationLoss):
             z: the buffer that holds the side's Z, 0 until it is known.
         """
         size, drawn = len(bank), ids.shape[1]
-        fixed = anchors.detach()
+        # A kept bank is updated in place after scoring, before autograd would look at it.
+        kept = self.bank != "batch"
+        against = anchors.detach() if kept else anchors
         # Few rows, drawn often: all products once are cheaper than copying B·K rows of the bank.
         whole = size <= ids.numel()
         if whole:
-            negatives = (fixed @ bank.T).gather(1, ids)
+            negatives = (against @ bank.T).gather(1, ids)
         else:
-            negatives = torch.einsum("bf,bkf->bk", fixed, bank[ids])
-        scores = torch.cat([(fixed * positives).sum(-1, keepdim=True), negatives], dim=1) / self.temperature
-        first = mean_over_processes(scores.exp().mean()).to(scores.dtype) * size
+            negatives = torch.einsum("bf,bkf->bk", against, bank[ids])
+        scores = torch.cat([(anchors * positives).sum(-1, keepdim=True), negatives], dim=1) / self.temperature
+        counted = mean_over_processes(torch.full((), float(scores.numel()), device=scores.device))
+        first = (mean_over_processes(scores.exp().sum()) / counted).to(scores.dtype) * size
         normaliser = torch.where(z > 0, z.to(scores.dtype), first)
         if self.training:
             z.copy_(normaliser)
@@ -264,16 +266,15 @@ class CRD(DistillationLoss):
         losses = -F.logsigmoid(odds[:, 0]) - F.logsigmoid(-odds[:, 1:]).sum(1)
         if drawn:
             losses = losses + drawn * math.log1p(EPSILON / noise)
-        # The gradient is taken here, where the bank still is what was scored: autograd would look for it after the
-        # update in place, and copying the bank instead costs as much as scoring it.
-        pull = odds.sigmoid()
-        pull[:, 0] -= 1
-        gradient = pull[:, :1] * positives
-        if whole:
-            gradient = gradient + fixed.new_zeros(len(fixed), size).scatter_add_(1, ids, pull[:, 1:]) @ bank
-        else:
-            gradient = gradient + torch.einsum("bk,bkf->bf", pull[:, 1:], bank[ids])
-        return losses + ((anchors - fixed) * gradient).sum(-1) / self.temperature
+        if kept:
+            # So the negatives' gradient is taken now; to copy the bank instead costs as much as to score it.
+            pull = odds[:, 1:].detach().sigmoid() / self.temperature
+            if whole:
+                gradient = pull.new_zeros(len(pull), size).scatter_add_(1, ids, pull) @ bank
+            else:
+                gradient = torch.einsum("bk,bkf->bf", pull, bank[ids])
+            losses = losses + ((anchors - against) * gradient).sum(-1)
+        return losses
 
     @torch.no_grad()
     def _remember(self, ours: Tensor, theirs: Tensor, sample_ids: Tensor | None) -> None:

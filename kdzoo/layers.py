@@ -12,7 +12,7 @@ from kdzoo.errors import KdzooError, unknown
 LayerMap = Union[str, Sequence[Sequence[int]]]
 Pairs = tuple[tuple[int, int], ...]
 
-NAMES = ("uniform", "last", "first", "skip")
+NAMES = ("uniform", "last", "first")
 _SLICE = re.compile(r"^(?P<name>\w+)(\[(?P<start>-?\d*)(?P<colon>:)?(?P<stop>-?\d*)\])?$")
 
 
@@ -43,9 +43,9 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
     attention = feature == "qkv"
     if not isinstance(layers, str):
         return _explicit(layers, student_layers, teacher_layers, attention)
-    match = _SLICE.match(layers.replace(" ", ""))
+    match = _SLICE.match("uniform[:-1]" if layers == "skip" else layers.replace(" ", ""))
     if match is None or match["name"] not in NAMES:
-        raise unknown("layer map", layers, (*NAMES, "uniform[:-1]"))
+        raise unknown("layer map", layers, (*NAMES, "skip", "uniform[:-1]"))
     name = match["name"]
     if name in ("first", "last") and teacher_layers < student_layers:
         raise KdzooError(
@@ -55,13 +55,10 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
     offset = teacher_layers - student_layers
     teacher_of = {
         "uniform": lambda i: math.ceil(i * teacher_layers / student_layers),
-        "skip": lambda i: math.ceil(i * teacher_layers / student_layers),
         "last": lambda i: offset + i,
         "first": lambda i: i,
     }[name]
     pairs = [(i, teacher_of(i)) for i in range(1, student_layers + 1)]
-    if name == "skip":
-        pairs = pairs[:-1]
     if match["start"] is not None:
         start = int(match["start"]) if match["start"] else None
         stop = int(match["stop"]) if match["stop"] else None
@@ -79,17 +76,16 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
 
 
 def _explicit(layers: Sequence[Sequence[int]], student_layers: int, teacher_layers: int, attention: bool) -> Pairs:
-    low = 0
     what = "attention layers" if attention else "hidden states"
     pairs = []
     for pair in layers:
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise KdzooError(f"a layer map is a name or (student, teacher) pairs, got the entry {pair!r}")
         for side, index, depth in (("student", pair[0], student_layers), ("teacher", pair[1], teacher_layers)):
             high = depth - 1 if attention else depth
-            if not isinstance(index, int) or not low <= index <= high:
+            if not isinstance(index, int) or not 0 <= index <= high:
                 raise KdzooError(
-                    f"layer map {tuple(pair)}: {side} index {index!r} is out of range; its {what} are {low} to {high}"
+                    f"layer map {tuple(pair)}: {side} index {index!r} is out of range; its {what} are 0 to {high}"
                 )
         pairs.append((int(pair[0]), int(pair[1])))
     if not pairs:

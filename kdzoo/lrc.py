@@ -150,7 +150,7 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor) -> Tensor:
     References:
         Fu et al. 2021, section "Training based on Gradient Perturbation". https://arxiv.org/abs/2012.07335
     """
-    (gradient,) = torch.autograd.grad(loss, embedding, allow_unused=True)
+    gradient: Tensor | None = torch.autograd.grad(loss, embedding, allow_unused=True)[0]
     if gradient is None:
         return torch.zeros_like(embedding)
     # Chosen on the device: asking the host would wait for it in every step.

@@ -275,11 +275,9 @@ class Objective(nn.Module):
         feature = "hidden" if term.feature == "embedding" else term.feature
         mask = None if feature == "cls" else student.mask
         if term.kind.stacked:
-            sides = [
-                torch.stack([side.get(feature, pair[which]) for pair in pairs], dim=1)
-                for which, side in enumerate((student, teacher))
-            ]
-            return losses[0](*sides, mask=mask, **context)
+            ours: list[Any] = [student.get(feature, i) for i, _ in pairs]
+            theirs: list[Any] = [teacher.get(feature, j) for _, j in pairs]
+            return losses[0](torch.stack(ours, dim=1), torch.stack(theirs, dim=1), mask=mask, **context)
         values = [
             losses[index % len(losses)](student.get(feature, i), teacher.get(feature, j), mask=mask, **context)
             for index, (i, j) in enumerate(pairs)

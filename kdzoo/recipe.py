@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -54,6 +54,10 @@ class TermSpec(_Strict):
     """A :class:`~kdzoo.objective.Term` as data; the loss's own options stand beside the other keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **data: Any) -> None: ...  # the loss's own options are not fields
 
     loss: str
     feature: str | None = None
@@ -244,7 +248,10 @@ class Recipe(_Strict):
             parts = key.strip().split(".")
             if not equals or not key.strip():
                 raise KdzooError(f"setting {setting!r} is not of the form key=value, such as kd.temperature=2")
-            value = _number(yaml.safe_load(text))
+            try:
+                value = _number(yaml.safe_load(text))
+            except yaml.YAMLError:
+                raise KdzooError(f"setting {setting!r}: {text!r} is not a YAML value") from None
             terms = [term for stage in data["stages"] for term in stage["terms"] if term["loss"] == parts[0]]
             if terms and len(parts) == 2:
                 for term in terms:

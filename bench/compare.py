@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -25,15 +26,15 @@ from rich.progress import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdzoo.bench.models import build_on_meta, check_head, every_other_layer, load_tokenizer, make_teacher
+from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget, Settings
 from kdzoo.bench.table import TEACHER, write_csv
-from kdzoo.bench.training import Outcome, quiet, train
+from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import Recipe
-from kdzoo.students import load_model, make_student
+from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
 
@@ -58,7 +59,12 @@ class Comparison:
             check_head(settings.teacher)
         self.settings = settings
         self.console = console
+        check_precision(settings.budget)
+        check_precision(settings.teacher_budget)
         self.tasks: list[Task] = [get_task(name) for name in settings.tasks]
+        twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
+        if twice:
+            raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
         self.recipes: dict[str, Recipe] = {}
         for recipe in _overridden([Recipe.load(method) for method in settings.methods], settings.overrides):
             if recipe.name in self.recipes:
@@ -88,8 +94,11 @@ class Comparison:
         """
         for task in self.tasks:
             teacher = build_on_meta(self.settings.teacher, self.tokenizer, task)
-            with torch.device("meta"):
+            on_disk = parse_student(self.student).path is not None
+            with nullcontext() if on_disk else torch.device("meta"):
                 student = make_student(self.student, teacher)
+            check_length(self.settings.budget, self.tokenizer, teacher, student)
+            check_length(self.settings.teacher_budget, self.tokenizer, teacher)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"):
@@ -274,6 +283,7 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

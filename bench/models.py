@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from kdzoo.activations import num_layers
+from kdzoo.bench.settings import Budget
 from kdzoo.errors import KdzooError
 from kdzoo.glue import Task
 from kdzoo.students import load_model, parse_student
@@ -47,7 +49,7 @@ def load_tokenizer(teacher: str, data: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(teacher)
     except (OSError, ValueError) as error:
-        raise KdzooError(f"no tokenizer at {teacher!r}: {_first_line(error)}") from None
+        raise KdzooError(f"no tokenizer at {teacher!r}: {_reason(teacher, error)}") from None
     return tokenizer
 
 
@@ -71,12 +73,18 @@ def build_on_meta(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) 
     """The same teacher without weights, for checks.
 
     Raises:
-        KdzooError: when its configuration cannot be loaded.
+        KdzooError: when its configuration cannot be loaded, or its head is for another number of labels.
     """
     if is_size(teacher):
         config: Any = _fresh_config(teacher, tokenizer, task)
     else:
-        config = _config(teacher, num_labels=task.num_labels)
+        config = _config(teacher)
+        if _has_head(config) and config.num_labels != task.num_labels:
+            raise KdzooError(
+                f"the teacher {teacher!r} has a head for {config.num_labels} labels and {task.name} has "
+                f"{task.num_labels}; take one fine-tuned on {task.name}, or a pretrained one without a head"
+            )
+        config.num_labels = task.num_labels
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     return model
@@ -90,12 +98,25 @@ def check_head(teacher: str) -> None:
     """
     if is_size(teacher):
         raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; train it with: kdzoo finetune")
-    architectures = _config(teacher).architectures or []
-    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+    config = _config(teacher)
+    if not _has_head(config):
+        architecture = ", ".join(config.architectures or []) or "unknown architecture"
         raise KdzooError(
-            f"the teacher {teacher!r} ({', '.join(architectures) or 'unknown architecture'}) has no classification "
+            f"the teacher {teacher!r} ({architecture}) has no classification "
             "head to learn from; fine-tune it on the task first: kdzoo finetune"
         )
+
+
+def check_length(budget: Budget, tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> None:
+    """Refuse rows longer than a model has positions for.
+
+    Raises:
+        KdzooError: names both numbers.
+    """
+    positions = [getattr(model.config, "max_position_embeddings", budget.max_length) for model in models]
+    most = min(tokenizer.model_max_length, *positions)
+    if budget.max_length > most:
+        raise KdzooError(f"max_length is {budget.max_length}; the model takes at most {most} tokens")
 
 
 def every_other_layer(teacher: str) -> str:
@@ -113,7 +134,7 @@ def _config(teacher: str, **options: Any) -> Any:
     try:
         return AutoConfig.from_pretrained(teacher, **options)
     except (OSError, ValueError) as error:
-        raise KdzooError(f"no model at {teacher!r}: {_first_line(error)}") from None
+        raise KdzooError(f"no model at {teacher!r}: {_reason(teacher, error)}") from None
 
 
 def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) -> BertConfig:
@@ -132,5 +153,10 @@ def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) 
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _has_head(config: Any) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
+def _reason(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return reason if Path(name).is_dir() else f"no folder of that name, and the hub did not give it ({reason})"

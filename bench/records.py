@@ -42,25 +42,28 @@ class Records:
         folder: made when it is not there.
         shared: what all cells have in common.
         order: the tasks and methods as the tables show them.
+        file: where in the folder both are kept.
 
     Raises:
         KdzooError: when the folder cannot be written, is in use, or holds another configuration's records; the
             difference is named.
     """
 
-    def __init__(self, folder: Path, shared: dict[str, Any], order: dict[str, list[str]]) -> None:
+    def __init__(
+        self, folder: Path, shared: dict[str, Any], order: dict[str, list[str]], *, file: str = "config.json"
+    ) -> None:
         self.folder = folder
+        self.config = folder / file
         self.shared = shared
         self.order = order
         try:
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise KdzooError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
-        config = folder / "config.json"
-        if config.exists():
-            old = read_json(config)
+        if self.config.exists():
+            old = read_json(self.config)
             if old.get("format", FORMAT) > FORMAT:
                 raise KdzooError(f"{folder} was written by a newer kdzoo (format {old['format']}); update kdzoo")
             difference = differences(old.get("shared", {}), shared)
@@ -77,8 +80,7 @@ class Records:
 
         try:
             with FileLock(self.folder / ".lock", timeout=0):
-                config = {"format": FORMAT, "shared": self.shared, "order": self.order}
-                self.write(self.folder / "config.json", config)
+                self.write(self.config, {"format": FORMAT, "shared": self.shared, "order": self.order})
                 yield
         except Timeout:
             raise KdzooError(f"{self.folder} is in use by another run; wait for it, or choose another --out") from None
@@ -133,19 +135,23 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise KdzooError(f"{path} cannot be read: {error}; remove it and its cell is computed again") from None
+        raise KdzooError(f"{path} cannot be read: {error}; remove it, and what it held is computed again") from None
     if not isinstance(data, dict):
-        raise KdzooError(f"{path} is not a record; remove it and its cell is computed again")
+        raise KdzooError(f"{path} is not a record; remove it, and what it held is computed again")
     return data
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Which settings differ, in words."""
-    found = []
-    for key in sorted({*old, *new}):
-        one, other = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            found.append(f"{prefix}{key} is {one!r} there and {other!r} here")
-    return found
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Which settings differ, in words; mappings and lists of one length are looked into."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+        keys = list(old)
+    else:
+        return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
+    return [
+        line
+        for key in keys
+        for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    ]

@@ -12,10 +12,11 @@ from datasets import DatasetDict
 from rich.console import Console
 
 from kdzoo.bench.compare import device_name, progress_bar
-from kdzoo.bench.models import check_head, load_tokenizer, make_teacher
+from kdzoo.bench.models import check_head, check_length, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
-from kdzoo.bench.training import quiet, train
+from kdzoo.bench.training import check_precision, quiet, train
+from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
@@ -57,6 +58,7 @@ def run_one(
         DistillationFailure: when the loss becomes NaN or infinite.
     """
     quiet()
+    check_precision(budget)
     task = get_task(task_name)
     tokenizer = load_tokenizer(teacher, data)
     configuration = {
@@ -70,7 +72,10 @@ def run_one(
         "train_rows": train_rows,
         "validation_rows": validation_rows,
     }
-    records = Records(folder, json.loads(json.dumps(configuration)), {})
+    # config.json is the model's, which is written to the same folder.
+    records = Records(folder, json.loads(json.dumps(configuration)), {}, file="run.json")
+    if (folder / "config.json").exists() and not records.config.exists():
+        raise KdzooError(f"{folder} holds a model that this command did not write; choose another --out")
     record_path = folder / "record.json"
     if record_path.exists():
         return read_json(record_path)
@@ -81,6 +86,7 @@ def run_one(
         check_head(teacher)
         guide = load_model(teacher, task.num_labels)
         model = make_student(student, guide, seed=seed)
+    check_length(budget, tokenizer, model)
     with torch.device("meta"):
         recipe.objective().bind(model, guide, num_samples=len(rows["train"]))
     tokenized = DatasetDict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -101,6 +101,8 @@ def validated(kind: type[Any], **values: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise KdzooError(f"{name} is missing; give at least one") from None
         raise KdzooError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
 
 
@@ -121,4 +123,4 @@ def resolve(**given: Any) -> Settings:
     merged = {**defaults, **given}
     for name in ("budget", "teacher_budget"):
         merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
-    return validated(Settings, **merged)  # type: ignore[no-any-return]
+    return cast(Settings, validated(Settings, **merged))

@@ -121,12 +121,16 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """All records of a comparison's folder: each task's teacher, then its cells.
 
     Raises:
-        KdzooError: when there is none.
+        KdzooError: when there is none, or one is damaged.
     """
-    paths = sorted(folder.glob("teachers/*/record.json")) + sorted(folder.glob("cells/*.json"))
+    paths = sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
     if not paths:
         raise KdzooError(f"{folder} holds no records; `kdzoo compare --out {folder}` writes them")
     records = [read_json(path) for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        if missing := {"task", "method", "seed", "score", "samples_per_second", "parameters"} - record.keys():
+            lacking = ", ".join(sorted(missing))
+            raise KdzooError(f"{path} lacks {lacking}; remove it, and what it held is computed again")
     order = read_json(folder / "config.json").get("order", {}) if (folder / "config.json").exists() else {}
     return sorted(
         records,

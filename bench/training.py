@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -15,10 +16,12 @@ import torch
 from datasets import Dataset, DatasetDict
 from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from kdzoo.bench.settings import Budget
+from kdzoo.errors import KdzooError
 from kdzoo.glue import Task
 from kdzoo.recipe import Recipe
 from kdzoo.trainer import DistillationTrainer
@@ -110,6 +113,7 @@ def train(
         max_grad_norm=budget.max_grad_norm,
         bf16=budget.precision == "bf16",
         fp16=budget.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
         seed=seed,
         data_seed=seed,
         train_sampling_strategy="group_by_length",
@@ -136,8 +140,10 @@ def train(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     ran = {"train_runtime": 0.0, "train_samples_per_second": 0.0}
+    resumed = 0
     if not evaluate_only:
-        ran |= trainer.train(resume_from_checkpoint=save and any(folder.glob("checkpoint-*"))).metrics
+        checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
+        ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     by_split, predictions, seconds, rows = {}, {}, 0.0, 0
     for split in task.validation_splits:
         if split not in data:
@@ -152,14 +158,15 @@ def train(
     if save:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         trainer.save_model(str(folder))
-    done = max(trainer.state.global_step, 1)
+    done = max(trainer.state.global_step - resumed, 1)
     step = ran["train_runtime"] / done
     split_seconds = {name: value / done for name, value in trainer.seconds.items()}
     return Outcome(
         metrics=metrics,
         score=task.score(metrics),
         predictions=predictions,
-        samples_per_second=float(ran["train_samples_per_second"]),
+        # The Trainer counts the rows from before a resume too.
+        samples_per_second=float(ran["train_samples_per_second"]) * done / max(trainer.state.global_step, 1),
         train_seconds=float(ran["train_runtime"]),
         steps=trainer.state.global_step,
         step_seconds={**split_seconds, "update": max(step - sum(split_seconds.values()), 0.0)},
@@ -169,6 +176,29 @@ def train(
         peak_memory=_peak_memory(),
         history=trainer.state.log_history,
     )
+
+
+def last_checkpoint(folder: Path) -> tuple[str | None, int]:
+    """The last whole checkpoint in a folder and its step; None and 0 where there is none.
+
+    The Trainer writes a checkpoint's state last, so one that was cut short has none.
+    """
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+        try:
+            return str(path), int(json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError):
+            continue
+    return None, 0
+
+
+def check_precision(budget: Budget) -> None:
+    """Refuse a precision that the machine does not have.
+
+    Raises:
+        KdzooError: names those it has.
+    """
+    if budget.precision == "fp16" and not torch.accelerator.is_available():
+        raise KdzooError("precision fp16 needs an accelerator, and there is none; take fp32 or bf16")
 
 
 def predict(trainer: DistillationTrainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -71,7 +71,11 @@ def create(name: str, **options: Any) -> DistillationLoss:
     missing = [o for o, default in known.items() if default is inspect.Parameter.empty and o not in options]
     if missing:
         raise KdzooError(f"{name} needs {', '.join(f'{option}=' for option in missing)}")
-    return loss(**options)
+    try:
+        return loss(**options)
+    except TypeError as error:
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise KdzooError(f"{name} cannot be made with {given}: {error}") from error
 
 
 def available(kind: str = "losses") -> list[str]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import get_last_checkpoint
 
 from kdzoo.activations import Activations, capture, embedding_output, unwrap
+from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError
 from kdzoo.lrc import gradient_perturbation
 from kdzoo.objective import Objective, ObjectiveOutput
@@ -46,8 +50,12 @@ class Distiller(nn.Module):
         """The student's config; the Trainer looks for one."""
         return self.student.config
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
+    def activation_checkpointing_enable(self, **options: Any) -> None:
         """Pass on to the student what the Trainer asks of a model."""
+        self.student.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same by the name that the Trainer used before transformers 5.23."""
         self.student.gradient_checkpointing_enable(**options)
 
     def forward(
@@ -92,7 +100,8 @@ class DistillationTrainer(Trainer):
     """Trains a student from a teacher by a recipe or an objective; all else is ``transformers.Trainer``.
 
     The training set's rows hold the models' inputs, ``labels`` and, for losses that keep a bank, ``sample_ids`` (the
-    row's index). Columns that one of the models does not take are kept for the other. With
+    row's index). Columns that one of the models does not take are kept for the other, and those that neither takes are
+    left out unless ``remove_unused_columns=False``. What the losses learn starts from ``seed``. With
     ``train_sampling_strategy="group_by_length"`` the order of the rows depends on ``data_seed`` (or ``seed``) and
     the epoch alone, so that it is the same for every method and after a resume.
 
@@ -110,6 +119,9 @@ class DistillationTrainer(Trainer):
         KdzooError: for models, data and objective that do not go together; before any training.
         DistillationFailure: from ``train``, when the loss becomes NaN or infinite; the last checkpoint is kept.
     """
+
+    model: Any  # a Distiller; the Trainer declares a PreTrainedModel
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -131,12 +143,19 @@ class DistillationTrainer(Trainer):
             objective = recipe.objective()
         needs_teacher = any(term.kind.needs_teacher for term in objective.terms)
         self.teacher = None if teacher is None or not needs_teacher else unwrap(teacher)
-        train_dataset = arguments.get("train_dataset")
+        train_dataset: Any = arguments.get("train_dataset")
+        if args.n_gpu > 1:
+            raise KdzooError(
+                f"one process cannot distil on {args.n_gpu} GPUs; start one process a GPU with torchrun, or choose one "
+                "with CUDA_VISIBLE_DEVICES"
+            )
         if self.teacher is not None:
             _check_vocabularies(model, self.teacher)
-        objective.bind(model, self.teacher, num_samples=None if train_dataset is None else len(train_dataset))
+        # The Trainer seeds too late for projections and banks.
+        set_seed(args.seed)
+        num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
+        objective.bind(model, self.teacher, num_samples=num_samples)
         _check_columns(objective, train_dataset)
-        args.remove_unused_columns = False
         if args.label_names is None:
             args.label_names = ["labels"]
         if args.ddp_broadcast_buffers is None:
@@ -144,9 +163,13 @@ class DistillationTrainer(Trainer):
             args.ddp_broadcast_buffers = False
         perturbation = recipe.perturbation if recipe is not None else None
         super().__init__(model=Distiller(model, objective, perturbation), args=args, **arguments)
+        # The columns that the Trainer keeps.
+        others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
+        self._signature_columns = [*accepted_inputs(model), *others]
         if self.teacher is not None:
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
+            self._signature_columns = [*self._signature_columns, *self._teacher_inputs]
         self.seconds = {"teacher": 0.0, "student": 0.0}
         self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
 
@@ -195,13 +218,14 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Add each term's mean since the last log."""
-        if "loss" in logs and self._steps:
+        if self._steps and ("loss" in logs or "train_loss" in logs):
             self._check_finite(self._steps)
             sums: dict[str, list[Tensor]] = {}
             for _, output, _ in self._steps:
                 for name, value in output.terms.items():
                     sums.setdefault(name, []).append(value)
-            logs = logs | {f"loss/{name}": torch.stack(values).mean().item() for name, values in sums.items()}
+            means = {name: mean_over_processes(torch.stack(values).mean()) for name, values in sums.items()}
+            logs = logs | {f"loss/{name}": mean.item() for name, mean in means.items()}
             self._steps.clear()
         super().log(logs, *arguments, **options)
 
@@ -212,24 +236,29 @@ class DistillationTrainer(Trainer):
         bad = {name: value.item() for name, value in output.terms.items() if not value.isfinite()}
         what = ", ".join(f"the term {name!r} is {value}" for name, value in bad.items()) or f"it is {output.total}"
         rows = "unknown rows" if ids is None else f"training rows {', '.join(str(row) for row in ids.tolist())}"
-        kept = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
-        checkpoint = f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
-        raise DistillationFailure(
-            f"the loss is not finite at step {step}: {what}; the batch held {rows}; {checkpoint}"
-        )
+        folder = Path(str(self.args.output_dir))
+        kept = get_last_checkpoint(folder) if folder.is_dir() else None
+        checkpoint = f"the last checkpoint is {kept}" if kept else "no checkpoint had been written yet"
+        raise DistillationFailure(f"the loss is not finite at step {step}: {what}; the batch held {rows}; {checkpoint}")
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A recipe's own learning-rate course where its stages name one."""
-        spans = self.recipe.spans() if self.recipe is not None else []
-        if self.lr_scheduler is None and any(stage.lr_scheduler for _, _, stage in spans):
+        own = self.lr_scheduler is None and self.recipe is not None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        spans = self.recipe.spans() if own and self.recipe is not None else []
+        if any(stage.lr_scheduler for _, _, stage in spans):
+            if not isinstance(scheduler, LambdaLR):
+                raise KdzooError(
+                    f"the recipe's stages set the learning rate, which lr_scheduler_type={self.args.lr_scheduler_type} "
+                    "does not go with; take 'linear'"
+                )
             warmup = self.args.get_warmup_steps(num_training_steps)
-            factor = _StagedRate(spans, num_training_steps, warmup)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+            course = _staged_rate(spans, num_training_steps, warmup, scheduler.lr_lambdas[0])
+            self.lr_scheduler = LambdaLR(scheduler.optimizer, course)
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
         names = getattr(dataset, "column_names", ())
@@ -252,26 +281,29 @@ class DistillationTrainer(Trainer):
 
         The objective (projections, banks) goes into checkpoints alone.
         """
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(str(output_dir or self.args.output_dir))
         if not self.args.should_save:
             return
         self.student.save_pretrained(folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
         if _internal_call:
-            state = {name: value.contiguous() for name, value in self.model.objective.state_dict().items()}
-            save_file(state, folder / OBJECTIVE_FILE)
+            save_model(self.model.objective, str(folder / OBJECTIVE_FILE))
         else:
             (folder / "README.md").write_text(self._model_card(), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        for name, module in ((STUDENT_FILE, self.student), (OBJECTIVE_FILE, self.model.objective)):
-            try:
-                module.load_state_dict(load_file(folder / name))
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                raise KdzooError(f"checkpoint {folder} cannot be resumed: {name}: {reason}") from error
+        with _resuming(folder, STUDENT_FILE):
+            load_model(self.student, folder / STUDENT_FILE)
+        with _resuming(folder, OBJECTIVE_FILE):
+            load_model(self.model.objective, folder / OBJECTIVE_FILE)
+        with _resuming(folder, TRAINER_STATE_NAME):
+            TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _resuming(Path(checkpoint or ""), "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
@@ -296,24 +328,22 @@ class DistillationTrainer(Trainer):
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"))
 
 
-class _StagedRate:
-    """The factor on the learning rate at a step: each stage's own course within its span."""
+def _staged_rate(
+    spans: list[tuple[float, float, Stage]], steps: int, warmup: int, course: Callable[[int], float]
+) -> Callable[[int], float]:
+    """The factor on the learning rate at a step: each stage's own course within its span, or the arguments'."""
 
-    def __init__(self, spans: list[tuple[float, float, Stage]], steps: int, warmup: int) -> None:
-        self._spans = spans
-        self._steps = steps
-        self._warmup = warmup
-
-    def __call__(self, step: int) -> float:
-        if step < self._warmup:
-            return step / self._warmup
-        progress = step / max(self._steps, 1)
-        start, end, stage = next((span for span in self._spans if progress < span[1]), self._spans[-1])
-        if stage.lr_scheduler == "constant":
-            return 1.0
+    # A function and not an object: checkpoints would hold the object, and refuse to load it.
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        progress = step / max(steps, 1)
+        start, end, stage = next((span for span in spans if progress < span[1]), spans[-1])
         if stage.lr_scheduler is None:
-            start, end = 0.0, 1.0
-        return max(0.0, (end - progress) / (end - start))
+            return course(step)
+        return 1.0 if stage.lr_scheduler == "constant" else max(0.0, (end - progress) / (end - start))
+
+    return factor
 
 
 class _SeededLengthSampler(LengthGroupedSampler):
@@ -331,6 +361,16 @@ class _SeededLengthSampler(LengthGroupedSampler):
     def __iter__(self) -> Any:
         self.generator.manual_seed(self._seed * 1_000_003 + self._epoch)
         return super().__iter__()
+
+
+@contextmanager
+def _resuming(folder: Path, name: str) -> Iterator[None]:
+    """What goes wrong while a checkpoint's file is read, on one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise KdzooError(f"checkpoint {folder} cannot be resumed: {name}: {reason}") from error
 
 
 def accepted_inputs(model: PreTrainedModel) -> frozenset[str]:
@@ -352,7 +392,8 @@ def _check_columns(objective: Objective, dataset: Any) -> None:
     if names is None:
         return
     for term in objective.terms:
-        for need in sorted(objective.losses[term.name][0].needs):
+        loss: Any = next(objective.losses[term.name].children())
+        for need in sorted(loss.needs):
             if need not in names:
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"

@@ -1,0 +1,576 @@
+"""DistillationTrainer: what is optimised, saved and resumed, what the teacher does, and when training stops."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import collate, rows
+from tiny_models import batch, tiny
+from torch import Tensor
+
+import kdzoo
+from kdzoo.errors import DistillationFailure, KdzooError
+from kdzoo.loss import DistillationLoss
+from kdzoo.objective import Objective, ObjectiveOutput, Term
+from kdzoo.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
+
+STEPS = 12  # two epochs of 24 rows, 4 a step
+
+
+def student(seed: int = 1, dropout: float = 0.0, family: str = "bert", **options: Any) -> Any:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16} | options
+    rates = ("dropout", "attention_dropout") if family == "distilbert" else ()
+    names = rates or ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return tiny(family, seed, **sizes, **dict.fromkeys(names, dropout)).train()
+
+
+def teacher(**options: Any) -> Any:
+    return tiny("bert", seed=7, num_hidden_layers=4, **options)
+
+
+def arguments(folder: Path, **settings: Any) -> Any:
+    from transformers import TrainingArguments
+
+    defaults: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 5e-3,
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**defaults | settings)
+
+
+def trainer(
+    folder: Path,
+    recipe: Any = None,
+    *,
+    objective: Objective | None = None,
+    model: Any = None,
+    guide: Any = None,
+    data: Any = None,
+    callbacks: Any = (),
+    kind: Any = None,
+    also: Any = None,
+    **settings: Any,
+) -> Any:
+    made = (kind or kdzoo.DistillationTrainer)(
+        model=student() if model is None else model,
+        teacher=teacher() if guide is None else guide,
+        recipe=recipe,
+        objective=objective,
+        args=arguments(folder, **settings),
+        train_dataset=rows() if data is None else data,
+        data_collator=collate,
+        callbacks=list(callbacks),
+        **(also or {}),
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    made.pop_callback(PrinterCallback)
+    return made
+
+
+def seeing(made: Any) -> list[list[int]]:
+    """The sample ids of each batch from now on."""
+    seen: list[list[int]] = []
+    compute = made.compute_loss
+
+    def watched(model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        seen.append(inputs["sample_ids"].tolist())
+        return compute(model, inputs, *rest, **more)
+
+    made.compute_loss = watched
+    return seen
+
+
+def state(made: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in made.model.state_dict().items()}
+
+
+def callback(**events: Any) -> Any:
+    """A TrainerCallback out of functions."""
+    from transformers import TrainerCallback
+
+    return type("Callback", (TrainerCallback,), {name: staticmethod(event) for name, event in events.items()})()
+
+
+# --- what is optimised ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["tinybert", "crd", "lrc", "pkd"])
+def test_objective_parameters_are_trained(recipe: str, tmp_path: Path) -> None:
+    made = trainer(tmp_path, recipe, max_steps=2)
+    before = state(made)
+    own = {f"objective.{name}" for name, _ in made.model.objective.named_parameters()}
+    assert own, "a teacher of another width needs projections or embeddings"
+    made.train()
+    optimised = {id(p) for group in made.optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in optimised for p in made.model.parameters())
+    after = state(made)
+    still = {name for name in own if torch.equal(before[name], after[name])}
+    assert not still
+    assert not torch.equal(before["student.bert.encoder.layer.0.output.dense.weight"],
+                           after["student.bert.encoder.layer.0.output.dense.weight"])  # fmt: skip
+
+
+def test_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    made = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        made.append(state(trainer(tmp_path, "crd", seed=5)))
+    other = state(trainer(tmp_path, "crd", seed=6))
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert not torch.equal(made[0]["objective.losses.crd.0.student_bank"], other["objective.losses.crd.0.student_bank"])
+
+
+@pytest.mark.parametrize("terms", ["rows", "tokens"])
+def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
+    """One step on 8 rows, at once and as 4 times 2, has one gradient and one logged loss."""
+    by_rows = [Term("ce"), Term("kd", temperature=2.0), Term("pkd", weight=3.0)]
+    by_tokens = [Term("hidden_mse"), Term("attention_mse"), Term("embedding_mse")]
+    found = []
+    for pieces in (1, 4):
+        gradients: dict[str, Tensor] = {}
+
+        def keep(args: Any, state: Any, control: Any, model: Any = None, kept: Any = gradients, **_: Any) -> None:
+            kept |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+        made = trainer(
+            tmp_path,
+            objective=Objective(by_rows if terms == "rows" else by_tokens),
+            # a mean over tokens is the mean over micro-batches only where these hold equally many
+            data=rows(8, length=None if terms == "rows" else 9),
+            per_device_train_batch_size=8 // pieces,
+            gradient_accumulation_steps=pieces,
+            train_sampling_strategy="sequential",
+            max_steps=1,
+            max_grad_norm=0.0,
+            callbacks=[callback(on_pre_optimizer_step=keep)],
+        )
+        made.train()
+        found.append((gradients, {k: v for k, v in made.state.log_history[0].items() if k.startswith("loss")}))
+    (whole, logged), (pieced, logged_in_pieces) = found
+    assert whole.keys() == pieced.keys() and len(logged) == 4
+    for name in whole:
+        torch.testing.assert_close(pieced[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert logged_in_pieces == pytest.approx(logged, rel=1e-5)
+
+
+def test_gradient_checkpointing(tmp_path: Path) -> None:
+    ends = []
+    for on in (False, True):
+        settings = {"activation_checkpointing_kwargs": {"use_reentrant": False}} if on else {}
+        made = trainer(tmp_path, "lrc", max_steps=2, activation_checkpointing=on, **settings)
+        made.train()
+        assert made.student.is_activation_checkpointing == on
+        ends.append(state(made))
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+
+
+# --- order, columns, the teacher --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+def test_the_order_of_rows_is_the_same_for_every_method(sampling: str, tmp_path: Path) -> None:
+    orders = {}
+    for method, noise, seed in (("none", 0, 3), ("crd", 1, 3), ("lrc", 2, 3), ("none", 3, 4)):
+        torch.manual_seed(noise)  # what ran before must not matter
+        made = trainer(tmp_path, method, train_sampling_strategy=sampling, seed=seed, model=student(dropout=0.1))
+        orders[method, seed] = seeing(made)
+        made.train()
+    first = orders["none", 3]
+    assert len(first) == STEPS and sorted(row for ids in first[:6] for row in ids) == [*range(24)]
+    assert first[:6] != first[6:]
+    assert orders["crd", 3] == orders["lrc", 3] == first
+    assert orders["none", 4] != first
+
+
+def test_rows_of_like_length_share_a_batch(tmp_path: Path) -> None:
+    data = rows(64)
+
+    def padding(sampling: str) -> int:
+        made = trainer(tmp_path, "none", data=data, train_sampling_strategy=sampling, num_train_epochs=1, max_steps=-1)
+        seen = seeing(made)
+        made.train()
+        lengths = data["length"]
+        return sum(max(lengths[i] for i in ids) * len(ids) - sum(lengths[i] for i in ids) for ids in seen)
+
+    assert padding("group_by_length") < padding("random") / 2
+
+
+def test_columns_of_the_teacher_alone_are_kept(tmp_path: Path) -> None:
+    """DistilBERT takes no token types; its teacher does. What neither takes is left out, as Trainer does."""
+    guide = teacher()
+    model = student(family="distilbert")
+    data = rows().add_column("sentence", ["text that no tensor can be made of"] * 24)
+    made = trainer(tmp_path, "kd", model=model, guide=guide, data=data, max_steps=1)
+    given: dict[str, set[str]] = {}
+    for name, module in (("teacher", guide), ("student", model)):
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: given.update({name: {k for k, v in kwargs.items() if v is not None}}),
+            with_kwargs=True,
+        )
+    made.train()
+    assert given["teacher"] >= {"input_ids", "attention_mask", "token_type_ids"}
+    assert "token_type_ids" not in given["student"] and "sentence" not in given["teacher"] | given["student"]
+
+
+def test_the_teacher_only_watches(tmp_path: Path) -> None:
+    guide = teacher(hidden_dropout_prob=0.5).train()
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    made = trainer(tmp_path, "tinybert", guide=guide, max_steps=3)
+    modes: list[tuple[bool, bool]] = []
+    guide.register_forward_pre_hook(lambda module, _: modes.append((module.training, torch.is_grad_enabled())))
+    made.train()
+    assert modes == [(False, False)] * 3
+    assert all(p.grad is None for p in guide.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+    assert not any(name.startswith("teacher") for name in made.model.state_dict())
+
+
+def test_without_need_no_teacher_runs(tmp_path: Path) -> None:
+    guide = teacher()
+    guide.register_forward_pre_hook(lambda *_: pytest.fail("fine-tuning ran the teacher"))
+    made = trainer(tmp_path, "none", guide=guide, max_steps=1)
+    assert made.teacher is None
+    made.train()
+
+
+def test_cls_methods_leave_attention_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kdzoo.trainer
+
+    asked: list[Any] = []
+    implementations: set[str] = set()
+    original = kdzoo.trainer.capture
+
+    def counting(model: Any, needs: Any) -> Any:
+        asked.append(needs)
+        return original(model, needs)
+
+    monkeypatch.setattr(kdzoo.trainer, "capture", counting)
+    model, guide = student(), teacher()
+    for module in (model, guide):
+        module.register_forward_pre_hook(lambda m, _: implementations.add(m.config._attn_implementation))
+    made = trainer(tmp_path, "pkd", model=model, guide=guide, max_steps=1)
+    made.train()
+    by_teacher, by_student = asked
+    assert implementations == {"sdpa"}
+    assert (by_student.cls, by_teacher.cls) == ({1}, {2})
+    assert not by_student.hidden | by_teacher.hidden | by_student.qkv | by_teacher.qkv
+
+    implementations.clear()
+    trainer(tmp_path, "tinybert", model=model, guide=guide, max_steps=1).train()
+    assert implementations == {"kdzoo_capture"}, "the probe must see a switch where there is one"
+    assert model.config._attn_implementation == guide.config._attn_implementation == "sdpa"
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_lrc_adds_its_other_terms_after_80_percent(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "lrc", max_steps=10)
+    made.train()
+    logged = [{k.removeprefix("loss/") for k in entry if k.startswith("loss/")} for entry in made.state.log_history]
+    assert logged[:10] == [{"cos_nce"}] * 8 + [{"cos_nce", "kd", "ce"}] * 2
+    for entry in made.state.log_history[:10]:
+        total = entry["loss/cos_nce"] + entry.get("loss/kd", 0) + 3 * entry.get("loss/ce", 0)
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_tinybert_learning_rate(tmp_path: Path) -> None:
+    """Constant on the layers, then linearly to zero; warm-up comes first where it is asked for."""
+    rate = 1e-3
+    for warmup in (0, 4):
+        made = trainer(tmp_path, "tinybert", max_steps=100, learning_rate=rate, warmup_steps=warmup)
+        made.create_optimizer_and_scheduler(100)
+        rates = []
+        for _ in range(100):
+            rates.append(made.optimizer.param_groups[0]["lr"])
+            made.optimizer.step()
+            made.lr_scheduler.step()
+        np.testing.assert_allclose(rates[:warmup], rate * np.arange(warmup) / max(warmup, 1))
+        np.testing.assert_allclose(rates[warmup:77], rate)
+        np.testing.assert_allclose(rates[77:], rate * (1 - np.arange(23) / 23))
+        assert made.optimizer.param_groups[0]["lr"] == 0
+
+
+def test_a_stage_without_a_course_follows_the_arguments(tmp_path: Path) -> None:
+    stage = {"fraction": 0.5, "terms": [{"loss": "ce"}]}
+    recipe = Recipe.parse({"name": "mine", "stages": [stage | {"lr_scheduler": "constant"}, stage]})
+    made = trainer(tmp_path, recipe, max_steps=10, learning_rate=1.0, lr_scheduler_type="cosine")
+    made.create_optimizer_and_scheduler(10)
+    rates = []
+    for _ in range(10):
+        rates.append(made.optimizer.param_groups[0]["lr"])
+        made.optimizer.step()
+        made.lr_scheduler.step()
+    np.testing.assert_allclose(rates[:5], 1)
+    np.testing.assert_allclose(rates[5:], (1 + np.cos(np.pi * np.arange(5, 10) / 10)) / 2)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stop", "settings"),
+    [
+        ("crd", 6, {}),  # at the end of an epoch; with a bank
+        ("lrc", 8, {}),  # in the middle of one; two forward passes a step
+        ("tinybert", 7, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
+        ("kd", 8, {"train_sampling_strategy": "random"}),
+    ],
+)
+def test_resumed_equals_uninterrupted(recipe: str, stop: int, settings: dict[str, Any], tmp_path: Path) -> None:
+    straight = trainer(tmp_path / "a", recipe, model=student(dropout=0.1), **settings)
+    order = seeing(straight)
+    straight.train()
+
+    def halt(args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == stop
+
+    saving = {"save_strategy": "steps", "save_steps": stop, **settings}
+    stopping = [callback(on_step_end=halt)]
+    first = trainer(tmp_path / "b", recipe, model=student(dropout=0.1), callbacks=stopping, **saving)
+    before = seeing(first)
+    first.train()
+    assert first.state.global_step == stop
+
+    torch.manual_seed(99)
+    second = trainer(tmp_path / "b", recipe, model=student(seed=50, dropout=0.1), **saving)
+    for parameter in second.model.parameters():
+        parameter.data.add_(1.0)  # whatever is right in the end came out of the checkpoint
+    after = seeing(second)
+    second.train(resume_from_checkpoint=True)
+    assert before + after == order
+    for name, expected in state(straight).items():
+        torch.testing.assert_close(state(second)[name], expected, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "objective.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_truncated_checkpoints_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    trainer(tmp_path, "crd", max_steps=2, save_strategy="steps", save_steps=2).train()
+    path = tmp_path / "checkpoint-2" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(KdzooError, match=rf"checkpoint .*checkpoint-2 cannot be resumed: {name}") as error:
+        trainer(tmp_path, "crd").train(resume_from_checkpoint=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, "crd", max_steps=2, save_strategy="steps", save_steps=2).train()
+    with pytest.raises(KdzooError, match=r"cannot be resumed: objective.safetensors") as error:
+        trainer(tmp_path, "tinybert").train(resume_from_checkpoint=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_best_checkpoint_is_loaded_in_the_end(tmp_path: Path) -> None:
+    worst_is_last = iter([1.0, 2.0, 3.0])
+    made = trainer(
+        tmp_path, "crd", max_steps=3, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="made_up", greater_is_better=False,
+        also={"eval_dataset": rows(8, seed=1), "compute_metrics": lambda _: {"made_up": next(worst_is_last)}},
+    )  # fmt: skip
+    made.train()
+    from safetensors.torch import load_file
+
+    kept = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in made.student.state_dict().items())
+
+
+OUTSIDER = """
+import json, sys
+
+class NoKdzoo:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "kdzoo":
+            raise ImportError("kdzoo is not installed here")
+
+sys.meta_path.insert(0, NoKdzoo())
+try:
+    import kdzoo
+except ImportError:
+    pass
+else:
+    sys.exit("kdzoo was imported after all")
+import torch
+from transformers import AutoModelForSequenceClassification
+
+model, notes = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], output_loading_info=True)
+batch = {name: torch.tensor(value) for name, value in json.load(open(sys.argv[2])).items()}
+with torch.no_grad():
+    logits = model.eval()(**batch).logits.tolist()
+print(json.dumps([logits, sorted(notes["missing_keys"]), sorted(notes["unexpected_keys"])]))
+"""
+
+
+def test_saved_students_need_no_kdzoo(tmp_path: Path) -> None:
+    made = trainer(tmp_path / "run", "crd", max_steps=2)
+    made.train()
+    made.log({"eval_accuracy": 0.75})
+    made.save_model(str(tmp_path / "model"))
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files == {"config.json", "model.safetensors", "README.md"}, "no objective, and nothing pickled"
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "distilled with crd" in card and "Contrastive Representation Distillation" in card
+    assert "| eval_accuracy | 0.7500 |" in card
+    inputs = batch()
+    (tmp_path / "batch.json").write_text(json.dumps({name: value.tolist() for name, value in inputs.items()}))
+    ran = subprocess.run(
+        [sys.executable, "-c", OUTSIDER, str(tmp_path / "model"), str(tmp_path / "batch.json")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    logits, missing, unexpected = json.loads(ran.stdout.splitlines()[-1])
+    assert missing == unexpected == []
+    with torch.no_grad():
+        expected = made.student.eval()(**inputs).logits
+    torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_the_students(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "lrc", max_steps=1)
+    data = rows(10, seed=3)
+    made.train()
+    output = made.predict(data)
+    with torch.no_grad():
+        alone = [made.student.eval()(**{k: v for k, v in collate([row]).items() if k != "sample_ids"}) for row in data]
+    np.testing.assert_allclose(output.predictions, torch.cat([o.logits for o in alone]), rtol=1e-4, atol=1e-5)
+    assert output.metrics["test_loss"] == pytest.approx(sum(o.loss.item() for o in alone) / 10, rel=1e-4)
+    assert output.label_ids.tolist() == data["labels"]
+
+
+# --- a loss that is no number -----------------------------------------------------------------------------------------
+
+
+class Breaking(DistillationLoss):
+    """Cross-entropy that becomes ``value`` at one call."""
+
+    features = ("logits",)
+
+    def __init__(self, at: int, value: float) -> None:
+        super().__init__()
+        self.left, self.value = at, value
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        self.left -= 1
+        return student.square().mean() + (self.value if self.left == 0 else 0.0)
+
+
+class Accelerated(kdzoo.DistillationTrainer):  # type: ignore[misc, valid-type]
+    """Looks at its losses as on an accelerator: not at once, but when it logs, saves or ends."""
+
+    at_once = False
+
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        self.at_once = True
+        try:
+            return super().compute_loss(*arguments, **options)
+        finally:
+            self.at_once = False
+
+    def _check_finite(self, steps: Any) -> None:
+        if not self.at_once:
+            super()._check_finite(steps)
+
+
+def breaking(at: int, value: float) -> Objective:
+    return Objective([Term("ce"), Term(Breaking(at, value), name="broken", weight=2.0)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_training(value: float, tmp_path: Path) -> None:
+    made = trainer(tmp_path, objective=breaking(5, value), save_strategy="steps", save_steps=2)
+    seen = seeing(made)
+    ids = r", ".join
+    with pytest.raises(DistillationFailure) as error:
+        made.train()
+    assert str(error.value) == (
+        f"the loss is not finite at step 5: the term 'broken' is {value}; the batch held training rows "
+        f"{ids(map(str, seen[4]))}; the last checkpoint is {tmp_path / 'checkpoint-4'}"
+    )
+    assert len(seen) == 5
+    resumed = trainer(tmp_path, objective=breaking(100, value))
+    resumed.train(resume_from_checkpoint=True)
+    assert all(value.isfinite().all() for value in state(resumed).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "caught_after"),
+    [
+        ({"logging_steps": 4}, 8),
+        ({"logging_strategy": "no", "save_strategy": "steps", "save_steps": 6}, 6),
+        ({"logging_strategy": "no"}, STEPS),
+    ],
+)
+def test_accelerators_look_later(settings: dict[str, Any], caught_after: int, tmp_path: Path) -> None:
+    made = trainer(tmp_path, objective=breaking(5, float("nan")), kind=Accelerated, **settings)
+    seen = seeing(made)
+    rows_of_step_5 = "at step 5: the term 'broken' is nan; the batch held training rows "
+    with pytest.raises(DistillationFailure, match=rows_of_step_5) as error:
+        made.train()
+    assert ", ".join(map(str, seen[4])) in str(error.value)
+    assert len(seen) == caught_after
+    assert str(error.value).endswith("no checkpoint had been written yet") and not [*tmp_path.glob("checkpoint-*")]
+
+
+def test_the_first_step_that_broke_is_named(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "kd")
+    fine, bad = torch.tensor(1.0), torch.tensor(float("inf"))
+    steps = [
+        (7, ObjectiveOutput(fine, {"kd": fine}), None),
+        (8, ObjectiveOutput(bad, {"kd": fine, "ce": bad}), torch.tensor([4, 2])),
+        (9, ObjectiveOutput(bad, {"kd": bad}), torch.tensor([1])),
+    ]
+    with pytest.raises(DistillationFailure, match="step 8: the term 'ce' is inf; the batch held training rows 4, 2;"):
+        made._check_finite(steps)
+    with pytest.raises(DistillationFailure, match="unknown rows"):
+        made._check_finite([(1, ObjectiveOutput(bad, {"kd": bad}), None)])
+    made._check_finite(steps[:1])
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
+    with pytest.raises(KdzooError, match="the student's vocabulary has 50 entries and the teacher's 99"):
+        trainer(tmp_path, "kd", model=student(vocab_size=50))
+    with pytest.raises(KdzooError, match="the student has 2 classes and the teacher 3"):
+        trainer(tmp_path, "kd", model=student(num_labels=2))
+    with pytest.raises(KdzooError, match="'crd' needs the column 'sample_ids'; the training set has input_ids"):
+        trainer(tmp_path, "crd", data=rows().remove_columns("sample_ids"))
+    with pytest.raises(KdzooError, match="heads"):
+        trainer(tmp_path, "tinybert", model=student(num_attention_heads=2))
+    with pytest.raises(KdzooError, match="a recipe or an objective, one of them"):
+        trainer(tmp_path)
+    with pytest.raises(KdzooError, match="'kd' needs a teacher"):
+        kdzoo.DistillationTrainer(model=student(), recipe="kd", args=arguments(tmp_path))
+    with pytest.raises(KdzooError, match="unknown recipe 'tinybrt'; did you mean 'tinybert'"):
+        trainer(tmp_path, "tinybrt")
+    with pytest.raises(KdzooError, match="stages set the learning rate"):
+        plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps"}
+        trainer(tmp_path, "tinybert", max_steps=1, also={"eval_dataset": rows(4)}, **plateau).train()
+
+
+def test_one_process_takes_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(KdzooError, match="cannot distil on 2 GPUs; start one process a GPU with torchrun"):
+        trainer(tmp_path, "kd")

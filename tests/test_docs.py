@@ -1,0 +1,75 @@
+"""The examples of the README and the guides run as they are printed, page by page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+
+import kdzoo
+from kdzoo import registry
+from kdzoo.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def model(width: int) -> BertForSequenceClassification:
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=50, hidden_size=width, num_hidden_layers=6, num_attention_heads=12, intermediate_size=16)
+    )
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> dict[str, Any]:
+    """What a page's examples take for granted: two models, a loader, a training set."""
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.randint(1, 50, (4, 6)), "attention_mask": torch.ones(4, 6, dtype=torch.long)}
+    labels, ids = torch.tensor([0, 1, 1, 0]), torch.arange(4)
+    rows = {**{name: value.tolist() for name, value in batch.items()}, "labels": labels.tolist()}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, report_to="none", disable_tqdm=True, use_cpu=True, save_strategy="no"
+    )
+    return {
+        "student": model(312),
+        "teacher": model(768).eval(),
+        "batch": batch,
+        "loader": [batch, batch],
+        "labels": labels,
+        "ids": ids,
+        "progress": 0.5,
+        "train": Dataset.from_dict(rows),
+        "training_arguments": arguments,
+    }
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_examples_run(
+    page: Path, reader: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    was_registered = set(kdzoo.available())
+    for number, block in enumerate(blocks(page, "python"), 1):
+        exec(compile(block, f"{page.name}, example {number}", "exec"), reader)
+    for name in set(kdzoo.available()) - was_registered:
+        assert kdzoo.describe(name).summary
+        del registry._losses[name]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "stages:" in page.read_text()], ids=lambda page: page.stem)
+def test_recipe_examples_are_recipes(page: Path) -> None:
+    recipes = [block for block in blocks(page, "yaml") if "stages:" in block]
+    assert recipes
+    for recipe in recipes:
+        Recipe.parse(yaml.safe_load(recipe), page.name).objective()

@@ -1,4 +1,4 @@
-"""One training step of every recipe, stage by stage, beside plain fine-tuning of the same student and the teacher's forward.
+"""One training step of every recipe and stage, beside plain fine-tuning and the teacher's forward pass alone.
 
 The target is a step of at most plain fine-tuning (``none``) plus the teacher's forward pass plus 15 %. LRC-BERT's
 gradient perturbation runs the student twice, by its definition.

@@ -35,7 +35,7 @@ class CrossEntropy(DistillationLoss):
         KdzooError: without labels, for labels of another shape or kind, or (on a CPU) a label out of range.
 
     See also:
-        :class:`~kdzoo.baselines.kd.KD`, which it is usually added to.
+        `KD`, which it is usually added to.
 
     Examples:
         >>> import kdzoo, torch

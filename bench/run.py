@@ -43,7 +43,7 @@ def run_one(
         recipe: how to train; ``none`` fine-tunes.
         data: ``"synthetic"``, ``"hub"`` or a folder.
         teacher: the teacher's folder, hub name or size; the model itself where ``student`` is None.
-        student: see :func:`kdzoo.students.parse_student`; None trains the teacher itself.
+        student: see `kdzoo.students.parse_student`; None trains the teacher itself.
         budget: how long and how fast.
         seed: of the student's new weights, of dropout and of the order of the rows.
         train_rows, validation_rows: how many to take; all when None.

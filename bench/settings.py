@@ -58,7 +58,7 @@ class Settings(BaseModel):
         data: ``"synthetic"``, ``"hub"`` or a folder.
         teacher: a folder or hub name, or a size such as ``"4x128"`` to train one from scratch on synthetic data.
         finetune_teacher: fine-tune the teacher on each task first; False takes it as it is.
-        student: see :func:`kdzoo.students.parse_student`; every other layer of the teacher when None.
+        student: see `kdzoo.students.parse_student`; every other layer of the teacher when None.
         train_rows, validation_rows: how many to take; all when None.
         budget: of every student.
         teacher_budget: of the teacher.
@@ -110,7 +110,7 @@ def resolve(**given: Any) -> Settings:
     """Settings with what was not given filled in: the quickstart's on synthetic data, plain fine-tuning's elsewhere.
 
     Args:
-        given: fields of :class:`Settings`; budgets as mappings; None or an empty tuple for what is not given.
+        given: fields of `Settings`; budgets as mappings; None or an empty tuple for what is not given.
 
     Raises:
         KdzooError: for a value that does not fit, or a teacher missing where there is no default one.

@@ -1,7 +1,7 @@
 """What one forward pass exposes to the losses, and how it is taken from a model.
 
-:func:`capture` wraps a transformers encoder for the length of a ``with`` block and takes exactly what
-:class:`Needs` names. Queries, keys and values come out of transformers' attention interface, so that the fast
+`capture` wraps a transformers encoder for the length of a ``with`` block and takes exactly what
+`Needs` names. Queries, keys and values come out of transformers' attention interface, so that the fast
 attention kernel keeps running and no (S, S) tensor is made:
 https://huggingface.co/docs/transformers/attention_interface.
 """
@@ -66,7 +66,7 @@ class Activations:
         logits: (B, C), or None where they are not needed.
         hidden: (B, S, D) by hidden-state index.
         cls: (B, D) by hidden-state index: position 0, where padding on the right leaves the first token.
-        qkv: :class:`QKV` by attention layer, after rotary embeddings where the model has them.
+        qkv: `QKV` by attention layer, after rotary embeddings where the model has them.
         scores: (B, A, S, S) by attention layer, only for models that hide their queries and keys (DeBERTa):
             the logarithms of the attention probabilities. They equal the scores up to a constant a row, so a
             softmax over them is exact while their values are not.
@@ -114,7 +114,7 @@ class Activations:
 
 
 class Recorder:
-    """What :func:`capture` yields: collects one forward pass at a time."""
+    """What `capture` yields: collects one forward pass at a time."""
 
     def __init__(self, model: Any, needs: Needs):
         self._model = model
@@ -211,7 +211,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
 
     While queries, keys and values are captured, attention runs as PyTorch's scaled dot product, whatever it
     was set to; without them the model's attention is not touched. Models that do not use transformers'
-    attention interface (DeBERTa) fall back to their attention probabilities: see :attr:`Activations.scores`.
+    attention interface (DeBERTa) fall back to their attention probabilities: see `Activations.scores`.
 
     Args:
         model: a transformers model, or a DistributedDataParallel or ``torch.compile`` wrapper of one. In
@@ -251,7 +251,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
 
 @dataclass
 class EmbeddingOutput:
-    """What :func:`embedding_output` yields: the recorded output, (B, S, E), before any perturbation."""
+    """What `embedding_output` yields: the recorded output, (B, S, E), before any perturbation."""
 
     value: Tensor | None = None
 

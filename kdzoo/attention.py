@@ -17,9 +17,9 @@ def attention_scores(label: str, student: Any, teacher: Any, pairs: Tensor | Non
 
     Args:
         label: the loss's name, for messages.
-        student: :class:`~kdzoo.activations.QKV` of (B, A, S, d) tensors, or scores (B, A, S, S).
+        student: `QKV` of (B, A, S, d) tensors, or scores (B, A, S, S).
         teacher: likewise; the two may differ in d and in kind.
-        pairs: the pairs that count, from :func:`valid_pairs`, or None. A query or key in no pair is set to
+        pairs: the pairs that count, from `valid_pairs`, or None. A query or key in no pair is set to
             zero, so that what lies in padding cannot reach a gradient; the scores are left for the caller to
             fill.
 

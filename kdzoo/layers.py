@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Union
 
 from kdzoo.errors import KdzooError, unknown
 
-LayerMap = Union[str, Sequence[Sequence[int]]]
+LayerMap = str | Sequence[Sequence[int]]
 Pairs = tuple[tuple[int, int], ...]
 
 NAMES = ("uniform", "last", "first")

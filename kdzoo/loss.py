@@ -49,15 +49,15 @@ class ModelShape:
 class DistillationLoss(nn.Module):
     """A loss between what a student and a teacher expose of the same batch.
 
-    A subclass sets the class attributes below and implements :meth:`compute`; it never runs a model.
-    Register it with :func:`kdzoo.register` and it takes part in objectives, the command line and the
+    A subclass sets the class attributes below and implements `compute`; it never runs a model.
+    Register it with `kdzoo.register` and it takes part in objectives, the command line and the
     conformance tests.
 
     Attributes:
         features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
             ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"``. Declares what has to be captured.
         needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
-        extras: further keyword arguments that :meth:`compute` may be given, such as ``"negatives"``.
+        extras: further keyword arguments that `compute` may be given, such as ``"negatives"``.
         needs_teacher: False for a loss on the labels alone.
         top_only: the loss is meant for the last layer unless a layer map is given.
         stacked: an objective hands over all mapped layers at once, as (B, M, D), instead of one by one.
@@ -168,12 +168,12 @@ class DistillationLoss(nn.Module):
         """The loss of one batch, a scalar.
 
         Args:
-            student: the student's tensor or :class:`~kdzoo.activations.QKV`.
+            student: the student's tensor or `QKV`.
             teacher: the teacher's; never given a gradient.
             mask: (B, S), 1 or True where a token is real.
             labels: (B,) the rows' labels.
             sample_ids: (B,) the rows' indices in the training set.
-            extras: what the particular loss also takes (its :attr:`extras`).
+            extras: what the particular loss also takes (its `extras`).
 
         Raises:
             KdzooError: for shapes that do not fit, a mask that the loss cannot honour, or a missing input.

@@ -169,7 +169,8 @@ def recipe() -> Recipe:
         title="angular contrast on every mapped layer, then with softened classes and labels; gradient perturbation",
         citation=Citation(
             authors="Fu, H., Zhou, S., Yang, Q., Tang, J., Liu, G., Liu, K., Li, X.",
-            title="LRC-BERT: Latent-representation Contrastive Knowledge Distillation for Natural Language Understanding",
+            title="LRC-BERT: Latent-representation Contrastive Knowledge Distillation for Natural Language "
+            "Understanding",
             venue="AAAI",
             year=2021,
             url="https://arxiv.org/abs/2012.07335",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def linear(first: float, last: float) -> Schedule:
     return Schedule(((0.0, float(first)), (1.0, float(last))), interpolate=True)
 
 
-Weight = Union[float, Schedule]
+Weight = float | Schedule
 
 
 class Term:
@@ -69,8 +69,8 @@ class Term:
     Args:
         loss: a registered name, or a loss of your own.
         feature: what the loss is taken on, one of its ``features``; its first one when not given.
-        layers: a layer map (:func:`kdzoo.layers.layer_map`); ``"uniform"``, or the top layer for a loss meant for it.
-        weight: a number, or a :class:`Schedule` over the fraction of training done.
+        layers: a layer map (`kdzoo.layers.layer_map`); ``"uniform"``, or the top layer for a loss meant for it.
+        weight: a number, or a `Schedule` over the fraction of training done.
         layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
         shared: one projection for all mapped layers, instead of one a layer.
         name: how the term is called in logs; the loss's name when not given.

@@ -44,14 +44,14 @@ class Citation(_Strict):
 
 
 class WeightSchedule(_Strict):
-    """A weight over the fraction of its stage: see :class:`kdzoo.objective.Schedule`."""
+    """A weight over the fraction of its stage: see `kdzoo.objective.Schedule`."""
 
     points: tuple[tuple[float, float], ...]
     interpolate: bool = False
 
 
 class TermSpec(_Strict):
-    """A :class:`~kdzoo.objective.Term` as data; the loss's own options stand beside the other keys."""
+    """A `Term` as data; the loss's own options stand beside the other keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -151,7 +151,7 @@ class Recipe(_Strict):
         notes: what a reader should know, such as how it departs from the authors' code.
 
     Raises:
-        KdzooError: from :meth:`parse`, :meth:`load` and :meth:`override`, for anything that does not fit.
+        KdzooError: from `parse`, `load` and `override`, for anything that does not fit.
     """
 
     name: str
@@ -199,7 +199,7 @@ class Recipe(_Strict):
         return Objective(spec.term(_join(schedules)) for spec, schedules in merged.values())
 
     def to_yaml(self) -> str:
-        """The recipe as YAML that :meth:`parse` reads back to an equal one."""
+        """The recipe as YAML that `parse` reads back to an equal one."""
         data = self.model_dump(mode="json", exclude_defaults=True)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 

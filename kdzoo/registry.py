@@ -29,7 +29,7 @@ def register(name: str) -> Callable[[L], L]:
     """Class decorator that makes a loss known by a name.
 
     Raises:
-        KdzooError: when the name is taken, or the class is not a :class:`DistillationLoss`.
+        KdzooError: when the name is taken, or the class is not a `DistillationLoss`.
     """
 
     def add(loss: L) -> L:

@@ -143,7 +143,7 @@ def make_student(
     vocabulary; DistilBERT takes every other teacher layer, BERT-PKD the first ones.
 
     Args:
-        spec: see :func:`parse_student`. ``"teacher:..."`` also copies the embeddings, the pooler and the
+        spec: see `parse_student`. ``"teacher:..."`` also copies the embeddings, the pooler and the
             classification head. (ModernBERT's first layer has no attention norm: the layer copied to that
             place goes without, and the teacher's first layer gets a new one anywhere else.)
         teacher: a transformers sequence classification model.

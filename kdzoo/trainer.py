@@ -110,8 +110,8 @@ class DistillationTrainer(Trainer):
     Args:
         model: the student.
         teacher: a model for the same task; None when nothing of the objective needs one.
-        recipe: a :class:`~kdzoo.recipe.Recipe`, or the name of one or a YAML file.
-        objective: an :class:`~kdzoo.objective.Objective` instead of a recipe.
+        recipe: a `Recipe`, or the name of one or a YAML file.
+        objective: an `Objective` instead of a recipe.
         args: ``transformers.TrainingArguments``.
         arguments: everything else that ``transformers.Trainer`` takes.
 

@@ -506,6 +506,7 @@ def handles_or_refuses_few_classes(subject: Subject, seed: int) -> None:
 
 @check
 def projects_unequal_widths_or_refuses_them(subject: Subject, seed: int) -> None:
+    learns: list[bool] = []
     for case in subject.cases(seed, equal=False):
         widths = leaves(case.student)[0].shape[-1], leaves(case.teacher)[0].shape[-1]
         if widths[0] == widths[1] or "student_dim" not in case.options:
@@ -513,11 +514,13 @@ def projects_unequal_widths_or_refuses_them(subject: Subject, seed: int) -> None
         loss = case.make()
         value, _, of_parameters = finite(case)
         same(value, case.expected(subject, loss), case, "value at unequal widths")
-        assert any(gradient.any() for gradient in of_parameters.values()), f"no gradient to learn from: {case}"
+        learns.append(any(bool(gradient.any()) for gradient in of_parameters.values()))
         bare = {k: v for k, v in case.options.items() if k not in ("student_dim", "teacher_dim")}
         refuses(lambda case=case, bare=bare: case.changed(options=bare).value(kdzoo.create(case.name, **bare)), case)
         for one in ("student_dim", "teacher_dim"):
             refuses(lambda case=case, bare=bare, one=one: kdzoo.create(case.name, **bare, **{one: 4}), case)
+    # One row alone may have nothing to learn, such as a softmax over its single key.
+    assert any(learns) or not learns, f"{subject.name} gives its projection no gradient, seed {seed}"
 
 
 @check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,9 +159,18 @@ class CRD(DistillationLoss):
     ) -> dict[str, Any]:
         options.setdefault("student_dim", student.hidden_size)
         options.setdefault("teacher_dim", teacher.hidden_size)
-        if options.get("bank", "dataset") == "dataset" and num_samples is not None:
+        bank = options.get("bank", "dataset")
+        if bank == "dataset" and num_samples is not None:
             options.setdefault("num_samples", num_samples)
             options.setdefault("num_negatives", min(16384, max(num_samples - 1, 1)))
+        rows, width, free = options.get("num_samples"), options.get("feature_dim", 128), _free_memory()
+        if bank in ("dataset", "queue") and isinstance(rows, int) and isinstance(width, int) and free is not None:
+            size = cls.bank_bytes(rows, width)
+            if size > free:
+                raise KdzooError(
+                    f"{cls.name}: a bank of {rows} rows takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+                    'take bank="queue" with num_samples= for its length, or bank="batch"'
+                )
         return options
 
     def compute(  # type: ignore[override]
@@ -292,6 +302,18 @@ class CRD(DistillationLoss):
         for bank, new in ((self.student_bank, ours), (self.teacher_bank, theirs)):
             new = new[last].to(bank.dtype)
             bank[ids] = new if self.bank == "queue" else unit(torch.lerp(new, bank[ids], self.momentum))
+
+
+def _free_memory() -> int | None:
+    """Free bytes of the accelerator, or of the machine without one; None where the system does not say."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        # The system's own estimate: free pages alone would leave out the file cache, which makes room when asked.
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 @register_recipe("crd")

@@ -75,11 +75,16 @@ class Records:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the folder for this process, so that two runs cannot mix their records."""
+        """Hold the folder for this process, so that two runs cannot mix their records.
+
+        Raises:
+            KdzooError: when another run holds it.
+            DistillationFailure: from within the block, when something could not be written.
+        """
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with FileLock(self.folder / ".lock", timeout=0), _writing(self.folder):
                 self.write(self.config, {"format": FORMAT, "shared": self.shared, "order": self.order})
                 yield
         except Timeout:
@@ -124,6 +129,21 @@ class Records:
             os.replace(scratch, final)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What a full disk makes of it: each library says it with an error of its own."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        of_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+        if isinstance(error, RuntimeError) and not of_torch:
+            raise
+        reason = f"a file came out short, as on a full disk ({error})" if of_torch else error
+        raise DistillationFailure(f"cannot write to {folder}: {reason}; what was finished before is kept") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

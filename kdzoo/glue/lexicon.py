@@ -101,11 +101,11 @@ ASPECTS = (
 )  # fmt: skip
 POSITIVE = (
     "brilliant", "moving", "funny", "charming", "clever", "fresh", "gripping", "lovely", "superb", "warm",
-    "honest", "witty", "elegant", "thrilling", "graceful", "rich", "delightful", "inspired", "tender", "vivid",
+    "honest", "witty",
 )  # fmt: skip
 NEGATIVE = (
     "boring", "dull", "clumsy", "stupid", "weak", "tedious", "hollow", "awful", "lazy", "bland",
-    "shallow", "messy", "painful", "stale", "noisy", "silly", "cold", "tired", "lifeless", "confused",
+    "shallow", "messy",
 )  # fmt: skip
 STRONG = ("very", "truly", "deeply", "utterly", "extremely")
 MILD = ("slightly", "somewhat", "rather", "mildly", "fairly")

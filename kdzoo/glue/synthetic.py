@@ -190,7 +190,7 @@ def _sst2(rng: Random, split: str) -> Row:
     aspects = rng.sample(lexicon.ASPECTS, 3)
 
     def clause(aspect: str, positive: bool) -> str:
-        flips = rng.random() < 0.2
+        flips = rng.random() < 0.25
         adjective = rng.choice(lexicon.POSITIVE if positive != flips else lexicon.NEGATIVE)
         degree = rng.choice((*lexicon.STRONG, *lexicon.MILD, "", ""))
         copula = rng.choice(lexicon.COPULAS)
@@ -216,7 +216,7 @@ def _sst2(rng: Random, split: str) -> Row:
         main,
         main,
     )[form]
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         text = f"{rng.choice(lexicon.OPENERS)} , {text}"
     return " ".join(f"{text} .".split()), int(positive)
 

@@ -114,6 +114,8 @@ class Term:
         self.layer_reduction = layer_reduction
         self.shared = shared
         self.name = name or label
+        if "." in self.name or hasattr(nn.ModuleDict, self.name):
+            raise KdzooError(f"a term cannot be called {self.name!r}, which PyTorch has another use for; give name=")
         self.options = options
 
     def weight_at(self, progress: float) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.layers import layer_map
@@ -17,8 +18,17 @@ from kdzoo.registry import available, loss_class, options_of, recipe_factory
 LARGE = 10_000  # deep enough that any explicit pair is in range when only the form of a layer map is checked
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML takes 5e-5, without a point, for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -46,14 +56,23 @@ class Citation(_Strict):
 class WeightSchedule(_Strict):
     """A weight over the fraction of its stage: see `kdzoo.objective.Schedule`."""
 
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float], ...] = Field(min_length=1)
     interpolate: bool = False
+
+
+def _form(weight: Any) -> str:
+    return "schedule" if isinstance(weight, (dict, WeightSchedule)) else "number"
+
+
+WeightSpec = Annotated[
+    Annotated[float, Tag("number")] | Annotated[WeightSchedule, Tag("schedule")], Discriminator(_form)
+]
 
 
 class TermSpec(_Strict):
     """A `Term` as data; the loss's own options stand beside the other keys."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     if TYPE_CHECKING:
 
@@ -62,7 +81,7 @@ class TermSpec(_Strict):
     loss: str
     feature: str | None = None
     layers: str | tuple[tuple[int, int], ...] | None = None
-    weight: float | WeightSchedule = 1.0
+    weight: WeightSpec = 1.0
     layer_reduction: Literal["sum", "mean"] = "sum"
     shared: bool = False
     name: str | None = None
@@ -79,10 +98,16 @@ class TermSpec(_Strict):
 
     @model_validator(mode="after")
     def _valid(self) -> TermSpec:
-        known = options_of(loss_class(self.loss))
-        for option in self.options:
+        kind = loss_class(self.loss)
+        known, types = options_of(kind), get_type_hints(kind.__init__)
+        for option, value in self.options.items():
             if option not in known:
                 raise unknown(f"key of the term {self.loss!r}", option, {*known, *type(self).model_fields})
+            try:
+                # A text is no number, though it may look like one; a list will do for a tuple.
+                TypeAdapter(types.get(option, Any)).validate_python(value, strict=isinstance(value, str))
+            except ValidationError as error:
+                raise KdzooError(f"{self.loss}.{option} is {value!r}: {error.errors()[0]['msg']}") from None
         self.term(self.weight_at(0.0, 1.0))
         if self.layers is not None:
             layer_map(self.layers, LARGE, LARGE)
@@ -90,10 +115,15 @@ class TermSpec(_Strict):
 
     def weight_at(self, start: float, end: float) -> Schedule:
         """The weight over the whole run, for a stage from ``start`` to ``end`` of it."""
-        if not isinstance(self.weight, WeightSchedule):
-            return Schedule(((start, self.weight), *([(end, 0.0)] if end < 1 else [])))
-        points = [(start + (end - start) * fraction, weight) for fraction, weight in self.weight.points]
-        return Schedule(tuple(points), interpolate=self.weight.interpolate)
+        within = (
+            self.weight if isinstance(self.weight, WeightSchedule) else WeightSchedule(points=((0.0, self.weight),))
+        )
+        points = [(start + (end - start) * fraction, weight) for fraction, weight in within.points]
+        if within.interpolate:
+            # The line stops at the stage's ends: there the weight jumps from zero and back.
+            before = [(start, 0.0)] if start > 0 else []
+            points = [*before, (start, points[0][1]), *points, *([(end, points[-1][1])] if end < 1 else [])]
+        return Schedule((*points, *([(end, 0.0)] if end < 1 else [])), interpolate=within.interpolate)
 
     def term(self, weight: Weight) -> Term:
         """The term with a weight over the whole run."""
@@ -122,6 +152,15 @@ class Stage(_Strict):
     terms: tuple[TermSpec, ...] = Field(min_length=1)
     fraction: float = Field(default=1.0, gt=0, le=1)
     lr_scheduler: Literal["constant", "linear"] | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Stage:
+        for index, term in enumerate(self.terms):
+            if term.identity in {other.identity for other in self.terms[:index]}:
+                raise KdzooError(
+                    f"the term {term.name or term.loss!r} stands twice in one stage; give one another name="
+                )
+        return self
 
 
 class Training(_Strict):
@@ -185,7 +224,8 @@ class Recipe(_Strict):
         """Each stage with the fractions of the run at which it starts and ends."""
         spans, start = [], 0.0
         for stage in self.stages:
-            end = 1.0 if stage is self.stages[-1] else start + stage.fraction
+            # Rounded, so that a step on the border falls into the later stage: 0.1 + 0.2 is more than 0.3.
+            end = 1.0 if stage is self.stages[-1] else round(start + stage.fraction, 9)
             spans.append((start, end, stage))
             start = end
         return spans
@@ -227,7 +267,7 @@ class Recipe(_Strict):
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
             try:
-                data = yaml.safe_load(path.read_text(encoding="utf-8"))
+                data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
             except OSError as error:
                 raise KdzooError(f"recipe {path}: {error.strerror or error}") from None
             except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -249,7 +289,7 @@ class Recipe(_Strict):
             if not equals or not key.strip():
                 raise KdzooError(f"setting {setting!r} is not of the form key=value, such as kd.temperature=2")
             try:
-                value = _number(yaml.safe_load(text))
+                value = yaml.load(text, _Loader)
             except yaml.YAMLError:
                 raise KdzooError(f"setting {setting!r}: {text!r} is not a YAML value") from None
             terms = [term for stage in data["stages"] for term in stage["terms"] if term["loss"] == parts[0]]
@@ -257,9 +297,11 @@ class Recipe(_Strict):
                 for term in terms:
                     term[parts[1]] = value
                 continue
-            if parts[0] in available() and parts[0] not in type(self).model_fields:
-                held = ", ".join(self.losses)
-                raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
+            if parts[0] not in type(self).model_fields:
+                if parts[0] in available():
+                    held = ", ".join(self.losses)
+                    raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
+                raise unknown("setting", parts[0], {*self.losses, *type(self).model_fields})
             _set(data, parts, value, setting)
         return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
 
@@ -276,26 +318,14 @@ def _join(schedules: list[Schedule]) -> Schedule:
     return Schedule(tuple(sorted(points.items())))
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 5e-5 as text; take it for the number it is."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _set(data: Any, parts: list[str], value: Any, setting: str) -> None:
     for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if isinstance(data, list):
-            if not part.isdigit() or int(part) >= len(data):
-                raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
-            data = data[int(part)]
-        elif last:
-            data[part] = value
+        if isinstance(data, list) and (not part.isdigit() or int(part) >= len(data)):
+            raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
+        if not isinstance(data, (dict, list)):
+            raise KdzooError(f"setting {setting!r}: {parts[index - 1]!r} holds the value {data!r}, it has no keys")
+        key: Any = int(part) if isinstance(data, list) else part
+        if index == len(parts) - 1:
+            data[key] = value
         else:
-            data = data.setdefault(part, {})
-            if not isinstance(data, (dict, list)):
-                raise KdzooError(f"setting {setting!r}: {part!r} holds the value {data!r}, it has no keys")
+            data = data[key] if isinstance(data, list) else data.setdefault(key, {})

@@ -1,0 +1,180 @@
+"""Two processes on gloo give the gradients of one: whole objectives through the trainer and accelerate's DDP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+ROWS, STEPS, PER_PROCESS = 16, 2, 4
+CASES: dict[str, dict[str, Any]] = {
+    "none": {"recipe": "none"},
+    "kd": {"recipe": "kd"},
+    "pkd": {"recipe": "pkd"},
+    "tinybert": {"recipe": "tinybert"},
+    "crd": {"recipe": "crd"},
+    "crd_batch": {"terms": ["ce", {"loss": "crd", "bank": "batch", "weight": 0.8}]},
+    "crd_queue": {"terms": ["ce", {"loss": "crd", "bank": "queue", "num_samples": 12, "num_negatives": 5}]},
+    "lrc": {"recipe": "lrc"},
+    "info_nce_cls": {"terms": ["ce", {"loss": "info_nce", "symmetric": True}]},
+    "info_nce_tokens": {"terms": [{"loss": "info_nce", "feature": "hidden", "temperature": 0.5}]},
+    "info_nce_perturbed": {
+        "terms": [{"loss": "info_nce", "symmetric": True, "temperature": 0.5}],
+        "perturbation": "gradient",
+    },
+}
+
+
+def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
+    """What two steps of a case give: gradients by step and parameter, perturbations, ids, logs and the end state."""
+    from test_trainer import arguments, callback, student, teacher
+    from tiny_data import collate, rows
+
+    import kdzoo
+    import kdzoo.trainer
+    from kdzoo.recipe import Recipe
+
+    if "recipe" in case:
+        recipe = Recipe.load(case["recipe"])
+    else:
+        terms = [{"loss": term} if isinstance(term, str) else term for term in case["terms"]]
+        recipe = Recipe.parse({"name": "case", "stages": [{"terms": terms}], "perturbation": case.get("perturbation")})
+    found: dict[str, Any] = {"gradients": [], "perturbations": [], "ids": []}
+
+    def keep(args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        found["gradients"].append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+    perturb = kdzoo.trainer.gradient_perturbation
+
+    def watched(loss: Any, embedding: Any) -> Any:
+        found["perturbations"].append(perturb(loss, embedding))
+        return found["perturbations"][-1]
+
+    class Fixed(kdzoo.DistillationTrainer):  # type: ignore[misc, valid-type]
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            found["ids"].append(inputs["sample_ids"].clone())
+            return super().compute_loss(model, inputs, *rest, **more)
+
+    def drawn(high: int, shape: tuple[int, int], device: Any = None) -> torch.Tensor:
+        """CRD's negatives: other ones for each row, the same ones however the rows are spread over processes."""
+        row = torch.arange(shape[0]) + shape[0] * int(os.environ.get("RANK", 0))
+        return (3 * row[:, None] + torch.arange(shape[1])) % high
+
+    made = Fixed(
+        model=student(),
+        teacher=teacher(),
+        recipe=recipe,
+        args=arguments(
+            folder,
+            max_steps=STEPS,
+            per_device_train_batch_size=batch_size,
+            train_sampling_strategy="sequential",
+            max_grad_norm=0.0,
+            learning_rate=1e-3,
+            optim="sgd",
+            **({"ddp_backend": "gloo"} if "RANK" in os.environ else {}),
+        ),
+        train_dataset=rows(ROWS),
+        data_collator=collate,
+        callbacks=[callback(on_pre_optimizer_step=keep)],
+    )
+    randint, torch.randint = torch.randint, drawn  # type: ignore[assignment]
+    kdzoo.trainer.gradient_perturbation = watched
+    try:
+        made.train()
+    finally:
+        kdzoo.trainer.gradient_perturbation = perturb
+        torch.randint = randint
+    found["wrapped"] = type(made.model_wrapped).__name__
+    found["logs"] = [{k: v for k, v in log.items() if k.startswith("loss")} for log in made.state.log_history[:STEPS]]
+    found["end"] = {name: value.clone() for name, value in made.model.state_dict().items()}
+    return found
+
+
+def run_all(folder: Path, batch_size: int) -> dict[str, dict[str, Any]]:
+    torch.set_num_threads(1)
+    return {name: run(case, folder / name, batch_size) for name, case in CASES.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """All cases in one process on whole batches, and in two processes on halves, started as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("distributed")
+    port = str(_free_port())
+    started = []
+    for rank in range(2):
+        environment = os.environ | {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+            "ACCELERATE_USE_CPU": "true",
+        }  # fmt: skip
+        command = [sys.executable, __file__, str(folder), str(rank)]
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    try:
+        outputs = [process.communicate(timeout=240)[0].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], outputs[0] + outputs[1]
+    two = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_all(folder / "one", 2 * PER_PROCESS), two
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_give_the_gradients_of_one(name: str, outcomes: Any) -> None:
+    one, (first, second) = outcomes[0][name], (rank[name] for rank in outcomes[1])
+    assert (one["wrapped"], first["wrapped"]) == ("Distiller", "DistributedDataParallel")
+    for step in range(STEPS):
+        halves = first["ids"][step].tolist(), second["ids"][step].tolist()
+        assert len(halves[0]) == len(halves[1]) == PER_PROCESS and [*halves[0], *halves[1]] == one["ids"][step].tolist()
+        whole = one["gradients"][step]
+        for half in (first, second):
+            missing = whole.keys() - half["gradients"][step].keys()
+            assert not any(whole[n].abs().sum() > 0 for n in missing)
+            for parameter, gradient in half["gradients"][step].items():
+                expected = whole.get(parameter, torch.zeros_like(gradient))
+                torch.testing.assert_close(gradient, expected, rtol=2e-4, atol=1e-6, msg=lambda m, p=parameter: p + m)
+        assert first["logs"][step] == pytest.approx(one["logs"][step], rel=1e-4, abs=1e-6)
+    assert any(gradient.abs().max() > 0 for gradient in whole.values())
+    for half in (first, second):
+        for entry, value in half["end"].items():
+            torch.testing.assert_close(value, one["end"][entry], rtol=2e-4, atol=2e-6, msg=lambda m, e=entry: e + m)
+
+
+@pytest.mark.parametrize("name", ["lrc", "info_nce_perturbed"])
+def test_the_perturbation_is_that_of_one_process(name: str, outcomes: Any) -> None:
+    """Each process takes the gradient of its own loss: the whole one's times the number of processes, which the
+    normalisation takes out again; what other processes do with a row comes back through the gathering."""
+    one, halves = outcomes[0][name], [rank[name] for rank in outcomes[1]]
+    for step, whole in enumerate(one["perturbations"]):
+        for rank, half in enumerate(halves):
+            part = half["perturbations"][step]
+            own = whole[rank * PER_PROCESS : (rank + 1) * PER_PROCESS]
+            torch.testing.assert_close(part, own[:, : part.shape[1]], rtol=1e-3, atol=1e-5)
+            assert not own[:, part.shape[1] :].any(), "only padding is cut off"
+            assert part.norm(dim=-1).max() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_halves_are_padded_to_different_lengths(outcomes: Any) -> None:
+    """Without this the tests above would not see what padding does between processes."""
+    first, second = (rank["lrc"]["perturbations"] for rank in outcomes[1])
+    assert any(a.shape[1] != b.shape[1] for a, b in zip(first, second, strict=True))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(TESTS))
+    target, me = Path(sys.argv[1]), sys.argv[2]
+    torch.save(run_all(target / "two", PER_PROCESS), target / f"rank{me}.pt")

@@ -1,0 +1,423 @@
+"""Objectives, terms, schedules and layer maps; what cannot be bound; losses of one's own and plug-ins."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kdzoo
+from kdzoo import registry
+from kdzoo.activations import QKV, Activations
+from kdzoo.errors import KdzooError
+from kdzoo.layers import layer_map
+from kdzoo.loss import DistillationLoss
+from kdzoo.objective import Objective, Schedule, Term, after, before, linear
+
+ROWS, SEQUENCE, CLASSES, HEADS = 4, 5, 3, 2
+LABELS = torch.tensor([0, 2, 1, 0])
+
+
+def model(layers: int = 2, width: int = 8, heads: int = HEADS, classes: int = CLASSES, scores: bool = True) -> Any:
+    """What binding looks at: a module with a config."""
+    module = torch.nn.Module()
+    module.config = SimpleNamespace(  # type: ignore[assignment]
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_labels=classes
+    )
+    module._can_set_attn_implementation = lambda: scores  # type: ignore[assignment]
+    return module
+
+
+def activations(layers: int = 2, width: int = 8, seed: int = 0) -> Activations:
+    """Random activations of everything, with padding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    hidden = {i: random(ROWS, SEQUENCE, width) for i in range(layers + 1)}
+    return Activations(
+        logits=random(ROWS, CLASSES),
+        hidden=hidden,
+        cls={i: states[:, 0] for i, states in hidden.items()},
+        qkv={i: QKV(*(random(ROWS, HEADS, SEQUENCE, width // HEADS) for _ in range(3))) for i in range(layers)},
+        mask=torch.arange(SEQUENCE) < torch.tensor([5, 2, 3, 4])[:, None],
+    )
+
+
+def bound(*terms: Term, student: Any = None, teacher: Any = None, **options: Any) -> Objective:
+    torch.manual_seed(0)
+    return Objective(terms).bind(student or model(), model(4, 12) if teacher is None else teacher, **options)
+
+
+def value(objective: Objective, progress: float = 0.0, **context: Any) -> Any:
+    return objective(activations(), activations(4, 12, seed=1), labels=LABELS, progress=progress, **context)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (after(0.8, 3), [0, 0, 0, 3, 3]),
+        (before(0.8, 3), [3, 3, 3, 0, 0]),
+        (linear(1, 3), [1, 1.5, 2, 2.6, 3]),
+        (linear(1, 0), [1, 0.75, 0.5, 0.2, 0]),
+        (Schedule(((0.25, 1.0), (0.5, 4.0))), [0, 1, 4, 4, 4]),
+        (Schedule(((0.25, 1.0), (0.5, 4.0)), interpolate=True), [1, 1, 4, 4, 4]),
+        (Schedule(((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (1.0, 2.0)), interpolate=True), [0, 0, 1, 1.6, 2]),
+    ],
+)
+def test_schedules(schedule: Schedule, expected: list[float]) -> None:
+    assert [schedule(p) for p in (0.0, 0.25, 0.5, 0.8, 1.0)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("points", [(), ((0.5, 1.0), (0.2, 1.0)), ((-0.1, 1.0),), ((0.5, 1.0), (1.1, 0.0))])
+def test_schedules_that_are_none(points: Any) -> None:
+    with pytest.raises(KdzooError, match="a schedule's fractions rise within 0 to 1"):
+        Schedule(points)
+
+
+# --- layer maps -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "student", "teacher", "feature", "expected"),
+    [
+        # TinyBERT, 4 of 12 layers: g(m) = 3m for hidden states, and the attention layer of the same block
+        ("uniform", 4, 12, "hidden", [(1, 3), (2, 6), (3, 9), (4, 12)]),
+        ("uniform", 4, 12, "qkv", [(0, 2), (1, 5), (2, 8), (3, 11)]),
+        ("uniform", 6, 12, "hidden", [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12)]),
+        ("uniform", 6, 12, "qkv", [(0, 1), (1, 3), (2, 5), (3, 7), (4, 9), (5, 11)]),
+        ("uniform", 4, 6, "hidden", [(1, 2), (2, 3), (3, 5), (4, 6)]),
+        ("uniform", 4, 2, "hidden", [(1, 1), (2, 1), (3, 2), (4, 2)]),
+        ("last", 3, 12, "cls", [(1, 10), (2, 11), (3, 12)]),
+        ("last", 3, 12, "qkv", [(0, 9), (1, 10), (2, 11)]),
+        ("first", 3, 12, "hidden", [(1, 1), (2, 2), (3, 3)]),
+        # PKD-skip for 6 of 12 layers: 2, 4, 6, 8, 10; PKD-last: 7 to 11
+        ("skip", 6, 12, "cls", [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]),
+        ("last[:-1]", 6, 12, "cls", [(1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]),
+        ("uniform[-1]", 4, 12, "hidden", [(4, 12)]),
+        ("uniform[-1]", 4, 12, "qkv", [(3, 11)]),
+        ("uniform[0]", 4, 12, "hidden", [(1, 3)]),
+        ("uniform[1:3]", 4, 12, "hidden", [(2, 6), (3, 9)]),
+        ("uniform[ 2 : ]", 4, 12, "hidden", [(3, 9), (4, 12)]),
+        ([(0, 0), (4, 12)], 4, 12, "hidden", [(0, 0), (4, 12)]),
+        ([[0, 11], [3, 0]], 4, 12, "qkv", [(0, 11), (3, 0)]),
+    ],
+)
+def test_layer_maps(layers: Any, student: int, teacher: int, feature: str, expected: list[tuple[int, int]]) -> None:
+    assert layer_map(layers, student, teacher, feature) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "feature", "message"),
+    [
+        ("unifrom", "hidden", "unknown layer map 'unifrom'; did you mean 'uniform'"),
+        ("uniform[a]", "hidden", "unknown layer map 'uniform"),
+        ("uniform[9]", "hidden", r"layer map 'uniform\[9\]' leaves no layer of a student of 4 layers"),
+        ("uniform[4:]", "hidden", "leaves no layer"),
+        ([(5, 1)], "hidden", r"layer map \(5, 1\): student index 5 is out of range; its hidden states are 0 to 4"),
+        ([(1, 13)], "hidden", "teacher index 13 is out of range; its hidden states are 0 to 12"),
+        ([(4, 1)], "qkv", "student index 4 is out of range; its attention layers are 0 to 3"),
+        ([(-1, 1)], "hidden", "student index -1 is out of range"),
+        ([(1.0, 1)], "hidden", r"student index 1\.0 is out of range"),
+        ([(1, 2, 3)], "hidden", "a layer map is a name or"),
+        ([1, 2], "hidden", "a layer map is a name or"),
+        ([], "hidden", "needs at least one"),
+    ],
+)
+def test_wrong_layer_maps(layers: Any, feature: str, message: str) -> None:
+    with pytest.raises(KdzooError, match=message) as error:
+        layer_map(layers, 4, 12, feature)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layers", ["first", "last"])
+def test_a_shallower_teacher(layers: str) -> None:
+    with pytest.raises(KdzooError, match="needs a teacher at least as deep as the student, got 2 and 4 layers"):
+        layer_map(layers, 4, 2)
+
+
+def test_pkd_of_one_layer_has_no_map() -> None:
+    with pytest.raises(KdzooError, match="leaves no layer of a student of 1 layers"):
+        layer_map("skip", 1, 12, "cls")
+
+
+# --- values equal the losses called by hand ---------------------------------------------------------------------------
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    objective = bound(Term("ce", weight=0.3), Term("kd", temperature=2.0, weight=after(0.5, 2.0)), Term("logit_mse"))
+    student, teacher = activations(), activations(4, 12, seed=1)
+    by_hand = {
+        "ce": kdzoo.create("ce")(student.logits, labels=LABELS),
+        "kd": kdzoo.create("kd", temperature=2.0)(student.logits, teacher.logits),
+        "logit_mse": kdzoo.create("logit_mse")(student.logits, teacher.logits),
+    }
+    early, late = (objective(student, teacher, labels=LABELS, progress=p) for p in (0.49, 0.5))
+    torch.testing.assert_close(early.total, 0.3 * by_hand["ce"] + by_hand["logit_mse"])
+    torch.testing.assert_close(late.total, early.total + 2 * by_hand["kd"])
+    assert early.terms.keys() == {"ce", "logit_mse"} and late.terms.keys() == by_hand.keys()
+    for name, term in late.terms.items():
+        torch.testing.assert_close(term, by_hand[name].detach())
+        assert not term.requires_grad
+    assert late.total.requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_layers_one_by_one(reduction: str) -> None:
+    objective = bound(Term("hidden_mse", layer_reduction=reduction))
+    student, teacher = activations(), activations(4, 12, seed=1)
+    projections = objective.losses["hidden_mse"]
+    assert len(projections) == 2, "one a layer"
+    by_hand = [
+        loss(student.hidden[i], teacher.hidden[j], mask=student.mask)
+        for loss, (i, j) in zip(projections, ((1, 2), (2, 4)), strict=True)
+    ]
+    torch.testing.assert_close(value(objective).total, sum(by_hand) / (2 if reduction == "mean" else 1))
+
+
+def test_a_shared_projection() -> None:
+    objective = bound(Term("hidden_mse", shared=True))
+    (loss,) = objective.losses["hidden_mse"]
+    student, teacher = activations(), activations(4, 12, seed=1)
+    by_hand = sum(loss(student.hidden[i], teacher.hidden[j], mask=student.mask) for i, j in ((1, 2), (2, 4)))
+    torch.testing.assert_close(value(objective).total, by_hand)
+    assert sum(p.numel() for p in objective.parameters()) == 8 * 12
+
+
+def test_other_features() -> None:
+    """Embeddings are hidden state 0; CLS states come without a mask, stacked for PKD; attention with one."""
+    student, teacher = activations(), activations(4, 12, seed=1)
+    objective = bound(Term("embedding_mse"), Term("pkd", layers="uniform"), Term("attention_kl"))
+    losses = {name: module[0] for name, module in objective.losses.items()}
+    found = value(objective).terms
+    by_hand = {
+        "embedding_mse": losses["embedding_mse"](student.hidden[0], teacher.hidden[0], mask=student.mask),
+        "pkd": losses["pkd"](
+            torch.stack([student.cls[1], student.cls[2]], 1), torch.stack([teacher.cls[2], teacher.cls[4]], 1)
+        ),
+        "attention_kl": sum(
+            losses["attention_kl"](student.qkv[i], teacher.qkv[j], mask=student.mask) for i, j in ((0, 1), (1, 3))
+        ),
+    }
+    for name, expected in by_hand.items():
+        torch.testing.assert_close(found[name], expected.detach(), msg=name)
+
+
+def test_what_losses_learn_is_trained_and_saved() -> None:
+    objective = bound(Term("cos_nce"), Term("crd", feature_dim=4, num_negatives=3), num_samples=9)
+    value(objective, sample_ids=torch.arange(ROWS)).total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+    names = set(objective.state_dict())
+    assert {"losses.cos_nce.0.projection.weight", "losses.cos_nce.1.projection.weight"} <= names
+    assert {"losses.crd.0.student_bank", "losses.crd.0.z_teacher", "losses.crd.0.embed_student.bias"} <= names
+    assert objective.losses["crd"][0].student_bank.shape == (9, 4)
+
+
+def test_ids_reach_the_loss_that_needs_them() -> None:
+    objective = bound(Term("crd", feature_dim=4, num_negatives=3), num_samples=9)
+    with pytest.raises(KdzooError, match="crd needs sample_ids="):
+        value(objective)
+
+
+# --- needs ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_active_terms_map_is_needed() -> None:
+    objective = bound(
+        Term("kd", weight=after(0.5, 1.0)),
+        Term("pkd", layers=[(1, 3)], weight=before(0.5, 1.0)),
+        Term("attention_mse", layers="uniform[-1]", weight=before(0.5, 1.0)),
+        Term("embedding_mse", weight=before(0.25, 1.0)),
+        Term("hidden_mse", layers=[(2, 1)], weight=before(0.25, 1.0)),
+    )
+    student, teacher = objective.needs(0.0)
+    assert teacher is not None
+    assert (student.hidden, student.cls, student.qkv) == ({0, 2}, {1}, {1})
+    assert (teacher.hidden, teacher.cls, teacher.qkv) == ({0, 1}, {3}, {3})
+    student, _ = objective.needs(0.25)
+    assert (student.hidden, student.cls, student.qkv) == (set(), {1}, {1})
+    student, teacher = objective.needs(0.5)
+    assert teacher is not None and teacher.logits
+    assert not student.hidden | student.cls | student.qkv | teacher.hidden | teacher.cls | teacher.qkv
+
+
+def test_no_teacher_where_none_is_needed() -> None:
+    objective = Objective([Term("ce"), Term("kd", weight=after(0.5, 1.0))]).bind(model(), model(4))
+    assert objective.needs(0.0)[1] is None
+    assert objective(activations(), None, labels=LABELS).terms.keys() == {"ce"}
+    with pytest.raises(KdzooError, match="the term 'kd' needs the teacher's activations"):
+        objective(activations(), None, labels=LABELS, progress=0.5)
+    assert Objective([Term("ce")]).bind(model(), None).needs(0.0)[1] is None
+
+
+# --- what cannot be bound ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "hiden_mse"}, "unknown loss 'hiden_mse'; did you mean 'hidden_mse'"),
+        ({"loss": "hidden_mse", "feature": "hiden"}, "unknown feature of hidden_mse 'hiden'; did you mean 'hidden'"),
+        ({"loss": "kd", "temprature": 1}, "unknown option of kd 'temprature'; did you mean 'temperature'"),
+        ({"loss": "hidden_mse", "layer_reduction": "man"}, "unknown layer_reduction 'man'; did you mean 'mean'"),
+        ({"loss": "kd", "layers": "uniform"}, "kd is taken on the logits, which has no layers to map"),
+        ({"loss": "embedding_mse", "layers": "last"}, "taken on the embedding, which has no layers to map"),
+        ({"loss": "kd", "name": "my.kd"}, r"a term cannot be called 'my\.kd'"),
+        ({"loss": "kd", "name": "keys"}, "a term cannot be called 'keys'"),
+    ],
+)
+def test_wrong_terms(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(KdzooError, match=message):
+        Term(**arguments)
+
+
+class Plain(DistillationLoss):
+    """Mean absolute difference of states; nothing to learn, so equal widths."""
+
+    features = ("hidden", "logits")
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        return self.scale * (student - teacher).abs().mean()
+
+
+def plain() -> type[Plain]:
+    """A class to register, so that Plain itself keeps having no name."""
+    return type("Plain", (Plain,), {})
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry to write in; the real one comes back."""
+    kdzoo.available()
+    monkeypatch.setattr(registry, "_losses", dict(registry._losses))
+    monkeypatch.setattr(registry, "_loaded", True)
+
+
+@pytest.mark.usefixtures("names")
+def test_models_that_do_not_fit() -> None:
+    kdzoo.register("plain")(plain())
+    cases: list[tuple[Term, Any, Any, str]] = [
+        (Term("plain"), model(), model(4, 12), "plain has no projection, so it needs equal widths; the student has 8"),
+        (Term("kd"), model(), model(classes=2), "the student has 3 classes and the teacher 2"),
+        (Term("attention_mse"), model(), model(heads=4), "heads"),
+        (Term("attention_mse"), model(), model(scores=False), "needs attention scores, and the teacher shows its prob"),
+        (Term("hidden_mse", layers=[(3, 1)]), model(), model(4), "student index 3 is out of range"),
+        (Term("kd", temperature=-1.0), model(), model(), "kd: temperature is -1.0; it must be a positive number"),
+        (
+            Term("kd", weight=before(0.5, 1.0)),
+            model(),
+            model(),
+            "no term has a weight when 50% of the training is done",
+        ),
+        (Term("kd", weight=0.0), model(), model(), "no term has a weight when 0% of the training is done"),
+    ]
+    for term, student, teacher, message in cases:
+        with pytest.raises(KdzooError, match=message) as error:
+            Objective([term]).bind(student, teacher)
+        assert "\n" not in str(error.value)
+    with pytest.raises(KdzooError, match="the term 'hints' needs a teacher"):
+        Objective([Term("ce"), Term("hidden_mse", name="hints")]).bind(model(), None)
+    assert Objective([Term("attention_kl")]).bind(model(), model(scores=False)), "probabilities will do"
+    # hidden states of a model for another task will do; its logits would not
+    assert Objective([Term("ce"), Term("hidden_mse")]).bind(model(), model(classes=2))
+
+
+def test_wrong_objectives() -> None:
+    with pytest.raises(KdzooError, match="an objective needs at least one term"):
+        Objective([])
+    with pytest.raises(KdzooError, match="two terms are called 'kd'; give one of them another name="):
+        Objective([Term("kd"), Term("kd", temperature=2.0)])
+    with pytest.raises(KdzooError, match="call bind"):
+        Objective([Term("hidden_mse")]).needs(0.0)
+    assert len(bound(Term("kd"), Term("kd", temperature=2.0, name="soft")).losses) == 2
+
+
+# --- losses of one's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_of_ones_own() -> None:
+    objective = bound(Term(Plain(2.0), layers=[(1, 1), (2, 3)], weight=0.5), teacher=model(4))
+    student, teacher = activations(), activations(4, seed=1)
+    found = objective(student, teacher)
+    by_hand = [(student.hidden[i] - teacher.hidden[j]).abs().mean() for i, j in ((1, 1), (2, 3))]
+    torch.testing.assert_close(found.total, sum(by_hand))
+    assert found.terms.keys() == {"Plain"}
+    with pytest.raises(KdzooError, match="Plain is made already; give its options"):
+        Term(Plain(), scale=2.0)
+
+
+def test_a_loss_of_ones_own_with_state() -> None:
+    """One module cannot stand for a projection a layer unless that is said."""
+    loss = kdzoo.create("hidden_mse", student_dim=8, teacher_dim=12)
+    with pytest.raises(KdzooError, match=r"holds a loss with state on 2 layers; say shared=True"):
+        bound(Term(loss))
+    assert [*bound(Term(loss, shared=True)).parameters()] == [*loss.parameters()]
+    assert [*bound(Term(loss, layers="uniform[-1]")).parameters()] == [*loss.parameters()]
+
+
+@pytest.mark.usefixtures("names")
+def test_register() -> None:
+    kdzoo.register("plain")(plain())
+    assert "plain" in kdzoo.available() and isinstance(kdzoo.create("plain", scale=2.0), Plain)
+    described = kdzoo.describe("plain")
+    assert described.summary.startswith("Mean absolute difference") and described.options == {"scale": 1.0}
+    kdzoo.register("plain")(plain())  # a reloaded module registers again
+    with pytest.raises(KdzooError, match=r"a loss named 'plain' is registered already, by .*; choose another name"):
+        kdzoo.register("plain")(type("Other", (Plain,), {}))
+    with pytest.raises(KdzooError, match="must be registered on a subclass of DistillationLoss"):
+        kdzoo.register("other")(torch.nn.Linear)  # type: ignore[type-var]
+
+
+PLUG_IN = """
+import kdzoo
+
+@kdzoo.register("max_difference")
+class MaxDifference(kdzoo.DistillationLoss):
+    '''Largest difference of two logits.'''
+
+    features = ("logits",)
+
+    def compute(self, student, teacher, *, mask, **context):
+        return (student - teacher).abs().max()
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: None) -> Path:
+    """A package on the path whose metadata names it a plug-in, not loaded yet."""
+    (tmp_path / "a_plug_in.py").write_text(PLUG_IN)
+    metadata = tmp_path / "a_plug_in-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plug-in\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[kdzoo.losses]\nmax_difference = a_plug_in:MaxDifference\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_loaded", False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("installed")
+def test_plug_ins_join_by_entry_point() -> None:
+    assert "max_difference" not in registry._losses
+    found = bound(Term("max_difference"))(activations(), activations(4, 12, seed=1))
+    expected = (activations().get("logits") - activations(4, 12, seed=1).get("logits")).abs().max()  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(found.total, expected)
+    assert "max_difference" in kdzoo.available() and math.isfinite(found.total.item())
+
+
+def test_a_broken_plug_in_is_named(installed: Path) -> None:
+    (installed / "a_plug_in-1.0.dist-info" / "entry_points.txt").write_text("[kdzoo.losses]\nbad = a_plug_in_gone\n")
+    with pytest.raises(KdzooError, match=r"the plug-in 'bad' \(a_plug_in_gone\) could not be loaded: No module named"):
+        kdzoo.available()

@@ -75,7 +75,7 @@ def run_one(
     # config.json is the model's, which is written to the same folder.
     records = Records(folder, json.loads(json.dumps(configuration)), {}, file="run.json")
     if (folder / "config.json").exists() and not records.config.exists():
-        raise KdzooError(f"{folder} holds a model that this command did not write; choose another --out")
+        raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
     record_path = folder / "record.json"
     if record_path.exists():
         return read_json(record_path)

@@ -9,8 +9,6 @@ import warnings
 import numpy as np
 import pytest
 
-pytest.importorskip("evaluate")
-
 from kdzoo.errors import KdzooError
 from kdzoo.glue.metrics import GlueMetric
 from kdzoo.glue.tasks import TASKS

@@ -7,9 +7,8 @@ import gzip
 import json
 import os
 
+import datasets
 import pytest
-
-datasets = pytest.importorskip("datasets")
 
 from kdzoo.errors import KdzooError
 from kdzoo.glue import TASKS, get_task, load, sources
@@ -255,7 +254,11 @@ GOOD = HEADER + "a\tb\t0\nc\td\t1\n"
 BAD = {
     "empty split": ("train.tsv", HEADER, r"train\.tsv: the split is empty"),
     "empty file": ("train.tsv", "", r"train\.tsv: no column 'sentence1'; it has no header"),
-    "no column": ("train.tsv", "sentence1\tlabel\na\t0\n", r"train\.tsv: no column 'sentence2'; it has sentence1, label"),
+    "no column": (
+        "train.tsv",
+        "sentence1\tlabel\na\t0\n",
+        r"train\.tsv: no column 'sentence2'; it has sentence1, label",
+    ),
     "too short": ("train.tsv", GOOD + "e\tf\n", r"train\.tsv, row 3: 2 fields .* 3; column 'label' is missing"),
     "too long": ("train.tsv", GOOD + "e\tf\t1\tg\n", r"train\.tsv, row 3: 4 fields .* 3; more follows 'label'"),
     "label": ("train.tsv", GOOD + "e\tf\t7\n", r"train\.tsv, row 3, column 'label': label '7'.*0 \(entail.*1 \(not_"),
@@ -271,7 +274,11 @@ BAD = {
         r"train\.jsonl, row 1, column 'sentence2': expected text, got None",
     ),
     "json empty": ("train.jsonl", "", r"train\.jsonl: the split is empty"),
-    "not utf-8": ("train.tsv", b"sentence1\tsentence2\tlabel\n\xff\xfe\t\x80\t0\n", r"train\.tsv: not readable as UTF-8"),
+    "not utf-8": (
+        "train.tsv",
+        b"sentence1\tsentence2\tlabel\n\xff\xfe\t\x80\t0\n",
+        r"train\.tsv: not readable as UTF-8",
+    ),
     "cut gzip": ("train.tsv.gz", gzip.compress(GOOD.encode())[:-9], r"train\.tsv\.gz: not readable as UTF-8 gzip"),
     "no gzip": ("train.tsv.gz", GOOD, r"train\.tsv\.gz: not readable as UTF-8 gzip"),
     "no parquet": ("train.parquet", GOOD, r"train\.parquet: not readable as Parquet"),

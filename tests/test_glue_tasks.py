@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("transformers")
-
 from kdzoo.errors import KdzooError
 from kdzoo.glue import TASKS, get_task, load
 from kdzoo.glue.synthetic import synthetic_tokenizer

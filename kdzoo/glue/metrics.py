@@ -6,6 +6,8 @@ Source: Wang et al. (2019), "GLUE", Table 1; names and values are those of the h
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import datasets
 import evaluate
@@ -41,7 +43,7 @@ class GlueMetric(evaluate.Metric):
             features=datasets.Features({"predictions": kind, "references": kind}),
         )
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:  # type: ignore[override]
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
         predicted, true = np.asarray(predictions), np.asarray(references)
         return {name: float(_METRICS[name](predicted, true)) for name in self._task.metric_names}
 
@@ -64,14 +66,14 @@ def _matthews(predicted: np.ndarray, true: np.ndarray) -> float:
     return sklearn_metrics.matthews_corrcoef(true, predicted)
 
 
-def _correlation(measure):
+def _correlation(measure: Callable[..., Any]) -> Callable[[np.ndarray, np.ndarray], float]:
     def compute(predicted: np.ndarray, true: np.ndarray) -> float:
         if _constant(predicted) or _constant(true):
             return 0.0
         with warnings.catch_warnings():
             # A nearly constant prediction is a weak model, which its value says already.
             warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            return measure(predicted, true).statistic
+            return float(measure(predicted, true).statistic)
 
     return compute
 

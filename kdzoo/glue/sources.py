@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the hub, a folder in any of the forms people have GLUE in, or the synthetic grammar."""
+"""Where a task's rows come from: the hub, a folder in any form people have GLUE in, or the synthetic grammar."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def load(
     for name, rows in (("train_rows", train_rows), ("validation_rows", validation_rows)):
         if rows is not None and rows < 1:
             raise KdzooError(f"{name} must be 1 or more, got {rows}")
-    wanted = {split: train_rows if split == "train" else validation_rows for split in ("train", *task.validation_splits)}
+    wanted = {split: train_rows if split == "train" else validation_rows for split in _splits(task)}
     if source == "synthetic":
         from kdzoo.glue import synthetic
 
@@ -191,7 +192,7 @@ _Reader = Callable[[], "Dataset"]
 def _saved_splits(task: Task, folder: Path) -> dict[str, _Reader]:
     saved = _load_from_disk(folder)
     present = [split for split in _splits(task) if split in saved]
-    return {split: lambda s=split: _from_arrow(task, str(folder / s), saved[s]) for split in present}
+    return {split: partial(_from_arrow, task, str(folder / split), saved[split]) for split in present}
 
 
 def _load_from_disk(folder: Path) -> Any:
@@ -242,7 +243,7 @@ def _read_file(task: Task, path: Path) -> Mapping[str, Sequence[Any]]:
         return _columns(path, header, rows, {name: name for name in (*task.columns, "label")})
 
 
-def _read_official(task: Task, path: Path, official_rows: Iterable[list[str]] | None = None) -> Mapping[str, list[str]]:
+def _read_official(task: Task, path: Path) -> Mapping[str, list[str]]:
     official = _OFFICIAL[task.name]
     with _open(path) as file:
         rows = _tsv(file)
@@ -256,14 +257,22 @@ def _read_mrpc_original(task: Task, folder: Path, split: str) -> Mapping[str, li
     """MRPC as Microsoft has it: both splits in one file, the validation pairs listed in ``dev_ids.tsv``."""
     ids_path = next((p for name in ("dev_ids.tsv", "mrpc_dev_ids.tsv") if (p := folder / name).is_file()), None)
     if ids_path is None:
-        raise KdzooError(f"{folder / 'dev_ids.tsv'} is missing: it says which rows of msr_paraphrase_train.txt validate")
+        raise KdzooError(
+            f"{folder / 'dev_ids.tsv'} is missing: it names the validation rows of msr_paraphrase_train.txt"
+        )
     with _open(ids_path) as file:
         held_out = {tuple(row[:2]) for row in _tsv(file)}
     path = folder / "msr_paraphrase_train.txt"
     with _open(path) as file:
         rows = _tsv(file)
         header = next(rows, [])
-        fields = {**_OFFICIAL["mrpc"].fields, "id1": "#1 ID", "id2": "#2 ID"}
+        fields = {
+            "sentence1": "#1 String",
+            "sentence2": "#2 String",
+            "label": "Quality",
+            "id1": "#1 ID",
+            "id2": "#2 ID",
+        }
         columns = _columns(path, header, rows, fields)
     pairs = zip(columns["id1"], columns["id2"], strict=True)
     keep = [row for row, pair in enumerate(pairs) if (pair in held_out) == (split != "train")]

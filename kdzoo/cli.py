@@ -321,9 +321,12 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    stopped = "stopped; the same command goes on from the last finished part"
     try:
-        app(arguments, prog_name="kdzoo", standalone_mode=False)
-        code = 0
+        # Some versions of typer return the code of an exit, and of Ctrl-C, which others raise.
+        code = app(arguments, prog_name="kdzoo", standalone_mode=False) or 0
+        if code == 130:
+            code = _fail(stopped, 130, debug)
     except typer.Exit as exit_:
         code = exit_.exit_code
     except ClickError as error:
@@ -331,7 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KdzooError as error:
         code = _fail(str(error), 2, debug)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("stopped; the same command goes on from the last finished part", 130, debug)
+        code = _fail(stopped, 130, debug)
     except (DistillationFailure, OSError) as error:
         code = _fail(str(error), 1, debug)
     except Exception as error:

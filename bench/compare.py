@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget, Settings
-from kdzoo.bench.table import TEACHER, write_csv
+from kdzoo.bench.table import TEACHER, read_records, write_csv
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.glue import Task, get_task, load
@@ -37,6 +37,7 @@ from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
+UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
 class Comparison:
@@ -135,7 +136,7 @@ class Comparison:
                 done.append(record)
                 for _, method, seed in (cell for cell in self.cells() if cell[0] is task):
                     done.append(self._cell(task, method, seed, tokenized, teacher, bar, overall))
-            write_csv(self.records.folder / "results.csv", done)
+            write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
         return done
 
     def _teacher(
@@ -188,7 +189,7 @@ class Comparison:
             "method": method,
             "seed": seed,
             "shared": self.settings.shared(),
-            "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+            "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude=UNUSED),
         }
         record = self.records.find(path, configuration)
         if record is not None:
@@ -212,7 +213,6 @@ class Comparison:
         self.records.write(path, record)
         self._report(record)
         return record
-
 
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")

@@ -55,7 +55,7 @@ class Records:
         self.folder = folder
         self.config = folder / file
         self.shared = shared
-        self.order = order
+        self.order = dict(order)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -72,6 +72,9 @@ class Records:
                     f"{folder} holds the records of another configuration: {'; '.join(difference)}. "
                     "Choose another --out, or the settings it was started with"
                 )
+            # What an earlier run had, and this one has not, comes after.
+            for axis, names in old.get("order", {}).items():
+                self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

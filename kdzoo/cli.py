@@ -14,7 +14,6 @@ from rich.table import Table
 from kdzoo.errors import DistillationFailure, KdzooError, unknown
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -324,7 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
     stopped = "stopped; the same command goes on from the last finished part"
     try:
         # Some versions of typer return the code of an exit, and of Ctrl-C, which others raise.
-        code = app(arguments, prog_name="kdzoo", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="kdzoo", standalone_mode=False) or 0
         if code == 130:
             code = _fail(stopped, 130, debug)
     except typer.Exit as exit_:

@@ -125,8 +125,9 @@ class CRD(DistillationLoss):
         self.num_negatives = num_negatives
         self.embed_student = nn.Linear(student_dim, feature_dim)
         self.embed_teacher = nn.Linear(teacher_dim, feature_dim)
-        self.register_buffer("z_student", torch.zeros(()))
-        self.register_buffer("z_teacher", torch.zeros(()))
+        # Not of shape (): torch.compile loses an update in place of a buffer that is one float64 number.
+        self.register_buffer("z_student", torch.zeros(1))
+        self.register_buffer("z_teacher", torch.zeros(1))
         if bank != "dataset":
             self.needs = frozenset()
         if num_samples is not None and bank != "batch":
@@ -134,7 +135,7 @@ class CRD(DistillationLoss):
             for side in ("student_bank", "teacher_bank"):
                 self.register_buffer(side, torch.empty(num_samples, feature_dim).uniform_(-bound, bound))
         if bank == "queue":
-            self.register_buffer("position", torch.zeros((), dtype=torch.long))
+            self.register_buffer("position", torch.zeros(1, dtype=torch.long))
 
     z_student: Tensor
     z_teacher: Tensor
@@ -215,14 +216,15 @@ class CRD(DistillationLoss):
         if contrast_ids is None:
             ids = torch.randint(size, (rows, self.num_negatives), device=device)
         else:
-            wanted = ((rows, self.num_negatives), (rows, self.num_negatives + 1))
-            if tuple(contrast_ids.shape) not in wanted[: 2 if self.bank == "dataset" else 1]:
+            drawn = self.num_negatives
+            columns = (drawn, drawn + 1) if self.bank == "dataset" else (drawn,)
+            if contrast_ids.dim() != 2 or len(contrast_ids) != rows or contrast_ids.shape[1] not in columns:
                 raise KdzooError(
-                    f"{self.label}: contrast_ids {tuple(contrast_ids.shape)} must be {wanted[0]}, or with each row "
-                    f'itself first {wanted[1]} (bank="dataset" only)'
+                    f"{self.label}: contrast_ids {tuple(contrast_ids.shape)} must be ({rows}, {drawn}), or with each "
+                    f'row itself first ({rows}, {drawn + 1}) (bank="dataset" only)'
                 )
             self._check_ids("contrast_ids", contrast_ids, size)
-            ids = contrast_ids[:, -self.num_negatives :].long()
+            ids = contrast_ids[:, -drawn:].long()
         if self.bank == "queue":
             return *banks, (ours, theirs), ids
         if sample_ids is None or sample_ids.shape != (rows,):

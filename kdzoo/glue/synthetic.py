@@ -276,19 +276,19 @@ def _stsb(rng: Random, split: str) -> Row:
     """Five points, less a penalty for every part of the meaning that differs; a negation costs most."""
     parts: dict[str, tuple[Sequence[str], float, float]] = {
         # what there is to choose from, how likely it changes, what a change costs
-        "not": (("", "not"), 0.3, 1.6),
+        "polarity": (("always", "never"), 0.3, 1.6),
         "time": (("did", "will"), 0.3, 0.8),
         "number": (("one", "many"), 0.3, 0.6),
-        "agent": (("teacher", "farmer", "singer", "king"), 0.3, 0.9),
-        "verb": (("see", "feed", "chase", "buy"), 0.3, 0.9),
-        "patient": (("dog", "horse", "rabbit", "goat"), 0.3, 0.9),
-        "place": (("garden", "street", "forest", "market", ""), 0.3, 0.4),
+        "agent": (("teacher", "farmer", "king"), 0.3, 0.9),
+        "verb": (("see", "feed", "buy"), 0.3, 0.9),
+        "patient": (("dog", "horse", "goat"), 0.3, 0.9),
+        "place": (("garden", "street", "forest"), 0.3, 0.6),
     }
     first = {name: rng.choice(choices) for name, (choices, _, _) in parts.items()}
-    for name, usual in (("not", ""), ("time", "did"), ("number", "one")):
+    for name, usual in (("polarity", "always"), ("time", "did"), ("number", "one")):
         if rng.random() < 0.6:
             first[name] = usual
-    adjective, time = rng.choice(rng.choice(lexicon.ADJECTIVES)), rng.choice(rng.choice(lexicon.TIMES))
+    adjective = rng.choice(rng.choice(lexicon.ADJECTIVES))
     second, score = dict(first), 5.0
     for name, (choices, change, cost) in parts.items():
         if rng.random() < change:
@@ -296,12 +296,9 @@ def _stsb(rng: Random, split: str) -> Row:
             score -= cost
 
     def say(words: dict[str, str]) -> str:
-        place = f"in the {words['place']}" if words["place"] else ""
         animal = words["patient"] + ("s" if words["number"] == "many" else "")
-        subject = f"the {adjective} {words['agent']} {words['time']} {words['not']}"
-        core = f"{subject} {words['verb']} {words['number']} {animal}"
-        text = f"{time} , {core} {place} ." if rng.random() < 0.3 else f"{core} {place} {time} ."
-        return " ".join(text.split())
+        subject = f"the {adjective} {words['agent']} {words['time']} {words['polarity']}"
+        return f"{subject} {words['verb']} {words['number']} {animal} in the {words['place']} ."
 
     return say(first), say(second), round(max(score, 0.0) * 5) / 5
 

@@ -1,0 +1,357 @@
+"""The command line: what each command prints and writes, and that a comparison is fair, repeatable and extensible."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+import torch
+from command_line import ROWS, SIZES, STUDENT, TEACHER, Commands, records, results
+from safetensors.torch import load_file
+from torch import Tensor
+
+import kdzoo
+from kdzoo.bench import compare, run, training
+from kdzoo.recipe import Recipe
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Every training of a comparison from here on, as (task, method, seed); the teacher's is called ``none``."""
+    calls: list[tuple[str, str, int]] = []
+
+    def counted(student: Any, teacher: Any, recipe: Recipe, **options: Any) -> Any:
+        calls.append((options["task"].name, recipe.name, options["seed"]))
+        return training.train(student, teacher, recipe, **options)
+
+    monkeypatch.setattr(compare, "train", counted)
+    monkeypatch.setattr(run, "train", counted)
+    return calls
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> Callable[[], None]:
+    """Make the next training stop as by Ctrl-C after ``at`` steps; the function returned lets them go on again."""
+    proceed = training._Steps.on_step_end
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        proceed(self, args, state, control, **more)
+        if state.global_step == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Steps, "on_step_end", stop)
+    return lambda: monkeypatch.setattr(training._Steps, "on_step_end", proceed)
+
+
+# --- list, show, check ------------------------------------------------------------------------------------------------
+
+
+def test_list_has_every_loss_and_recipe(commands: Commands) -> None:
+    out = commands.works("list")
+    for name in (*kdzoo.available(), *kdzoo.available("recipes")):
+        assert re.search(rf"│ {name} +│", out), name
+    assert "Kullback-Leibler divergence from the teacher's softened classes" in out
+
+
+def test_show_a_loss_a_recipe_and_both(commands: Commands) -> None:
+    loss = commands.works("show", "hidden_mse")
+    assert loss.startswith("loss hidden_mse: ") and "student_dim=None" in loss and "Examples:" in loss
+    recipe = commands.works("show", "tinybert")
+    assert recipe.startswith("recipe tinybert: ") and "Jiao" in recipe and "- loss: attention_mse" in recipe
+    both = commands.works("show", "kd")
+    assert both.startswith("recipe kd: ") and "\nloss kd: " in both
+    assert "temperature: 7" in commands.works("show", "kd", "--set", "kd.temperature=7")
+
+
+@pytest.mark.parametrize("name", kdzoo.available("recipes"))
+def test_show_yaml_reads_back(name: str, commands: Commands, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(commands.works("show", name, "--yaml"))
+    assert Recipe.load(path) == Recipe.load(name)
+
+
+def test_a_written_recipe_is_a_method(commands: Commands, tmp_path: Path, trained: list[Any]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(commands.works("show", "kd", "--yaml", "--set", "kd.temperature=7", "--set", "name=warm"))
+    options = ("--tasks", "sst2", "--methods", f"kd,{path}", *SIZES, "--out", tmp_path / "out")
+    assert "warm" in commands.works("compare", *options)
+    kept = records(tmp_path / "out")
+    assert [call[1] for call in trained] == ["none", "kd", "warm"]
+    temperatures = {
+        name: [
+            term.get("temperature") for term in kept[f"sst2-{name}-0"]["configuration"]["recipe"]["stages"][0]["terms"]
+        ]
+        for name in ("kd", "warm")
+    }
+    assert 7 in temperatures["warm"] and 7 not in temperatures["kd"]
+    path.write_text(path.read_text().replace("temperature: 7", "temperature: 8"))
+    says = ("sst2-warm-0.json", "another configuration", "temperature is 7 there and 8 here")
+    commands.fails("compare", *options, says=says)
+
+
+def test_check_names_what_works_and_trains_nothing(commands: Commands, trained: list[Any]) -> None:
+    out = commands.works("check", "none,tinybert,lrc", "--tasks", "mrpc", *SIZES[:4])
+    lines = out.splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        [name, "works", "on", "mrpc:"] for name in ("none", "tinybert", "lrc")
+    ]
+    assert "attention_mse" in lines[1] and "; then " in lines[1] and not trained
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help_names_every_command(arguments: tuple[str, ...], commands: Commands) -> None:
+    ran = commands(*arguments)
+    assert ran.code == 0 and ran.err == ""
+    for name in ("list", "show", "check", "finetune", "distill", "compare", "table"):
+        assert re.search(rf"^ +{name} ", ran.out, re.MULTILINE), name
+
+
+# --- finetune, distill ------------------------------------------------------------------------------------------------
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_finetune_then_distill(
+    commands: Commands, tmp_path: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune = ("finetune", "--task", "sst2", "--model", TEACHER, "--out", tmp_path / "teacher", *ROWS)
+    assert f"the model is in {tmp_path / 'teacher'}" in commands.works(*finetune)
+    distill = ("distill", "--task", "sst2", "--teacher", tmp_path / "teacher", "--student", STUDENT, *ROWS)
+    kd = (*distill, "--method", "kd", "--set", "kd.temperature=3", "--epochs", "3")
+    out = tmp_path / "whole"
+    said = commands.works(*kd, "--out", out)
+    record = json.loads((out / "record.json").read_text())
+    assert said.startswith(f"sst2 kd: accuracy {100 * record['metrics']['accuracy']:.1f}")
+    assert record["configuration"]["recipe"]["stages"][0]["terms"][0]["temperature"] == 3
+    assert record["steps"] == 6 and len(record["predictions"]["validation"]) == 32
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    student = AutoModelForSequenceClassification.from_pretrained(out)
+    assert (student.config.num_hidden_layers, student.config.hidden_size) == (1, 16)
+    assert len(AutoTokenizer.from_pretrained(out)) == student.config.vocab_size
+
+    # A finished run is not repeated, nor is it anybody else's folder.
+    before, count = weights(out), len(trained)
+    assert commands.works(*kd, "--out", out) == said
+    assert len(trained) == count and same(weights(out), before)
+    commands.fails(*kd, "--seed", 1, "--out", out, says=("another configuration", "seed is 0 there and 1 here"))
+    says = ("recipe.stages.0.terms.0.temperature is 3", "and 4", "Choose another --out")
+    commands.fails(*kd[:-1], 3, "--set", "kd.temperature=4", "--out", out, says=says)
+
+    # One that was stopped goes on from its last checkpoint, and ends where the whole one did.
+    go_on = stopping(monkeypatch, at=5)
+    ran = commands(*kd, "--out", tmp_path / "halved")
+    assert ran.code == 130 and ran.err.strip() == "kdzoo: stopped; the same command goes on from the last finished part"
+    assert [path.name for path in (tmp_path / "halved").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (tmp_path / "halved" / "record.json").exists()
+    go_on()
+    steps: list[int] = []
+    proceed = training._Steps.on_step_end
+
+    def note(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        steps.append(state.global_step)
+        proceed(self, args, state, control, **more)
+
+    monkeypatch.setattr(training._Steps, "on_step_end", note)
+    commands.fails(*kd, "--seed", 1, "--out", tmp_path / "halved", says=("seed is 0 there and 1 here",))
+    commands.works(*kd, "--out", tmp_path / "halved")
+    assert steps == [5, 6] and same(weights(tmp_path / "halved"), before)
+
+
+def test_published_hyper_parameters_hold_where_no_option_is_given(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[Any] = []
+    record = {"metrics": {"accuracy": 0.5}}
+    monkeypatch.setattr("kdzoo.bench.run.run_one", lambda **given: budgets.append(given["budget"]) or record)
+    distill = ("distill", "--task", "sst2", "--teacher", "t", "--method", "tinybert", "--out", tmp_path)
+    published = Recipe.load("tinybert").training
+    commands.works(*distill)
+    commands.works(*distill, "--learning-rate", "0.5", "--epochs", "2")
+    assert budgets[0].learning_rate == published.learning_rate and budgets[0].batch_size == published.batch_size
+    assert (budgets[1].learning_rate, budgets[1].epochs) == (0.5, 2)
+    assert budgets[1].batch_size == published.batch_size
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+GRID = ("--tasks", "sst2,stsb", "--methods", "none,crd", "--seeds", "2")
+
+
+def cells_of(out: str) -> dict[str, list[str]]:
+    """The terminal's table: a method's cells, without the rules."""
+    rows = [
+        [cell.strip() for cell in line.strip("│┃ ").split("│")] for line in out.splitlines() if line.startswith("│")
+    ]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: list[Any]) -> None:
+    folder = tmp_path / "out"
+    out = commands.works("compare", *GRID, *SIZES, "--out", folder)
+    kept = records(folder)
+    grid = [f"{task}-{method}-{seed}" for task in ("sst2", "stsb") for method in ("none", "crd") for seed in (0, 1)]
+    assert set(kept) == {*grid, "sst2-teacher", "stsb-teacher"}
+    assert len(trained) == 10
+
+    for record in kept.values():
+        assert record["format"] == 1 and record["configuration"]["shared"]["data"] == "synthetic"
+        assert record["samples_per_second"] > 0 and record["steps"] == 2 and record["peak_memory"] > 2**20
+        assert set(record["step_seconds"]) == {"teacher", "student", "update"}
+        assert record["evaluation_samples_per_second"] > 0 and record["rows"] == {"train": 64, "validation": 32}
+        assert record["versions"]["torch"] == torch.__version__ and record["device"]
+        assert record["started"] <= record["finished"]
+    crd, teacher = kept["sst2-crd-0"], kept["sst2-teacher"]
+    assert crd["loss_parameters"] > 0 and kept["sst2-none-0"]["loss_parameters"] == 0
+    assert crd["parameters"] == kept["sst2-none-0"]["parameters"] < teacher["parameters"]
+    assert crd["step_seconds"]["teacher"] > 0 and kept["sst2-none-0"]["step_seconds"]["teacher"] < 1e-3
+    assert set(kept["stsb-none-0"]["metrics"]) == {"pearson", "spearmanr"}
+
+    # The table, from the records by hand.
+    table = cells_of(out)
+    assert list(table) == ["teacher", "none", "crd"]
+    averages = {}
+    for method, cells in table.items():
+        means = []
+        for task, cell in zip(("sst2", "stsb"), cells[:2], strict=True):
+            seeds = ("teacher",) if method == "teacher" else (f"{method}-0", f"{method}-1")
+            scores = [kept[f"{task}-{seed}"]["score"] for seed in seeds]
+            means.append(fmean(scores))
+            spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
+            assert cell == f"{fmean(scores):.1f}{spread}"
+        averages[method] = fmean(means)
+        own = [record for record in kept.values() if record["method"] == method]
+        assert cells[2:] == [
+            f"{averages[method]:.1f}",
+            f"{averages[method] / averages['teacher']:.1%}",
+            f"{fmean(record['samples_per_second'] for record in own):.0f}",
+            f"{own[0]['parameters'] / 1e6:.2f} M",
+        ]
+    markdown = commands.works("table", folder, "--markdown")
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in markdown.splitlines()]
+    assert rows[0] == ["method", "sst2", "stsb", "average", "retention", "train rows/s", "parameters"]
+    assert {row[0]: row[1:] for row in rows[2:]} == table and [row[0] for row in rows[2:]] == list(table)
+    assert cells_of(commands.works("table", folder)) == table
+
+    with (folder / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 10
+    for line in lines:
+        name = f"{line['task']}-{line['method']}"
+        record = kept[name if line["method"] == "teacher" else f"{name}-{line['seed']}"]
+        assert float(line["score"]) == record["score"] and int(line["parameters"]) == record["parameters"]
+        assert line["accuracy"] == str(record["metrics"].get("accuracy", ""))
+
+    # The same again trains nothing and prints the same; a larger grid trains what is missing.
+    trained.clear()
+    again = commands.works("compare", *GRID, *SIZES, "--out", folder)
+    assert cells_of(again) == table and not trained and records(folder) == kept
+    larger = ("--tasks", "sst2,stsb,mrpc", "--methods", "none,crd,kd", "--seeds", "2")
+    out = commands.works("compare", *larger, *SIZES, "--out", folder)
+    assert list(cells_of(out)) == ["teacher", "none", "crd", "kd"]
+    kd = [(task, "kd", seed) for task in ("sst2", "stsb") for seed in (0, 1)]
+    mrpc = [("mrpc", "none", 0), *(("mrpc", method, seed) for seed in (0, 1) for method in ("none", "crd", "kd"))]
+    assert trained == kd + mrpc
+    grown = records(folder)
+    assert {name: grown[name] for name in kept} == kept and len(grown) == 10 + 4 + 7
+    trained.clear()
+    commands.works("compare", "--tasks", "sst2", "--methods", "none", "--seeds", "3", *SIZES, "--out", folder)
+    assert trained == [("sst2", "none", 2)]
+    assert len(records(folder)) == 22 and len((folder / "results.csv").read_text().splitlines()) == 23
+
+    # Another setting is refused, and named.
+    for changed, says in (
+        (("--epochs", "2"), "budget.epochs is 1.0 there and 2.0 here"),
+        (("--student", "1x8"), "student is '1x16,heads=2' there and '1x8' here"),
+        (("--train-rows", "32"), "train_rows is 64 there and 32 here"),
+        (("--set", "crd.temperature=0.1"), "overrides is [] there and ['crd.temperature=0.1'] here"),
+    ):
+        refused = ("compare", *GRID, *SIZES, *changed, "--out", folder)
+        commands.fails(*refused, says=("another configuration", says, "--out"))
+    assert records(folder).keys() == {*grown, "sst2-none-2"}
+
+
+def test_records_depend_on_the_seed_alone(commands: Commands, tmp_path: Path) -> None:
+    grid = ("--tasks", "stsb", "--methods", "crd,lrc", "--seeds", "2", *SIZES)
+    commands.works("compare", *grid, "--out", tmp_path / "one")
+    torch.manual_seed(1234)
+    # In another order, and stopped in between: no cell depends on what ran before it.
+    commands.works("compare", "--tasks", "stsb", "--methods", "lrc", *SIZES, "--out", tmp_path / "other")
+    commands.works("compare", *grid, "--out", tmp_path / "other")
+    one, other = results(tmp_path / "one"), results(tmp_path / "other")
+    assert one == other
+    assert one["stsb-crd-0"]["predictions"] != one["stsb-crd-1"]["predictions"]
+    assert one["stsb-crd-0"]["predictions"] != one["stsb-lrc-0"]["predictions"]
+
+
+def test_all_methods_of_a_seed_start_alike_and_see_the_same_rows(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = ("none", "kd", "tinybert", "crd", "lrc")
+    starts: dict[tuple[str, int], dict[str, Tensor]] = {}
+    teachers: list[dict[str, Tensor]] = []
+    seen: dict[tuple[str, int], list[list[int]]] = {}
+    current: list[list[int]] = []
+
+    def watched(student: Any, teacher: Any, recipe: Recipe, **options: Any) -> Any:
+        if options["task"].name == "sst2" and student.config.hidden_size == 16:
+            key = (recipe.name, options["seed"])
+            starts[key] = {name: value.clone() for name, value in student.state_dict().items()}
+            if teacher is not None:
+                teachers.append({name: value.clone() for name, value in teacher.state_dict().items()})
+            seen[key] = []
+            current[:] = []
+        outcome = training.train(student, teacher, recipe, **options)
+        if student.config.hidden_size == 16:
+            seen[key].extend(current)
+        return outcome
+
+    inner = training.DistillationTrainer.compute_loss
+
+    def noted(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        if model.training:
+            current.append(inputs["sample_ids"].tolist())
+        return inner(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(compare, "train", watched)
+    monkeypatch.setattr(training.DistillationTrainer, "compute_loss", noted)
+    grid = ("--tasks", "sst2", "--methods", ",".join(methods), "--seeds", "2", *SIZES, "--batch-size", "16")
+    commands.works("compare", *grid, "--out", tmp_path)
+    for seed in (0, 1):
+        for method in methods[1:]:
+            assert same(starts[method, seed], starts["none", seed]), method
+            assert seen[method, seed] == seen["none", seed], method
+        assert sorted(row for batch in seen["none", seed] for row in batch) == list(range(64))
+    assert not same(starts["none", 0], starts["none", 1]) and seen["none", 0] != seen["none", 1]
+    assert len(teachers) == 8 and all(same(teacher, teachers[0]) for teacher in teachers)
+
+
+def test_a_teacher_taken_as_it_is(commands: Commands, tmp_path: Path, trained: list[Any]) -> None:
+    commands.works("finetune", "--task", "sst2", "--model", TEACHER, "--out", tmp_path / "teacher", *ROWS)
+    options = ("--teacher", tmp_path / "teacher", "--no-finetune-teacher", "--methods", "kd", *ROWS)
+    commands.works("compare", "--tasks", "sst2", *options, "--out", tmp_path / "out")
+    assert same(weights(tmp_path / "out" / "teachers" / "sst2"), weights(tmp_path / "teacher"))
+    kept = records(tmp_path / "out")
+    assert kept["sst2-teacher"]["steps"] == 0
+    finetuned = json.loads((tmp_path / "teacher" / "record.json").read_text())
+    assert kept["sst2-teacher"]["predictions"] == finetuned["predictions"]
+    # The default student is every other layer of the teacher's.
+    assert kept["sst2-kd-0"]["configuration"]["shared"]["student"] == "teacher:1"

@@ -1,0 +1,285 @@
+"""What goes wrong while it runs: Ctrl-C, kill -9, a full disk, damaged records, two runs in one folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import SIZES, TEACHER, Commands, records, results
+from safetensors.torch import load_file
+
+from kdzoo.bench import training
+from kdzoo.bench.records import write_atomically
+from kdzoo.errors import DistillationFailure
+
+GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the grid when nothing happens to it."""
+    from kdzoo.cli import main
+
+    folder = tmp_path_factory.mktemp("grid")
+    with pytest.raises(SystemExit, match="0"):
+        main([*GRID, "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(grid: Path) -> dict[str, Any]:
+    """Its results."""
+    return results(grid)
+
+
+def left_over(folder: Path) -> set[str]:
+    """Files that are neither a comparison's results nor its lock."""
+    known = {"config.json", "results.csv", ".lock"}
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in files - known if not name.startswith(("cells/sst2-", "teachers/sst2/"))}
+
+
+# --- stopped from outside ---------------------------------------------------------------------------------------------
+
+# Once a file is there, the training that comes next stays at its first step, so that the test can choose the moment.
+HELD = """
+import sys, time
+from pathlib import Path
+from kdzoo.bench import training
+from kdzoo.cli import main
+record, reached = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
+def held(self, args, state, control, **more):
+    if record.exists():
+        reached.touch()
+        time.sleep(600)
+training._Steps.on_step_end = held
+main()
+"""
+
+
+@pytest.mark.timeout(900)  # it starts a process and runs the grid again
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_of_a_cell(
+    how: signal.Signals, commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    folder, reached = tmp_path / "out", tmp_path / "reached"
+    record = folder / "cells" / "sst2-none-0.json"
+    command = [sys.executable, "-c", HELD, str(record), str(reached), *GRID, "--out", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        for _ in range(12_000):
+            if reached.exists() or process.poll() is not None:
+                break
+            time.sleep(0.02)
+        finished = records(folder)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.strip() == "kdzoo: stopped; the same command goes on from the last finished part"
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert finished.keys() == {"sst2-teacher", "sst2-none-0"}, "it was stopped within the second cell"
+    assert records(folder) == finished and left_over(folder) == set()
+
+    commands.works(*GRID, "--out", folder)
+    assert results(folder) == undisturbed and left_over(folder) == set()
+    assert {name: records(folder)[name] for name in finished} == finished, "no finished cell was repeated"
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(training._Steps, "on_step_end", fail)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no more")])
+def test_no_teacher_is_left_half_made(
+    error: BaseException,
+    commands: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, Any],
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, error)
+        assert commands(*GRID, "--out", tmp_path).code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert [*(tmp_path / "teachers").iterdir()] == [] and left_over(tmp_path) == set()
+    # What kill -9 leaves behind is no teacher, and the next run removes it.
+    half = tmp_path / "teachers" / ".sst2-abc"
+    half.mkdir()
+    (half / "record.json").write_text("{}")
+    commands.fails("table", tmp_path, says=("no records",))
+    commands.works(*GRID, "--out", tmp_path)
+    assert [path.name for path in (tmp_path / "teachers").iterdir()] == ["sst2"]
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_run_goes_on_from_its_last_whole_checkpoint(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ("--train-rows", "64", "--validation-rows", "32", "--epochs", "3", "--learning-rate", "0.01")
+    finetune = ("finetune", "--task", "sst2", "--model", TEACHER, *rows)
+    commands.works(*finetune, "--out", tmp_path / "whole")
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+
+    def weights() -> dict[str, torch.Tensor]:
+        return load_file(tmp_path / "cut" / "model.safetensors")
+
+    def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Steps, "on_step_end", stop)
+        assert commands(*finetune, "--out", tmp_path / "cut").code == 130
+    # As if the machine had stopped while it wrote the next checkpoint.
+    whole, cut = tmp_path / "cut" / "checkpoint-4", tmp_path / "cut" / "checkpoint-6"
+    shutil.copytree(whole, cut)
+    os.truncate(cut / "model.safetensors", 1000)
+    (cut / "trainer_state.json").unlink()
+    commands.works(*finetune, "--out", tmp_path / "cut")
+    assert equal(weights(), expected)
+
+    # As if it had stopped when the model was there and its record was not.
+    (tmp_path / "cut" / "record.json").unlink()
+    commands.works(*finetune, "--out", tmp_path / "cut")
+    record = json.loads((tmp_path / "cut" / "record.json").read_text())
+    whole_record = json.loads((tmp_path / "whole" / "record.json").read_text())
+    assert record["metrics"] == whole_record["metrics"] and record["steps"] == 6
+    assert equal(weights(), expected)
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Every file of this process ends at ``size`` bytes, as on a disk that is full by then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_no_room_for_a_teacher(commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    with files_of_at_most(20_000):
+        commands.fails(*GRID, "--out", tmp_path, code=1, says=(f"cannot write to {tmp_path}", "File too large"))
+    assert records(tmp_path) == {} and [*(tmp_path / "teachers").iterdir()] == []
+    commands.works(*GRID, "--out", tmp_path)
+    assert results(tmp_path) == undisturbed
+
+
+def test_no_room_for_a_checkpoint(commands: Commands, tmp_path: Path) -> None:
+    model = ("--train-rows", "64", "--validation-rows", "32", "--epochs", "1")
+    finetune = ("finetune", "--task", "sst2", "--model", TEACHER, *model, "--out", tmp_path)
+    # The weights take 210 kB, the optimiser's state twice that: each library says that it failed in its own way.
+    for size, says in ((20_000, "File too large"), (300_000, "full disk")):
+        with files_of_at_most(size):
+            commands.fails(*finetune, code=1, says=(f"cannot write to {tmp_path}", says))
+        assert not (tmp_path / "record.json").exists()
+    commands.works(*finetune)
+    assert (tmp_path / "record.json").exists()
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_no_room_for_a_record(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
+) -> None:
+    path, replace = tmp_path / "cells" / "sst2-kd-0.json", os.replace
+
+    def full_for_kd(source: Path, target: Path) -> None:
+        full() if target == path else replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_for_kd)
+        commands.fails(*GRID, "--out", tmp_path, code=1, says=(f"cannot write {path}: No space left on device",))
+    assert records(tmp_path).keys() == {"sst2-teacher", "sst2-none-0"} and left_over(tmp_path) == set()
+    assert [file.name for file in (tmp_path / "cells").iterdir()] == ["sst2-none-0.json"]
+    commands.works(*GRID, "--out", tmp_path)
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "file"
+    write_atomically(path, "first")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DistillationFailure, match="No space left on device"):
+        write_atomically(path, "second")
+    assert path.read_text() == "first" and [*path.parent.iterdir()] == [path]
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "list", "noise"])
+def test_damaged_records_are_named(
+    damage: str, commands: Commands, tmp_path: Path, undisturbed: dict[str, Any], grid: Path
+) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "cells" / "sst2-kd-0.json"
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:200], "empty": b"", "list": b"[]", "noise": b"\xff\xfe\x00"}[damage])
+    says = (str(path), "remove it")
+    commands.fails(*GRID, "--out", tmp_path, says=says)
+    commands.fails("table", tmp_path, says=says)
+    path.unlink()
+    commands.works(*GRID, "--out", tmp_path)
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_damaged_teacher_is_named(commands: Commands, tmp_path: Path, grid: Path) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "teachers" / "sst2" / "model.safetensors"
+    os.truncate(weights, 5000)
+    (tmp_path / "cells" / "sst2-kd-0.json").unlink()
+    commands.fails(*GRID, "--out", tmp_path, says=(str(weights), "truncated or damaged"))
+
+
+def test_a_folder_of_a_newer_kdzoo(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"format": 99, "shared": {}}))
+    commands.fails(*GRID, "--out", tmp_path, says=(str(tmp_path), "newer kdzoo", "format 99"))
+
+
+def test_one_run_at_a_time_in_a_folder(commands: Commands, tmp_path: Path) -> None:
+    finetune = ("finetune", "--task", "sst2", "--model", TEACHER, "--train-rows", "64")
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for command in (GRID, finetune):
+            commands.fails(*command, "--out", tmp_path, says=(f"{tmp_path} is in use by another run", "--out"))
+    assert not (tmp_path / "config.json").exists() and records(tmp_path) == {}

@@ -280,10 +280,11 @@ class Objective(nn.Module):
             ours: list[Any] = [student.get(feature, i) for i, _ in pairs]
             theirs: list[Any] = [teacher.get(feature, j) for _, j in pairs]
             return losses[0](torch.stack(ours, dim=1), torch.stack(theirs, dim=1), mask=mask, **context)
-        values = [
-            losses[index % len(losses)](student.get(feature, i), teacher.get(feature, j), mask=mask, **context)
-            for index, (i, j) in enumerate(pairs)
-        ]
+        values = []
+        for index, (i, j) in enumerate(pairs):
+            seen = _seen(student, teacher, i, j) if feature == "qkv" else mask
+            loss = losses[index % len(losses)]
+            values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
         summed = torch.stack(values).sum()
         return summed / len(values) if term.layer_reduction == "mean" else summed
 
@@ -299,6 +300,15 @@ class Objective(nn.Module):
         if term.feature == "embedding":
             return ((0, 0),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:
+    """What both attention layers may look at: the mask (B, S), or (B, S, S) where one has a window of its own."""
+    windows = [side.visible[layer] for side, layer in ((student, i), (teacher, j)) if layer in side.visible]
+    if not windows:
+        return student.mask
+    seen = windows[0] & windows[-1]
+    return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
 
 
 def _fractions(weight: Weight) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import batch, tiny
 from torch import Tensor
 
 import kdzoo
@@ -210,6 +211,26 @@ def test_other_features() -> None:
     }
     for name, expected in by_hand.items():
         torch.testing.assert_close(found[name], expected.detach(), msg=name)
+
+
+def test_attention_with_a_window_of_its_own() -> None:
+    student, teacher = tiny("modernbert", seed=1), tiny("modernbert", seed=2)
+    inputs = batch()
+    objective = Objective([Term("attention_kl", layers=[(1, 2)])]).bind(student, teacher)
+    ours, theirs = objective.needs(0.0)
+    assert theirs is not None
+    taken = []
+    for model, needs in ((student, ours), (teacher, theirs)):
+        with torch.no_grad(), kdzoo.capture(model, needs) as recorder:
+            taken.append(recorder.activations(model(**inputs), mask=inputs["attention_mask"]))
+    mask = inputs["attention_mask"].bool()
+    positions = torch.arange(mask.shape[1])
+    near = (positions - positions.unsqueeze(1)).abs() <= 2
+    seen = near & mask.unsqueeze(1) & mask.unsqueeze(2)
+    expected = kdzoo.create("attention_kl")(taken[0].qkv[1], taken[1].qkv[2], mask=seen)
+    everywhere = kdzoo.create("attention_kl")(taken[0].qkv[1], taken[1].qkv[2], mask=mask)
+    torch.testing.assert_close(objective(*taken).total, expected)
+    assert not torch.allclose(expected, everywhere)
 
 
 def test_what_losses_learn_is_trained_and_saved() -> None:

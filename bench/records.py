@@ -174,7 +174,5 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     else:
         return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
     return [
-        line
-        for key in keys
-        for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+        line for key in keys for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
     ]

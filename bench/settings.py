@@ -22,6 +22,7 @@ QUICKSTART: dict[str, Any] = {
     "teacher_budget": {"epochs": 6, "learning_rate": 1e-3, "max_length": 64},
 }
 
+
 class Budget(BaseModel):
     """How one model is trained; the same for every method of a comparison.
 

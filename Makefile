@@ -25,7 +25,7 @@ help: ## this list
 	@echo 'Add TORCH_INDEX=https://download.pytorch.org/whl/cpu to download far less where there is no GPU.'
 
 compare: .venv/.bench ## six methods on three synthetic tasks, teacher included; ARGS="..." goes to kdzoo compare
-	@.venv/bin/kdzoo compare $(ARGS)
+	@.venv/bin/kdzoo compare --workers 2 $(ARGS)
 
 compare-glue: .venv/.bench ## the same on your own: DATA= TEACHER= [TASKS= METHODS= STUDENT= ROWS= EPOCHS= SEEDS= MAX_LENGTH= BATCH= OUT= ARGS=]
 	@.venv/bin/kdzoo compare --data "$(DATA)" --teacher "$(TEACHER)" --tasks "$(TASKS)" \

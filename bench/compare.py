@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +31,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
-from kdzoo.bench.settings import Budget, Settings
+from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, read_records, write_csv
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
+from kdzoo.bench.training import Progress as StepProgress
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
+Job = tuple[str, str, int]
 UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
@@ -74,6 +79,8 @@ class Comparison:
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(settings.teacher, settings.data)
+        self._tokenized_tasks: dict[str, DatasetDict] = {}
+        self._teachers: dict[str, PreTrainedModel] = {}
         self.data: dict[str, DatasetDict] = {}
         for task in self.tasks:
             self.data[task.name] = load(
@@ -114,105 +121,155 @@ class Comparison:
                 for method in self.recipes:
                     yield task, method, seed
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self, workers: int = 1) -> list[dict[str, Any]]:
         """Run what is missing; the records of the whole grid, teachers included.
+
+        Args:
+            workers: processes that train at the same time, each on its share of the processor's threads.
 
         Raises:
             DistillationFailure: when a loss becomes NaN or infinite, or a record cannot be written.
         """
+        teachers = [(task.name, TEACHER, 0) for task in self.tasks]
+        cells = [(task.name, method, seed) for task, method, seed in self.cells()]
         with self.records.claimed(), progress_bar(self.console) as bar:
-            total = sum(self._steps(task, self.settings.teacher_budget) for task in self.tasks)
-            total += sum(self._steps(task, self.settings.budget) for task, _, _ in self.cells())
-            overall = bar.add_task("comparing", total=total)
-            done: list[dict[str, Any]] = []
-            for task in self.tasks:
-                tokenized = DatasetDict(
-                    {
-                        split: task.tokenize(rows, self.tokenizer, self.settings.budget.max_length)
-                        for split, rows in self.data[task.name].items()
-                    }
-                )
-                teacher, record = self._teacher(task, tokenized, bar, overall)
-                done.append(record)
-                for _, method, seed in (cell for cell in self.cells() if cell[0] is task):
-                    done.append(self._cell(task, method, seed, tokenized, teacher, bar, overall))
+            overall = bar.add_task("comparing", total=sum(self._steps(*job) for job in teachers + cells))
+            if workers == 1:
+                jobs = [job for teacher in teachers for job in (teacher, *(c for c in cells if c[0] == teacher[0]))]
+                done = [self._alone(job, bar, overall) for job in jobs]
+            else:
+                with self._pool(workers) as pool:
+                    done = [
+                        record
+                        for jobs in (teachers, cells)
+                        for record in self._side_by_side(jobs, pool, bar, overall)
+                    ]
             write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
         return done
 
-    def _teacher(
-        self, task: Task, data: DatasetDict, bar: Progress, overall: TaskID
-    ) -> tuple[PreTrainedModel, dict[str, Any]]:
-        settings = self.settings
-        folder = self.records.teacher(task.name)
-        configuration = {"task": task.name, "method": TEACHER, "seed": 0, "shared": settings.of_teacher()}
-        record = self.records.find(folder / "record.json", configuration)
-        if record is None:
-            started = _now()
-            with self.records.building(folder) as scratch, _Part(bar, overall, f"{task.name} teacher") as part:
-                model = make_teacher(settings.teacher, self.tokenizer, task)
-                outcome = train(
-                    model,
-                    None,
-                    Recipe.load("none"),
-                    task=task,
-                    data=data,
-                    tokenizer=self.tokenizer,
-                    budget=settings.teacher_budget,
-                    seed=0,
-                    folder=scratch / "training",
-                    evaluate_only=not settings.finetune_teacher,
-                    progress=part.advance,
-                )
-                model.save_pretrained(scratch)
-                self.tokenizer.save_pretrained(scratch)
-                record = self._record(configuration, outcome, started)
-                self.records.write(scratch / "record.json", record)
-            self._report(record)
-        else:
-            bar.advance(overall, self._steps(task, settings.teacher_budget))
-        return load_model(folder, task.num_labels), record
+    def find(self, job: Job) -> dict[str, Any] | None:
+        """The record of a teacher or a cell that is done.
 
-    def _cell(
-        self,
-        task: Task,
-        method: str,
-        seed: int,
-        data: DatasetDict,
-        teacher: PreTrainedModel,
-        bar: Progress,
-        overall: TaskID,
-    ) -> dict[str, Any]:
-        recipe = self.recipes[method]
-        path = self.records.cell(task.name, method, seed)
-        configuration = {
-            "task": task.name,
-            "method": method,
+        Raises:
+            KdzooError: when it was made with another configuration.
+        """
+        return self.records.find(self._path(job), self._configuration(job))
+
+    def train(self, job: Job, progress: StepProgress | None = None) -> dict[str, Any]:
+        """Train a teacher or a cell, and write its record.
+
+        Args:
+            job: task, method and seed; the method of a teacher is ``"teacher"``.
+            progress: told the steps done and the steps to do.
+        """
+        name, method, seed = job
+        task, started = get_task(name), _now()
+        shared: dict[str, Any] = {
+            "task": task,
+            "data": self._tokenized(task),
+            "tokenizer": self.tokenizer,
             "seed": seed,
-            "shared": self.settings.shared(),
-            "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude=UNUSED),
+            "progress": progress,
         }
-        record = self.records.find(path, configuration)
-        if record is not None:
-            bar.advance(overall, self._steps(task, self.settings.budget))
-            return record
-        started = _now()
-        with _Part(bar, overall, f"{task.name} {method} seed {seed}") as part:
+        if method == TEACHER:
+            return self._train_teacher(job, started, shared)
+        recipe, teacher = self.recipes[method], self._teacher(task)
+        outcome = train(
+            make_student(self.student, teacher, seed=seed),
+            teacher if recipe.needs_teacher else None,
+            recipe,
+            budget=self.settings.budget,
+            folder=self.records.folder / "work",
+            **shared,
+        )
+        record = self._record(self._configuration(job), outcome, started)
+        self.records.write(self._path(job), record)
+        return record
+
+    def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
+        settings = self.settings
+        with self.records.building(self.records.teacher(job[0])) as scratch:
+            model = make_teacher(settings.teacher, self.tokenizer, shared["task"])
             outcome = train(
-                make_student(self.student, teacher, seed=seed),
-                teacher if recipe.needs_teacher else None,
-                recipe,
-                task=task,
-                data=data,
-                tokenizer=self.tokenizer,
-                budget=self.settings.budget,
-                seed=seed,
-                folder=self.records.folder / "work",
-                progress=part.advance,
+                model,
+                None,
+                Recipe.load("none"),
+                budget=settings.teacher_budget,
+                folder=scratch / "training",
+                evaluate_only=not settings.finetune_teacher,
+                **shared,
             )
-        record = self._record(configuration, outcome, started)
-        self.records.write(path, record)
+            model.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
+            record = self._record(self._configuration(job), outcome, started)
+            self.records.write(scratch / "record.json", record)
+        return record
+
+    def _alone(self, job: Job, bar: Progress, overall: TaskID) -> dict[str, Any]:
+        record = self.find(job)
+        if record is not None:
+            bar.advance(overall, self._steps(*job))
+            return record
+        with _Part(bar, overall, " ".join(str(part) for part in job[: 2 if job[1] == TEACHER else 3])) as part:
+            record = self.train(job, part.advance)
         self._report(record)
         return record
+
+    def _side_by_side(
+        self, jobs: list[Job], pool: ProcessPoolExecutor, bar: Progress, overall: TaskID
+    ) -> list[dict[str, Any]]:
+        records = {job: self.find(job) for job in jobs}
+        missing = [job for job, record in records.items() if record is None]
+        bar.advance(overall, sum(self._steps(*job) for job in jobs if job not in missing))
+        running = {pool.submit(_work, job): job for job in missing}
+        for future in as_completed(running):
+            job, record = running[future], future.result()
+            records[job] = record
+            bar.advance(overall, self._steps(*job))
+            self._report(record)
+        return [record for record in records.values() if record is not None]
+
+    @contextmanager
+    def _pool(self, workers: int) -> Iterator[ProcessPoolExecutor]:
+        threads = max(1, torch.get_num_threads() // workers)
+        settings = (self.settings, self.records.folder, threads)
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, settings) as pool:
+            try:
+                yield pool
+            except BaseException:
+                # Leaving the pool would wait for the trainings under way.
+                for child in active_children():
+                    child.terminate()
+                raise
+
+    def _path(self, job: Job) -> Path:
+        name, method, seed = job
+        if method == TEACHER:
+            return self.records.teacher(name) / "record.json"
+        return self.records.cell(name, method, seed)
+
+    def _configuration(self, job: Job) -> dict[str, Any]:
+        name, method, seed = job
+        configuration: dict[str, Any] = {"task": name, "method": method, "seed": seed}
+        if method == TEACHER:
+            return configuration | {"shared": self.settings.of_teacher()}
+        recipe = self.recipes[method].model_dump(mode="json", exclude_defaults=True, exclude=UNUSED)
+        return configuration | {"shared": self.settings.shared(), "recipe": recipe}
+
+    def _tokenized(self, task: Task) -> DatasetDict:
+        if task.name not in self._tokenized_tasks:
+            length = self.settings.budget.max_length
+            splits = self.data[task.name].items()
+            self._tokenized_tasks[task.name] = DatasetDict(
+                {split: task.tokenize(rows, self.tokenizer, length) for split, rows in splits}
+            )
+        return self._tokenized_tasks[task.name]
+
+    def _teacher(self, task: Task) -> PreTrainedModel:
+        if task.name not in self._teachers:
+            # One at a time: cells come task by task.
+            self._teachers = {task.name: load_model(self.records.teacher(task.name), task.num_labels)}
+        return self._teachers[task.name]
 
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")
@@ -237,8 +294,9 @@ class Comparison:
             highlight=False,
         )
 
-    def _steps(self, task: Task, budget: Budget) -> int:
-        rows = len(self.data[task.name]["train"])
+    def _steps(self, name: str, method: str, seed: int) -> int:
+        budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
+        rows = len(self.data[name]["train"])
         return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
 
 
@@ -251,6 +309,21 @@ def _overridden(recipes: list[Recipe], overrides: tuple[str, ...]) -> list[Recip
             raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
         recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
     return recipes
+
+
+_comparison: Comparison | None = None  # a worker's own
+
+
+def _start_worker(settings: Settings, folder: Path, threads: int) -> None:
+    global _comparison
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    torch.set_num_threads(threads)
+    _comparison = Comparison(settings, folder, Console(quiet=True))
+
+
+def _work(job: Job) -> dict[str, Any]:
+    assert _comparison is not None
+    return _comparison.train(job)
 
 
 class _Part:

@@ -18,8 +18,8 @@ QUICKSTART: dict[str, Any] = {
     "student": "2x48,heads=4",
     "train_rows": 4000,
     "validation_rows": 1000,
-    "budget": {"epochs": 3, "learning_rate": 1e-3, "max_length": 64},
-    "teacher_budget": {"epochs": 6, "learning_rate": 1e-3, "max_length": 64},
+    "budget": {"epochs": 1.5, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
+    "teacher_budget": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
 }
 
 

@@ -217,6 +217,9 @@ def compare(
     precision: Precision = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="The teacher's; as --epochs by default.")] = None,
     teacher_learning_rate: Annotated[float | None, typer.Option(help="The teacher's highest rate.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Trainings at the same time, each on its share of the processor's threads.")
+    ] = 1,
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
     from kdzoo.bench.compare import Comparison
@@ -246,7 +249,7 @@ def compare(
         **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows),
     )
     comparison = Comparison(settings, out, console)
-    records = comparison.run()
+    records = comparison.run(workers)
     seeds_text = "one seed" if settings.seeds == 1 else f"mean ± std over {settings.seeds} seeds"
     title = f"Validation scores, {seeds_text}; teacher {settings.teacher}, student {comparison.student}"
     console.print(terminal_table(records, title))

@@ -355,3 +355,22 @@ def test_a_teacher_taken_as_it_is(commands: Commands, tmp_path: Path, trained: l
     assert kept["sst2-teacher"]["predictions"] == finetuned["predictions"]
     # The default student is every other layer of the teacher's.
     assert kept["sst2-kd-0"]["configuration"]["shared"]["student"] == "teacher:1"
+
+
+def test_workers_give_what_one_process_gives(commands: Commands, tmp_path: Path) -> None:
+    grid = ("--tasks", "sst2,rte", "--methods", "none,kd", "--seeds", "1", *SIZES)
+    assert "rte" in commands.works("compare", *grid, "--out", tmp_path / "one")
+    assert "rte    kd" in commands.works("compare", *grid, "--workers", "2", "--out", tmp_path / "two")
+    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    assert one.keys() == two.keys() and len(one) == 6
+    for name in one:
+        # Not to the last bit: a sum depends on how many threads share it.
+        assert one[name]["predictions"]["validation"] == pytest.approx(two[name]["predictions"]["validation"])
+        assert one[name]["configuration"] == two[name]["configuration"]
+
+
+def test_a_failing_worker_stops_the_comparison(commands: Commands, tmp_path: Path) -> None:
+    grid = ("--tasks", "sst2", "--methods", "none,kd", "--set", "kd.temperature=1e-42", "--seeds", "1", *SIZES)
+    failed = ("compare", *grid, "--workers", "2", "--out", tmp_path / "out")
+    commands.fails(*failed, code=1, says=("the loss is not finite at step 1: the term 'kd' is nan",))
+    assert not (tmp_path / "out" / "cells" / "sst2-kd-0.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ POSITIONS = 128  # of a teacher made from a size; its synthetic sentences are fa
 
 def is_size(teacher: str) -> bool:
     """Whether a teacher is named by a size such as ``4x128``, to be trained from scratch."""
-    return re.match(r"^\d+\s*x\s*\d+", teacher) is not None
+    return parse_student(teacher).layers is not None
 
 
 def load_tokenizer(teacher: str, data: str) -> PreTrainedTokenizerBase:
@@ -130,9 +129,9 @@ def every_other_layer(teacher: str) -> str:
     return "teacher:" + ",".join(str(layer) for layer in range((depth - 1) % 2, depth, 2))
 
 
-def _config(teacher: str, **options: Any) -> Any:
+def _config(teacher: str) -> Any:
     try:
-        return AutoConfig.from_pretrained(teacher, **options)
+        return AutoConfig.from_pretrained(teacher)
     except (OSError, ValueError) as error:
         raise KdzooError(f"no model at {teacher!r}: {_reason(teacher, error)}") from None
 

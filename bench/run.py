@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def run_one(
         "validation_rows": validation_rows,
     }
     # config.json is the model's, which is written to the same folder.
-    records = Records(folder, json.loads(json.dumps(configuration)), {}, file="run.json")
+    records = Records(folder, configuration, {}, file="run.json")
     if (folder / "config.json").exists() and not records.config.exists():
         raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
     record_path = folder / "record.json"

@@ -141,18 +141,9 @@ def finetune(
     precision: Precision = None,
 ) -> None:
     """Fine-tune a model on a task, as a teacher or a baseline."""
+    budget = _budget(locals())
     from kdzoo.recipe import Recipe
 
-    budget = _given(
-        epochs=epochs,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        learning_rate=learning_rate,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_length=max_length,
-        precision=precision,
-    )
     _run_one(task, Recipe.load("none"), data, model, None, budget, seed, train_rows, validation_rows, out)
 
 
@@ -178,19 +169,11 @@ def distill(
     precision: Precision = None,
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
+    given = _budget(locals())
     from kdzoo.recipe import Recipe
 
     recipe = Recipe.load(method).override(set_ or [])
-    budget = recipe.training.model_dump(exclude_none=True) | _given(
-        epochs=epochs,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        learning_rate=learning_rate,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_length=max_length,
-        precision=precision,
-    )
+    budget = recipe.training.model_dump(exclude_none=True) | given
     _run_one(task, recipe, data, teacher, student, budget, seed, train_rows, validation_rows, out)
 
 
@@ -222,19 +205,10 @@ def compare(
     ] = 1,
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
+    budget = _budget(locals())
     from kdzoo.bench.compare import Comparison
     from kdzoo.bench.table import terminal_table
 
-    budget = _given(
-        epochs=epochs,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        learning_rate=learning_rate,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_length=max_length,
-        precision=precision,
-    )
     teacher_budget = budget | _given(epochs=teacher_epochs, learning_rate=teacher_learning_rate)
     settings = _settings(
         tasks=tasks,
@@ -312,6 +286,13 @@ def _run_one(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _budget(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a budget among a command's options, where they were given."""
+    from kdzoo.bench.settings import Budget
+
+    return _given(**{name: options[name] for name in Budget.model_fields if name in options})
 
 
 def _given(**options: Any) -> dict[str, Any]:

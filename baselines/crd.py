@@ -157,6 +157,7 @@ class CRD(DistillationLoss):
         student: ModelShape,
         teacher: ModelShape,
         num_samples: int | None,
+        **context: Any,
     ) -> dict[str, Any]:
         options.setdefault("student_dim", student.hidden_size)
         options.setdefault("teacher_dim", teacher.hidden_size)

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.activations import QKV, Activations, Needs, capture
-from kdzoo.errors import DistillationFailure, KdzooError
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.loss import DistillationLoss
 from kdzoo.objective import Objective, Schedule, Term, after, before, linear
 from kdzoo.registry import available, create, describe, register, register_recipe
@@ -27,6 +27,7 @@ __all__ = [
     "DistillationLoss",
     "DistillationTrainer",
     "KdzooError",
+    "KdzooWarning",
     "Needs",
     "Objective",
     "Recipe",

@@ -345,6 +345,40 @@ def embeddings_module(model: nn.Module) -> nn.Module:
     return embeddings if isinstance(embeddings, nn.Module) else inner.get_input_embeddings()
 
 
+def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a model makes of the CLS state of its last layer, as a function of such states.
+
+    Args:
+        model: a transformers sequence classifier whose head looks at the first position.
+
+    Returns:
+        A function of (B, D) states that gives (B, C) logits, without dropout. Gradients flow through it.
+
+    Raises:
+        KdzooError: for a model that pools otherwise, or has no such head.
+    """
+    inner = unwrap(model)
+    base, name = inner.base_model, type(inner).__name__
+    classifier = getattr(inner, "classifier", None)
+    if classifier is None or getattr(inner.config, "classifier_pooling", "cls") != "cls":
+        raise KdzooError(f"{name} has no classification head on its first position")
+
+    def head(states: Tensor) -> Tensor:
+        if not isinstance(classifier, nn.Linear):  # RoBERTa and ELECTRA keep all of it in one module
+            return classifier(states.unsqueeze(1))
+        if hasattr(inner, "pre_classifier"):
+            states = inner.pre_classifier(states).relu()
+        elif hasattr(inner, "head"):
+            states = inner.head(states)
+        elif hasattr(base, "pooler_activation"):
+            states = base.pooler_activation(base.pooler(states))
+        elif pooler := getattr(inner, "pooler", None) or getattr(base, "pooler", None):
+            states = pooler(states.unsqueeze(1))
+        return classifier(states)
+
+    return head
+
+
 @functools.cache
 def _register_attention() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface

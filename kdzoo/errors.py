@@ -13,6 +13,10 @@ class KdzooError(ValueError):
     """
 
 
+class KdzooWarning(UserWarning):
+    """Something that works and yet does less than its name says; the command line prints it on one line."""
+
+
 class DistillationFailure(RuntimeError):
     """A run that started well and then failed, such as a loss that became infinite.
 

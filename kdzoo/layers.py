@@ -11,7 +11,7 @@ from kdzoo.errors import KdzooError, unknown
 LayerMap = str | Sequence[Sequence[int]]
 Pairs = tuple[tuple[int, int], ...]
 
-NAMES = ("uniform", "last", "first")
+NAMES = ("uniform", "last", "first", "all")
 _SLICE = re.compile(r"^(?P<name>\w+)(\[(?P<start>-?\d*)(?P<colon>:)?(?P<stop>-?\d*)\])?$")
 
 
@@ -30,6 +30,7 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
             - ``"uniform"``: spread evenly, the top on the top;
             - ``"last"``: the student's layers on the teacher's last ones;
             - ``"first"``: on the teacher's first ones;
+            - ``"all"``: every student layer on every teacher layer, for losses that pair them themselves;
             - ``"skip"``: ``"uniform[:-1]"``, every k-th layer without the top one (PKD, section 3.2).
         student_layers: number of student layers.
         teacher_layers: number of teacher layers.
@@ -52,6 +53,12 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
             f"{student_layers} layers; use 'uniform' or explicit pairs"
         )
     offset = teacher_layers - student_layers
+    if name == "all":
+        if match["start"] is not None:
+            raise KdzooError("layer map 'all' takes no slice; give explicit (student, teacher) pairs")
+        first = 0 if attention else 1
+        students, teachers = (range(first, first + depth) for depth in (student_layers, teacher_layers))
+        return tuple((i, j) for i in students for j in teachers)
     teacher_of = {
         "uniform": lambda i: math.ceil(i * teacher_layers / student_layers),
         "last": lambda i: offset + i,

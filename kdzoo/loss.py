@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdzoo.activations import QKV, hidden_size, num_heads, num_layers, unwrap
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.layers import Pairs
 
 EPSILON = 1e-12
 
@@ -57,14 +58,22 @@ class DistillationLoss(nn.Module):
         features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
             ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"``. Declares what has to be captured.
         needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
-        extras: further keyword arguments that `compute` may be given, such as ``"negatives"``.
+        extras: further keyword arguments that `compute` may be given, such as ``"negatives"``. An objective hands
+            over two of them by itself: ``"progress"``, the fraction (0 to 1) done of the time that the term has a
+            weight, and ``"teacher_head"``, the teacher's classification head as a function of CLS states of its
+            last layer, (B, D) to (B, C).
         needs_teacher: False for a loss on the labels alone.
         top_only: the loss is meant for the last layer unless a layer map is given.
-        stacked: an objective hands over all mapped layers at once, as (B, M, D), instead of one by one.
+        stacked: an objective hands over all mapped layers at once, as (B, M, ...), instead of one by one.
+        many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
+            (B, N, ...) of the teacher, by default all layers of both.
         contrastive: other rows of the batch (of all processes) enter the value.
         exact_scores: attention scores that are off by a constant a row will not do.
         variants: the formulas it knows; ``"paper"`` is the default.
         counts_padding: those of the variants that average over padding, as the authors' code does.
+        formula: in LaTeX, for the catalogue.
+        complexity: time, and memory beyond the inputs where it is of a higher order.
+        related: registry names of the losses next to it.
         paper, year, url: where it was published.
     """
 
@@ -74,11 +83,15 @@ class DistillationLoss(nn.Module):
     needs_teacher: ClassVar[bool] = True
     top_only: ClassVar[bool] = False
     stacked: ClassVar[bool] = False
+    many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
     exact_scores: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     counts_padding: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    complexity: ClassVar[str] = ""
+    related: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ""
     year: ClassVar[int] = 0
     url: ClassVar[str] = ""
@@ -128,6 +141,7 @@ class DistillationLoss(nn.Module):
         feature: str,
         student: ModelShape,
         teacher: ModelShape,
+        layers: Pairs,
         num_samples: int | None,
     ) -> dict[str, Any]:
         """The options completed for two models; an objective calls it before it makes the loss.
@@ -137,6 +151,7 @@ class DistillationLoss(nn.Module):
             feature: what the loss will be taken on.
             student: the student's shape.
             teacher: the teacher's shape.
+            layers: the (student, teacher) layers it will be taken on; empty for the logits.
             num_samples: rows of the training set, where known.
 
         Returns:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kdzoo.activations import Activations, Needs
+from kdzoo.activations import QKV, Activations, Needs, classification_head
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.layers import LayerMap, Pairs, layer_map
 from kdzoo.loss import DistillationLoss, ModelShape
@@ -32,6 +32,19 @@ class Schedule:
         fractions = [fraction for fraction, _ in self.points]
         if not fractions or fractions != sorted(fractions) or not 0 <= fractions[0] <= fractions[-1] <= 1:
             raise KdzooError(f"a schedule's fractions rise within 0 to 1, got {fractions}")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From where on and up to where there is a weight: (0.0, 0.0) for one that is zero throughout."""
+        ends = [*(fraction for fraction, _ in self.points[1:]), 1.0]
+        # Between two points the line is above zero where either of them is.
+        following = [*(weight for _, weight in self.points[1:]), self.points[-1][1]]
+        weighted = [
+            (fraction, end)
+            for (fraction, weight), end, then in zip(self.points, ends, following, strict=True)
+            if weight or (self.interpolate and then)
+        ]
+        return (weighted[0][0], weighted[-1][1]) if weighted else (0.0, 0.0)
 
     def __call__(self, progress: float) -> float:
         """The weight when ``progress`` (0 to 1) of the training is done."""
@@ -61,6 +74,7 @@ def linear(first: float, last: float) -> Schedule:
 
 
 Weight = float | Schedule
+LAYER_SCHEDULES = ("together", "progressive", "stacked")
 
 
 class Term:
@@ -69,9 +83,12 @@ class Term:
     Args:
         loss: a registered name, or a loss of your own.
         feature: what the loss is taken on, one of its ``features``; its first one when not given.
-        layers: a layer map (`kdzoo.layers.layer_map`); ``"uniform"``, or the top layer for a loss meant for it.
+        layers: a layer map (`kdzoo.layers.layer_map`); ``"uniform"``, the top layer for a loss meant for it, or
+            ``"all"`` for a loss that pairs layers itself.
         weight: a number, or a `Schedule` over the fraction of training done.
         layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
+        layer_schedule: ``"together"``; ``"progressive"``, one layer after the other from the lowest up, each for an
+            equal share of the time that the term has a weight; or ``"stacked"``, each layer added to those below it.
         shared: one projection for all mapped layers, instead of one a layer.
         name: how the term is called in logs; the loss's name when not given.
         options: the loss's own options, such as ``temperature``.
@@ -88,6 +105,7 @@ class Term:
         layers: LayerMap | None = None,
         weight: Weight = 1.0,
         layer_reduction: str = "sum",
+        layer_schedule: str = "together",
         shared: bool = False,
         name: str | None = None,
         **options: Any,
@@ -109,9 +127,16 @@ class Term:
             raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
         if layer_reduction not in ("sum", "mean"):
             raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
-        self.layers: LayerMap = layers if layers is not None else ("uniform[-1]" if kind.top_only else "uniform")
+        if layer_schedule not in LAYER_SCHEDULES:
+            raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
+        one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
+        if layer_schedule != "together" and not one_by_one:
+            raise KdzooError(f"{label} on the {self.feature} has no layers to take one by one; leave out layer_schedule")
+        default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
+        self.layers: LayerMap = layers if layers is not None else default
         self.weight = weight
         self.layer_reduction = layer_reduction
+        self.layer_schedule = layer_schedule
         self.shared = shared
         self.name = name or label
         if "." in self.name or hasattr(nn.ModuleDict, self.name):
@@ -121,6 +146,18 @@ class Term:
     def weight_at(self, progress: float) -> float:
         """The weight when ``progress`` (0 to 1) of the training is done."""
         return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+
+    def progress_at(self, progress: float) -> float:
+        """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""
+        start, end = self.weight.span if isinstance(self.weight, Schedule) else (0.0, 1.0)
+        return min(max((progress - start) / (end - start), 0.0), 1.0) if end > start else 1.0
+
+    def layers_at(self, progress: float, count: int) -> range:
+        """Which of ``count`` mapped layers take part when ``progress`` of the training is done."""
+        if self.layer_schedule == "together":
+            return range(count)
+        current = min(int(self.progress_at(progress) * count), count - 1)
+        return range(0 if self.layer_schedule == "stacked" else current, current + 1)
 
 
 class ObjectiveOutput(NamedTuple):
@@ -158,6 +195,7 @@ class Objective(nn.Module):
                 raise KdzooError(f"two terms are called {term.name!r}; give one of them another name=")
         self.losses = nn.ModuleDict()
         self._pairs: dict[str, Pairs] = {}
+        self._teacher_head: Callable[[Tensor], Tensor] | None = None
 
     def bind(self, student: nn.Module, teacher: nn.Module | None, *, num_samples: int | None = None) -> Objective:
         """Fit the objective to two models: layer maps, projections, banks.
@@ -184,10 +222,12 @@ class Objective(nn.Module):
                 f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
                 "they must be trained for the same task"
             )
+        if teacher is not None and any("teacher_head" in term.kind.extras for term in self.terms):
+            self._teacher_head = classification_head(teacher)
         for term in self.terms:
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
-            alone = term.shared or term.kind.stacked or len(pairs) <= 1
+            alone = term.shared or term.kind.stacked or term.kind.many_to_many or len(pairs) <= 1
             if term.module is not None:
                 if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:
                     raise KdzooError(
@@ -197,7 +237,12 @@ class Objective(nn.Module):
                 self.losses[term.name] = nn.ModuleList([term.module])
                 continue
             options = term.kind.fit(
-                dict(term.options), feature=term.feature, student=from_shape, teacher=to_shape, num_samples=num_samples
+                dict(term.options),
+                feature=term.feature,
+                student=from_shape,
+                teacher=to_shape,
+                layers=pairs,
+                num_samples=num_samples,
             )
             self.losses[term.name] = nn.ModuleList(
                 create(term.kind.name, **options) for _ in range(1 if alone else len(pairs))
@@ -225,7 +270,8 @@ class Objective(nn.Module):
             kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
             for term in self.active(progress):
                 if term.feature in kept:
-                    kept[term.feature].update(pair[side] for pair in self._bound_pairs(term))
+                    pairs = self._bound_pairs(term)
+                    kept[term.feature].update(pairs[at][side] for at in term.layers_at(progress, len(pairs)))
             sides.append(Needs(hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv)))
         needs_teacher = any(term.kind.needs_teacher for term in self.active(progress))
         return sides[0], sides[1] if needs_teacher else None
@@ -255,7 +301,7 @@ class Objective(nn.Module):
         values: dict[str, Tensor] = {}
         total: Tensor | None = None
         for term in self.active(progress):
-            value = self._value(term, student, teacher, context)
+            value = self._value(term, student, teacher, context, progress)
             weighted = value * term.weight_at(progress)
             total = weighted if total is None else total + weighted
             values[term.name] = value.detach()
@@ -264,24 +310,34 @@ class Objective(nn.Module):
         return ObjectiveOutput(total, values)
 
     def _value(
-        self, term: Term, student: Activations, teacher: Activations | None, context: dict[str, Tensor | None]
+        self,
+        term: Term,
+        student: Activations,
+        teacher: Activations | None,
+        context: dict[str, Any],
+        progress: float,
     ) -> Tensor:
         pairs = self._bound_pairs(term)
         losses = self.losses[term.name]
         assert isinstance(losses, nn.ModuleList)
         if term.kind.needs_teacher and teacher is None:
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
+        given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head}
+        context = context | {name: value for name, value in given.items() if name in term.kind.extras}
         if term.feature == "logits":
             return losses[0](student.logits, None if teacher is None else teacher.logits, **context)
         assert teacher is not None
         feature = "hidden" if term.feature == "embedding" else term.feature
         mask = None if feature == "cls" else student.mask
-        if term.kind.stacked:
-            ours: list[Any] = [student.get(feature, i) for i, _ in pairs]
-            theirs: list[Any] = [teacher.get(feature, j) for _, j in pairs]
-            return losses[0](torch.stack(ours, dim=1), torch.stack(theirs, dim=1), mask=mask, **context)
+        if term.kind.stacked or term.kind.many_to_many:
+            own, other = ([pair[side] for pair in pairs] for side in (0, 1))
+            if term.kind.many_to_many:
+                own, other = sorted(set(own)), sorted(set(other))
+            ours, theirs = _stack([student.get(feature, i) for i in own]), _stack([teacher.get(feature, j) for j in other])
+            return losses[0](ours, theirs, mask=mask, **context)
         values = []
-        for index, (i, j) in enumerate(pairs):
+        for index in term.layers_at(progress, len(pairs)):
+            i, j = pairs[index]
             seen = _seen(student, teacher, i, j) if feature == "qkv" else mask
             loss = losses[index % len(losses)]
             values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
@@ -300,6 +356,13 @@ class Objective(nn.Module):
         if term.feature == "embedding":
             return ((0, 0),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _stack(layers: list[Any]) -> Any:
+    """All layers in one tensor, or one `QKV`, along a new axis after the rows."""
+    if isinstance(layers[0], QKV):
+        return QKV(*(torch.stack(tensors, dim=1) for tensors in zip(*layers, strict=True)))
+    return torch.stack(layers, dim=1)
 
 
 def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:

@@ -83,6 +83,7 @@ class TermSpec(_Strict):
     layers: str | tuple[tuple[int, int], ...] | None = None
     weight: WeightSpec = 1.0
     layer_reduction: Literal["sum", "mean"] = "sum"
+    layer_schedule: Literal["together", "progressive", "stacked"] = "together"
     shared: bool = False
     name: str | None = None
 
@@ -133,6 +134,7 @@ class TermSpec(_Strict):
             layers=self.layers,
             weight=weight,
             layer_reduction=self.layer_reduction,
+            layer_schedule=self.layer_schedule,
             shared=self.shared,
             name=self.name,
             **self.options,

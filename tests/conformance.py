@@ -13,8 +13,10 @@ A reference is a module (or any object) with
   the loss learns a projection; ``state`` is the loss's state before the call, by name;
 - optionally ``SETTINGS``: a list of option dictionaries, each of which is tried;
 - optionally ``draw_options(rng, student_width, teacher_width, rows)``: further options at random;
-- optionally ``draw_extras(rng, student, teacher, options)``: extra arguments at random; those whose first axis has
+- optionally ``draw_extras(rng, student, teacher, options)``: extra arguments at random; tensors whose first axis has
   the batch's length go with its rows;
+- optionally ``LAYOUTS``: which of the shapes that the class's features allow the loss takes, where it takes fewer, as
+  pairs of the axes' letters and whether there is a mask: ``[("BSD", False), ("BSD", True)]``;
 - optionally ``AT_EQUAL``: the value, of zero gradient, that the loss has where student and teacher agree.
 """
 
@@ -64,6 +66,7 @@ class Case:
 
     name: str
     options: dict[str, Any]
+    layout: str
     seed: int
     student: Any
     teacher: Any
@@ -74,7 +77,7 @@ class Case:
 
     def __str__(self) -> str:
         shapes = [tuple(tensor.shape) for tensor in (*leaves(self.student), *leaves(self.teacher))]
-        extras = {name: tuple(extra.shape) for name, extra in self.extras.items()}
+        extras = {n: tuple(e.shape) if isinstance(e, Tensor) else e for n, e in self.extras.items()}
         masked = "a mask" if self.mask is not None else "no mask"
         return f"{self.name} {self.options} on {shapes}, {masked}, {extras}, seed {self.seed}"
 
@@ -127,7 +130,7 @@ class Case:
             if loss.projection.bias is not None:
                 student = student + array(loss.projection.bias)
         state = {name: array(tensor).copy() for name, tensor in loss.state_dict().items()}
-        given = {name: array(extra) for name, extra in self.extras.items()}
+        given = {name: array(e) if isinstance(e, Tensor) else e for name, e in self.extras.items()}
         return float(
             subject.reference.reference(
                 student,
@@ -156,18 +159,18 @@ class Case:
             mask=pick(self.mask),
             labels=pick(self.labels),
             sample_ids=pick(self.sample_ids),
-            extras={n: pick(extra) if len(extra) == self.rows else extra for n, extra in self.extras.items()},
+            extras={n: pick(e) if isinstance(e, Tensor) and len(e) == self.rows else e for n, e in self.extras.items()},
         )
 
     def with_positions(self, change: Callable[[Tensor, list[int]], Tensor]) -> Case:
         """The same call with ``change(tensor, position_axes)`` made to all that has positions."""
 
-        scores = "qkv" in loss_class(self.name).features and not isinstance(self.student, QKV)
-
         def state(tensor: Tensor) -> Tensor:
-            return change(tensor, [2, 3] if scores else [tensor.dim() - 2])
+            return change(tensor, [2, 3] if self.layout == "BASS" else [tensor.dim() - 2])
 
-        def extra(tensor: Tensor) -> Tensor:
+        def extra(tensor: Any) -> Any:
+            if not isinstance(tensor, Tensor):
+                return tensor
             # (B, K, ..., D): several vectors for each of the teacher's.
             each = tensor.dim() > 3 and tensor.shape[2:] == leaves(self.teacher)[0].shape[1:]
             return state(tensor) if each else tensor
@@ -217,13 +220,15 @@ class Subject:
 
     def layouts(self) -> list[tuple[str, ...]]:
         """The shapes the loss takes by its features, each by the letters of its axes."""
+        if hasattr(self.reference, "LAYOUTS"):
+            return [(letters, "masked") if masked else (letters,) for letters, masked in self.reference.LAYOUTS]
         features = set(self.loss.features)
         layouts: list[tuple[str, ...]] = []
         if "logits" in features:
             layouts += [("BC",), ("BSC",), ("BSC", "masked")]
         if features & {"hidden", "cls"}:
             layouts += [("BD",)]
-        if "hidden" in features or self.loss.stacked:
+        if "hidden" in features or self.loss.stacked or self.loss.many_to_many:
             layouts += [("BMD",)]
         if features & {"hidden", "embedding"}:
             layouts += [("BSD",), ("BSD", "masked")]
@@ -244,7 +249,7 @@ class Subject:
         classes: int | None = None,
         equal: bool | None = None,
     ) -> Case:
-        size = {letter: int(rng.integers(2, 5)) for letter in "SMAC"} | {"B": rows}
+        size = {letter: int(rng.integers(2, 5)) for letter in "SMANC"} | {"B": rows}
         size["C"] = classes or int(rng.integers(2, 5))
         size["S"] += 1
         if equal is None:
@@ -257,18 +262,20 @@ class Subject:
             return torch.from_numpy(np.asarray(scale * values))
 
         if layout == "QKV":
-            student = QKV(*(tensor("BASD", D=size["D_s"]) for _ in range(3)))
-            teacher: Any = QKV(*(tensor("BASD") for _ in range(3)))
+            axes = "BMASD" if self.loss.stacked or self.loss.many_to_many else "BASD"
+            student = QKV(*(tensor(axes, D=size["D_s"]) for _ in range(3)))
+            teacher: Any = QKV(*(tensor(axes.replace("M", "N") if self.loss.many_to_many else axes) for _ in range(3)))
         elif layout == "BASS":
             student, teacher = tensor("BASS"), tensor("BASS")
         else:
-            student, teacher = tensor(layout, D=size["D_s"]), tensor(layout)
+            of_teacher = layout.replace("M", "N") if self.loss.many_to_many else layout
+            student, teacher = tensor(layout, D=size["D_s"]), tensor(of_teacher)
         options = dict(setting)
         if self.knows_widths and "D" in layout and size["D_s"] != size["D"]:
             options |= {"student_dim": size["D_s"], "teacher_dim": size["D"]}
         if hasattr(self.reference, "draw_options"):
             options |= self.reference.draw_options(rng, size["D_s"], size["D"], rows)
-        case = Case(self.name, options, int(rng.integers(2**31)), student, teacher)
+        case = Case(self.name, options, layout, int(rng.integers(2**31)), student, teacher)
         if masked:
             case.mask = draw_mask(rng, rows, size["S"])
         if "labels" in self.loss.needs:
@@ -427,8 +434,8 @@ def is_accurate_under_autocast(subject: Subject, seed: int) -> None:
 
 
 def _converted(case: Case, dtype: torch.dtype) -> dict[str, Any]:
-    def convert(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    def convert(tensor: Any) -> Any:
+        return tensor.to(dtype) if isinstance(tensor, Tensor) and tensor.is_floating_point() else tensor
 
     extras = {name: convert(extra) for name, extra in case.extras.items()}
     return {"student": mapped(case.student, convert), "teacher": mapped(case.teacher, convert), "extras": extras}
@@ -595,10 +602,13 @@ def gives_the_teacher_no_gradient(subject: Subject, seed: int) -> None:
             continue
         case = case.changed(
             teacher=mapped(case.teacher, lambda tensor: tensor.clone().requires_grad_()),
-            extras={n: e.clone().requires_grad_() if e.is_floating_point() else e for n, e in case.extras.items()},
+            extras={
+                n: e.clone().requires_grad_() if isinstance(e, Tensor) and e.is_floating_point() else e
+                for n, e in case.extras.items()
+            },
         )
         case.gradients(case.make())
-        for tensor in (*leaves(case.teacher), *case.extras.values()):
+        for tensor in (*leaves(case.teacher), *(e for e in case.extras.values() if isinstance(e, Tensor))):
             assert tensor.grad is None, f"the teacher's side has a gradient: {case}"
 
 

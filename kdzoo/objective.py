@@ -131,7 +131,7 @@ class Term:
             raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
         one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
         if layer_schedule != "together" and not one_by_one:
-            raise KdzooError(f"{label} on the {self.feature} has no layers to take one by one; leave out layer_schedule")
+            raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
         self.layers: LayerMap = layers if layers is not None else default
         self.weight = weight
@@ -333,7 +333,8 @@ class Objective(nn.Module):
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
             if term.kind.many_to_many:
                 own, other = sorted(set(own)), sorted(set(other))
-            ours, theirs = _stack([student.get(feature, i) for i in own]), _stack([teacher.get(feature, j) for j in other])
+            ours = _stack([student.get(feature, i) for i in own])
+            theirs = _stack([teacher.get(feature, j) for j in other])
             return losses[0](ours, theirs, mask=mask, **context)
         values = []
         for index in term.layers_at(progress, len(pairs)):

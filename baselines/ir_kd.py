@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.attention import attention_scores, check_heads, log_attention, valid_pairs
-from kdzoo.loss import DistillationLoss, ModelShape, masked_mean
+from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
+from kdzoo.loss import DistillationLoss, ModelShape
 from kdzoo.registry import register
 
 
@@ -61,7 +60,4 @@ class AttentionKL(DistillationLoss):
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         pairs = valid_pairs(mask)
-        student, teacher = attention_scores(self.label, student, teacher, pairs)
-        ours, theirs = log_attention(student, pairs), log_attention(teacher, pairs)
-        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
-        return masked_mean(divergence, None if pairs is None else pairs.any(-1))
+        return attention_divergence(*attention_scores(self.label, student, teacher, pairs), pairs)

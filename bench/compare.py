@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -35,13 +36,15 @@ from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, read_records, write_csv
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.bench.training import Progress as StepProgress
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import Recipe
+from kdzoo.registry import available
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
 Job = tuple[str, str, int]
+ALL = "all"  # in place of methods: every registered recipe
 UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
@@ -72,10 +75,13 @@ class Comparison:
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
         self.recipes: dict[str, Recipe] = {}
-        for recipe in _overridden([Recipe.load(method) for method in settings.methods], settings.overrides):
+        everything = settings.methods == (ALL,)
+        methods = available("recipes") if everything else settings.methods
+        for recipe in _overridden([Recipe.load(method) for method in methods], settings.overrides):
             if recipe.name in self.recipes:
                 raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
             self.recipes[recipe.name] = recipe
+        self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(settings.teacher, settings.data)
@@ -86,7 +92,7 @@ class Comparison:
             self.data[task.name] = load(
                 task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
             )
-        self.check()
+        self.check(leave_out=everything)
 
     @property
     def student(self) -> str:
@@ -94,8 +100,11 @@ class Comparison:
         assert self.settings.student is not None
         return self.settings.student
 
-    def check(self) -> None:
-        """Refuse what cannot work, on models without weights.
+    def check(self, *, leave_out: bool) -> None:
+        """Refuse what cannot work, on models without weights; warn of what does less than its name says.
+
+        Args:
+            leave_out: leave such cells out instead, and keep the reason in ``impossible`` by task and method.
 
         Raises:
             KdzooError: names the method, the task and the reason.
@@ -109,17 +118,26 @@ class Comparison:
             check_length(self.settings.teacher_budget, self.tokenizer, teacher)
             for name, recipe in self.recipes.items():
                 try:
-                    with torch.device("meta"):
+                    with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
+                        warnings.simplefilter("always", KdzooWarning)
                         recipe.objective().bind(student, teacher, num_samples=len(self.data[task.name]["train"]))
                 except KdzooError as error:
-                    raise KdzooError(f"{name} on {task.name}: {error}") from None
+                    if not leave_out:
+                        raise KdzooError(f"{name} on {task.name}: {error}") from None
+                    self.impossible[task.name, name] = str(error)
+                    self._say(f"{task.name:<6} {name:<10} left out: {error}")
+                    continue
+                for warning in caught:
+                    if issubclass(warning.category, KdzooWarning):
+                        self._say(f"{task.name:<6} {name:<10} warning: {warning.message}")
 
     def cells(self) -> Iterator[tuple[Task, str, int]]:
         """The grid, task by task, seed by seed, so that the first rows of the table fill early."""
         for task in self.tasks:
             for seed in range(self.settings.seeds):
                 for method in self.recipes:
-                    yield task, method, seed
+                    if (task.name, method) not in self.impossible:
+                        yield task, method, seed
 
     def run(self, workers: int = 1) -> list[dict[str, Any]]:
         """Run what is missing; the records of the whole grid, teachers included.
@@ -288,11 +306,13 @@ class Comparison:
 
     def _report(self, record: dict[str, Any]) -> None:
         metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
-        self.console.print(
+        self._say(
             f"{record['task']:<6} {record['method']:<10} seed {record['seed']}  {metrics:<40} "
-            f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s",
-            highlight=False,
+            f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s"
         )
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _steps(self, name: str, method: str, seed: int) -> int:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
@@ -301,9 +321,12 @@ class Comparison:
 
 
 def _overridden(recipes: list[Recipe], overrides: tuple[str, ...]) -> list[Recipe]:
-    """The recipes with settings changed, each setting in those that hold its loss; one must."""
+    """The recipes with settings changed: a loss's in those that hold it (one must), a recipe's own in all."""
     for setting in overrides:
         loss = setting.partition("=")[0].split(".")[0]
+        if loss in Recipe.model_fields:
+            recipes = [recipe.override([setting]) for recipe in recipes]
+            continue
         holding = [recipe for recipe in recipes if loss in recipe.losses]
         if not holding:
             raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})

@@ -34,6 +34,7 @@ def run_one(
     validation_rows: int | None,
     folder: Path,
     console: Console,
+    log_gradients: bool = False,
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
 
@@ -48,6 +49,7 @@ def run_one(
         train_rows, validation_rows: how many to take; all when None.
         folder: where the model and its ``record.json`` go.
         console: where progress is shown.
+        log_gradients: put the terms' gradient norms and cosines into the record's history.
 
     Returns:
         The record.
@@ -70,6 +72,7 @@ def run_one(
         "seed": seed,
         "train_rows": train_rows,
         "validation_rows": validation_rows,
+        **({"log_gradients": True} if log_gradients else {}),
     }
     # config.json is the model's, which is written to the same folder.
     records = Records(folder, configuration, {}, file="run.json")
@@ -104,6 +107,7 @@ def run_one(
             seed=seed,
             folder=folder,
             save=True,
+            log_gradients=log_gradients,
             progress=lambda done, total: bar.update(overall, completed=done, total=total),
         )
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}

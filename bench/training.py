@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from kdzoo.bench.settings import Budget
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.glue import Task
 from kdzoo.recipe import Recipe
 from kdzoo.trainer import DistillationTrainer
@@ -75,6 +76,7 @@ def train(
     folder: Path,
     save: bool = False,
     evaluate_only: bool = False,
+    log_gradients: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train a student by a recipe and evaluate it.
@@ -91,6 +93,7 @@ def train(
         folder: for checkpoints, and for the model where ``save`` is set.
         save: keep a checkpoint an epoch, go on from the last one, and write the model in the end.
         evaluate_only: leave the training out.
+        log_gradients: put the terms' gradient norms and cosines into the history.
         progress: told the steps done and the steps to do.
 
     Raises:
@@ -126,16 +129,19 @@ def train(
         disable_tqdm=True,
         log_level="error",
     )
-    trainer = DistillationTrainer(
-        model=student,
-        teacher=teacher,
-        recipe=recipe,
-        args=arguments,
-        train_dataset=data["train"],
-        data_collator=task.collator(tokenizer),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
+        trainer = DistillationTrainer(
+            model=student,
+            teacher=teacher,
+            recipe=recipe,
+            log_gradients=log_gradients,
+            args=arguments,
+            train_dataset=data["train"],
+            data_collator=task.collator(tokenizer),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
     trainer.pop_callback(PrinterCallback)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kdzoo.errors import DistillationFailure, KdzooError, unknown
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, unknown
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +25,7 @@ console = Console() if sys.stdout.isatty() else Console(width=160)
 ClickError: Any = typer.BadParameter.__mro__[2]  # click.ClickException, or what typer has in its place
 
 METHODS = "none,kd,pkd,tinybert,crd,lrc"
+METHODS_HELP = "Recipes, YAML files or expressions, separated by commas; or 'all' recipes."
 
 Data = Annotated[str, typer.Option(help="'synthetic', 'hub' (nyu-mll/glue), or a folder of GLUE files.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")]
@@ -70,15 +72,17 @@ def list_() -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A loss, a recipe, or a recipe's YAML file.")],
+    name: Annotated[str, typer.Argument(help="A loss, a recipe, a recipe's YAML file, or an expression.")],
     yaml: Annotated[bool, typer.Option("--yaml", help="The recipe as YAML, to edit and use as a method.")] = False,
     set_: Set = None,
 ) -> None:
     """What a loss or a recipe is."""
+    from kdzoo.expression import is_expression
     from kdzoo.recipe import Recipe
     from kdzoo.registry import available, describe
 
-    is_loss, is_recipe = name in available(), name in available("recipes") or name.endswith((".yaml", ".yml"))
+    is_loss = name in available()
+    is_recipe = name in available("recipes") or name.endswith((".yaml", ".yml")) or is_expression(name)
     if not is_loss and not is_recipe:
         raise unknown("loss or recipe", name, [*available(), *available("recipes")])
     if yaml and not is_recipe:
@@ -100,7 +104,7 @@ def show(
 
 @app.command()
 def check(
-    methods: Annotated[str, typer.Argument(help="Recipes or YAML files, separated by commas.")] = METHODS,
+    methods: Annotated[str, typer.Argument(help=METHODS_HELP)] = METHODS,
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
     data: Data = "synthetic",
     teacher: Annotated[str, typer.Option(help="Folder, hub name, or a size for synthetic data.")] = "",
@@ -119,7 +123,8 @@ def check(
         comparison = Comparison(settings, Path(folder), console)
     for name, recipe in comparison.recipes.items():
         stages = "; then ".join(" + ".join(t.loss for t in stage.terms) for stage in recipe.stages)
-        typer.echo(f"{name:<10} works on {', '.join(settings.tasks)}: {stages}")
+        tasks_ = [task for task in settings.tasks if (task, name) not in comparison.impossible]
+        typer.echo(f"{name:<10} works on {', '.join(tasks_) or 'none of the tasks'}: {stages}")
 
 
 @app.command()
@@ -150,7 +155,7 @@ def finetune(
 @app.command()
 def distill(
     task: Annotated[str, typer.Option(help="The task.")],
-    method: Annotated[str, typer.Option(help="A recipe's name or YAML file.")],
+    method: Annotated[str, typer.Option(help="A recipe's name or YAML file, or an expression: 'kd*0.5 + ce'.")],
     teacher: Annotated[str, typer.Option(help="Folder or hub name of a teacher fine-tuned on the task.")],
     out: Out,
     student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "4x312",
@@ -167,6 +172,9 @@ def distill(
     weight_decay: Decay = None,
     max_length: Length = None,
     precision: Precision = None,
+    log_gradients: Annotated[
+        bool, typer.Option("--log-gradients", help="Record the norms and cosines of the terms' gradients.")
+    ] = False,
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
     given = _budget(locals())
@@ -174,13 +182,14 @@ def distill(
 
     recipe = Recipe.load(method).override(set_ or [])
     budget = recipe.training.model_dump(exclude_none=True) | given
-    _run_one(task, recipe, data, teacher, student, budget, seed, train_rows, validation_rows, out)
+    rows = train_rows, validation_rows
+    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients=log_gradients)
 
 
 @app.command()
 def compare(
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
-    methods: Annotated[str, typer.Option(help="Recipes or YAML files, separated by commas.")] = METHODS,
+    methods: Annotated[str, typer.Option(help=METHODS_HELP)] = METHODS,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     data: Data = "synthetic",
     teacher: Annotated[str, typer.Option(help="Folder, hub name, or a size for synthetic data.")] = "",
@@ -247,8 +256,9 @@ def table(
 
 def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:
     from kdzoo.bench.settings import resolve
+    from kdzoo.expression import split_methods
 
-    named = {"tasks": _names(tasks), "methods": _names(methods)}
+    named = {"tasks": _names(tasks), "methods": tuple(split_methods(methods))}
     return resolve(**named, data=data, teacher=teacher or None, student=student or None, **given)
 
 
@@ -263,6 +273,7 @@ def _run_one(
     train_rows: int | None,
     validation_rows: int | None,
     out: Path,
+    log_gradients: bool = False,
 ) -> None:
     from kdzoo.bench.run import run_one
     from kdzoo.bench.settings import Budget, validated
@@ -279,6 +290,7 @@ def _run_one(
         validation_rows=validation_rows,
         folder=out,
         console=console,
+        log_gradients=log_gradients,
     )
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
@@ -304,6 +316,15 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    show_other = warnings.showwarning
+
+    def show_warning(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, KdzooWarning):
+            print(f"kdzoo: warning: {message}", file=sys.stderr)
+        else:
+            show_other(message, category, *where, **options)
+
+    warnings.showwarning = show_warning
     stopped = "stopped; the same command goes on from the last finished part"
     try:
         # Some versions of typer return the code of an exit, and of Ctrl-C, which others raise.

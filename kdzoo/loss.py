@@ -222,8 +222,8 @@ class DistillationLoss(nn.Module):
     def _mismatch(self, student: Tensor, teacher: Tensor, rule: str) -> KdzooError:
         return KdzooError(f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}")
 
-    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Checked vectors of equal width, zero where masked, and the mask over their slots.
+    def paired(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked vectors, each of its own width, zero where masked, and the mask over their slots.
 
         Args:
             student: (B, ..., D_s).
@@ -231,8 +231,7 @@ class DistillationLoss(nn.Module):
             mask: (B, S) or None.
 
         Returns:
-            student (B, ..., D), projected where the loss has a projection; teacher (B, ..., D); the mask
-            with the vectors' leading shape (B, ...), or None.
+            student, teacher, and the mask with the vectors' leading shape (B, ...), or None.
         """
         if student.dim() < 2 or student.shape[:-1] != teacher.shape[:-1]:
             rule = "must agree in all but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
@@ -242,6 +241,11 @@ class DistillationLoss(nn.Module):
             # Filled before anything else, so that what lies in padding cannot reach a value or a gradient.
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
             teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
+        return student, teacher, slots
+
+    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors of `paired`, the student's projected to the teacher's width where the loss has a projection."""
+        student, teacher, slots = self.paired(student, teacher, mask)
         if self.projection is not None:
             wanted = (self.projection.in_features, self.projection.out_features)
             if (student.shape[-1], teacher.shape[-1]) != wanted:

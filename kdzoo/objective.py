@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdzoo.activations import QKV, Activations, Needs, classification_head
+from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.layers import LayerMap, Pairs, layer_map
 from kdzoo.loss import DistillationLoss, ModelShape
@@ -74,6 +76,8 @@ def linear(first: float, last: float) -> Schedule:
 
 
 Weight = float | Schedule
+BALANCES = ("fixed", "uncertainty", "gradient_norm")
+MEMORY = 0.9  # of the moving average of gradient norms
 LAYER_SCHEDULES = ("together", "progressive", "stacked")
 
 
@@ -161,10 +165,18 @@ class Term:
 
 
 class ObjectiveOutput(NamedTuple):
-    """The total (a scalar with its gradient) and each active term's value (detached, before its weight)."""
+    """What an objective makes of one batch.
+
+    Attributes:
+        total: a scalar with its gradient.
+        terms: each active term's value, detached, before its weight.
+        gradients: what was measured of the terms' gradients: the norm by the term's name, and the cosine of two by
+            both names, ``"kd~ce"``; empty where nothing was measured.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    gradients: dict[str, Tensor] = {}  # noqa: RUF012 - of a tuple, never changed
 
 
 class Objective(nn.Module):
@@ -180,12 +192,28 @@ class Objective(nn.Module):
     ...     kdzoo.Term("ce", weight=kdzoo.after(0.8, 3.0)),
     ... ])
 
+    Args:
+        terms: the losses.
+        balance: what happens to the weights w.
+
+            - ``"fixed"``: the total is Σ w·L.
+            - ``"uncertainty"``: Σ w·exp(-s)·L + s/2 with an s learned for each term, first 0 (Kendall et al. 2018,
+              https://arxiv.org/abs/1705.07115, equation 10 with s = log σ²).
+            - ``"gradient_norm"``: Σ w·L·Ḡ/G, where G is a moving average of the norm of the term's gradient at the
+              student's parameters and Ḡ its mean over the active terms, so that the weights are shares of the
+              gradient's norm. (GradNorm, Chen et al. 2018, https://arxiv.org/abs/1711.02257, equalises these norms by
+              gradient steps on the weights; here they are equal by construction.) Measured where ``forward`` is given
+              ``parameters``; the trainer does so every ten steps.
+
     Raises:
-        KdzooError: when there is no term, or two terms share a name.
+        KdzooError: when there is no term, two terms share a name, or the balance is unknown.
     """
 
-    def __init__(self, terms: Iterable[Term]) -> None:
+    def __init__(self, terms: Iterable[Term], *, balance: str = "fixed") -> None:
         super().__init__()
+        if balance not in BALANCES:
+            raise unknown("balance", balance, BALANCES)
+        self.balance = balance
         self.terms: Sequence[Term] = list(terms)
         if not self.terms:
             raise KdzooError("an objective needs at least one term")
@@ -193,6 +221,11 @@ class Objective(nn.Module):
             same = [other for other in self.terms[:index] if other.name == term.name]
             if same:
                 raise KdzooError(f"two terms are called {term.name!r}; give one of them another name=")
+        if balance == "uncertainty":
+            self.log_variances = nn.Parameter(torch.zeros(len(self.terms)))
+        elif balance == "gradient_norm":
+            self.gradient_norms: Tensor
+            self.register_buffer("gradient_norms", torch.zeros(len(self.terms)))
         self.losses = nn.ModuleDict()
         self._pairs: dict[str, Pairs] = {}
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
@@ -284,6 +317,7 @@ class Objective(nn.Module):
         labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: float = 0.0,
+        parameters: Iterable[Tensor] | None = None,
     ) -> ObjectiveOutput:
         """The total and the terms of one batch.
 
@@ -293,21 +327,45 @@ class Objective(nn.Module):
             labels: (B,).
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
+            parameters: measure each term's gradient at these, at the cost of a backward pass a term.
 
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
         """
         context = {"labels": labels, "sample_ids": sample_ids}
-        values: dict[str, Tensor] = {}
-        total: Tensor | None = None
-        for term in self.active(progress):
-            value = self._value(term, student, teacher, context, progress)
-            weighted = value * term.weight_at(progress)
-            total = weighted if total is None else total + weighted
-            values[term.name] = value.detach()
-        if total is None:
+        active = self.active(progress)
+        if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
-        return ObjectiveOutput(total, values)
+        values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
+        gradients = {} if parameters is None else _measured(values, list(parameters))
+        if parameters is not None and self.balance == "gradient_norm":
+            self._remember(gradients)
+        total = self._total(active, values, progress)
+        return ObjectiveOutput(total, {name: value.detach() for name, value in values.items()}, gradients)
+
+    def _total(self, active: list[Term], values: dict[str, Tensor], progress: float) -> Tensor:
+        indices = [index for index, term in enumerate(self.terms) if term in active]
+        total: Tensor | float = 0.0
+        for index, term in zip(indices, active, strict=True):
+            weighted = values[term.name] * term.weight_at(progress)
+            if self.balance == "uncertainty":
+                log_variance = self.log_variances[index].to(weighted.dtype)
+                weighted = weighted * (-log_variance).exp() + log_variance / 2
+            elif self.balance == "gradient_norm":
+                norms = self.gradient_norms[indices].to(weighted.dtype)
+                own = self.gradient_norms[index].to(weighted.dtype)
+                # Before the first measurement, and for a term without a gradient, the weight stands as it is.
+                weighted = weighted * torch.where(own > 0, norms.mean() / own.clamp_min(1e-12), 1.0)
+            total = total + weighted
+        assert isinstance(total, Tensor)
+        return total
+
+    @torch.no_grad()
+    def _remember(self, gradients: dict[str, Tensor]) -> None:
+        for index, term in enumerate(self.terms):
+            if term.name in gradients:
+                old, new = self.gradient_norms[index], mean_over_processes(gradients[term.name]).to(torch.float32)
+                self.gradient_norms[index] = torch.where(old > 0, MEMORY * old + (1 - MEMORY) * new, new)
 
     def _value(
         self,
@@ -357,6 +415,22 @@ class Objective(nn.Module):
         if term.feature == "embedding":
             return ((0, 0),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:
+    """The norm of each value's gradient at the parameters, and the cosines of each two of them."""
+    flat: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if not value.requires_grad:
+            continue
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        flat[name] = torch.cat([gradient.flatten() for gradient in filled])
+    norms = {name: torch.linalg.vector_norm(gradient) for name, gradient in flat.items()}
+    cosines = {
+        f"{a}~{b}": (flat[a] @ flat[b]) / (norms[a] * norms[b]).clamp_min(1e-12) for a, b in combinations(flat, 2)
+    }
+    return norms | cosines
 
 
 def _stack(layers: list[Any]) -> Any:

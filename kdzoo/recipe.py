@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.expression import is_expression, method_name, parse_terms
 from kdzoo.layers import layer_map
 from kdzoo.objective import Objective, Schedule, Term, Weight
 from kdzoo.registry import available, loss_class, options_of, recipe_factory
@@ -187,6 +188,7 @@ class Recipe(_Strict):
         citation: where it was published.
         stages: in order.
         perturbation: ``"gradient"`` for LRC-BERT's gradient perturbation.
+        balance: how the terms are weighed against each other: see `kdzoo.objective.Objective`.
         student: the student it was published with, in the notation of ``--student``, as advice.
         training: the published hyper-parameters.
         notes: what a reader should know, such as how it departs from the authors' code.
@@ -200,6 +202,7 @@ class Recipe(_Strict):
     citation: Citation | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     perturbation: Literal["gradient"] | None = None
+    balance: Literal["fixed", "uncertainty", "gradient_norm"] = "fixed"
     student: str | None = None
     training: Training = Training()
     notes: str = ""
@@ -238,7 +241,8 @@ class Recipe(_Strict):
         for start, end, stage in self.spans():
             for spec in stage.terms:
                 merged.setdefault(spec.identity, (spec, []))[1].append(spec.weight_at(start, end))
-        return Objective(spec.term(_join(schedules)) for spec, schedules in merged.values())
+        terms = [spec.term(_join(schedules)) for spec, schedules in merged.values()]
+        return Objective(terms, balance=self.balance)
 
     def to_yaml(self) -> str:
         """The recipe as YAML that `parse` reads back to an equal one."""
@@ -265,7 +269,12 @@ class Recipe(_Strict):
 
     @classmethod
     def load(cls, name: str | Path) -> Recipe:
-        """A recipe by its registered name, or from a YAML file."""
+        """A recipe by its registered name, from a YAML file, or from an expression (`kdzoo.expression`)."""
+        if is_expression(str(name)):
+            text = str(name).strip()
+            terms = parse_terms(text)
+            data = {"name": method_name(text), "title": text, "stages": [{"terms": terms}]}
+            return cls.parse(data, f"method {text!r}")
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
             try:
@@ -275,6 +284,8 @@ class Recipe(_Strict):
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise KdzooError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
             return cls.parse(data, str(path))
+        if name in available() and name not in available("recipes"):
+            raise KdzooError(f"{name} is a loss and no recipe; write '{name} + ce', or '{name}*1' to train on it alone")
         return recipe_factory(str(name))()
 
     def override(self, settings: Iterable[str]) -> Recipe:

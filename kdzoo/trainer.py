@@ -28,6 +28,7 @@ from kdzoo.recipe import Recipe, Stage
 
 OBJECTIVE_FILE = "objective.safetensors"
 STUDENT_FILE = "model.safetensors"
+MEASURED_EVERY = 10  # steps between two looks at the terms' gradients, where weights depend on them
 
 
 class Distiller(nn.Module):
@@ -65,6 +66,7 @@ class Distiller(nn.Module):
         progress: float = 0.0,
         labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        measure: bool = False,
         **inputs: Any,
     ) -> Any:
         """The objective's output on a batch when training, else the student's.
@@ -74,19 +76,21 @@ class Distiller(nn.Module):
             progress: fraction of the training done.
             labels: (B,).
             sample_ids: (B,) indices in the training set.
+            measure: measure the terms' gradients too.
             inputs: the batch; the student is given what it takes.
         """
         taken = {name: value for name, value in inputs.items() if name in self._inputs}
         if not self.training:
             return self.student(**taken, labels=labels)
         context = {"labels": labels, "sample_ids": sample_ids, "progress": progress}
+        measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:
-            return self._pass(taken, teacher, context)
+            return self._pass(taken, teacher, context | measured)
         with embedding_output(self.student) as embedded:
             first = self._pass(taken, teacher, context)
         assert embedded.value is not None
         with embedding_output(self.student, gradient_perturbation(first.total, embedded.value)):
-            return self._pass(taken, teacher, context)
+            return self._pass(taken, teacher, context | measured)
 
     def _pass(self, inputs: dict[str, Any], teacher: Activations | None, context: dict[str, Any]) -> ObjectiveOutput:
         needs, _ = self.objective.needs(context["progress"])
@@ -112,6 +116,9 @@ class DistillationTrainer(Trainer):
         teacher: a model for the same task; None when nothing of the objective needs one.
         recipe: a `Recipe`, or the name of one or a YAML file.
         objective: an `Objective` instead of a recipe.
+        log_gradients: log the norm of each term's gradient at the student's parameters (``gradient/TERM``) and the
+            cosine of each two (``gradient/TERM~TERM``) with every log, at the cost of a backward pass a term for the
+            step they are taken from.
         args: ``transformers.TrainingArguments``.
         arguments: everything else that ``transformers.Trainer`` takes.
 
@@ -130,6 +137,7 @@ class DistillationTrainer(Trainer):
         *,
         recipe: Recipe | str | None = None,
         objective: Objective | None = None,
+        log_gradients: bool = False,
         args: TrainingArguments,
         **arguments: Any,
     ) -> None:
@@ -138,6 +146,7 @@ class DistillationTrainer(Trainer):
         if isinstance(recipe, str):
             recipe = Recipe.load(recipe)
         self.recipe = recipe
+        self.log_gradients = log_gradients
         if objective is None:
             assert recipe is not None
             objective = recipe.objective()
@@ -197,14 +206,21 @@ class DistillationTrainer(Trainer):
         start = time.perf_counter()
         teacher = self._run_teacher(inputs)
         between = time.perf_counter()
-        output = model(**inputs, teacher=teacher, progress=self.progress)
+        output = model(**inputs, teacher=teacher, progress=self.progress, measure=self._measures())
         self.seconds["teacher"] += between - start
         self.seconds["student"] += time.perf_counter() - between
         ids = inputs.get("sample_ids")
-        self._steps.append((self.state.global_step + 1, ObjectiveOutput(output.total.detach(), output.terms), ids))
+        self._steps.append((self.state.global_step + 1, output._replace(total=output.total.detach()), ids))
         if output.total.device.type == "cpu":
             self._check_finite(self._steps[-1:])
         return (output.total, output) if return_outputs else output.total
+
+    def _measures(self) -> bool:
+        """Whether this step's gradients are measured, term by term."""
+        step = self.state.global_step
+        if self.model.objective.balance == "gradient_norm" and step % MEASURED_EVERY == 0:
+            return True
+        return self.log_gradients and (step + 1) % max(int(self.state.logging_steps), 1) == 0
 
     def _run_teacher(self, inputs: Mapping[str, Any]) -> Activations | None:
         _, needs = self.model.objective.needs(self.progress)
@@ -222,10 +238,13 @@ class DistillationTrainer(Trainer):
             self._check_finite(self._steps)
             sums: dict[str, list[Tensor]] = {}
             for _, output, _ in self._steps:
-                for name, value in output.terms.items():
+                named = {f"loss/{name}": value for name, value in output.terms.items()}
+                if self.log_gradients:
+                    named |= {f"gradient/{name}": value for name, value in output.gradients.items()}
+                for name, value in named.items():
                     sums.setdefault(name, []).append(value)
             means = {name: mean_over_processes(torch.stack(values).mean()) for name, values in sums.items()}
-            logs = logs | {f"loss/{name}": mean.item() for name, mean in means.items()}
+            logs = logs | {name: mean.item() for name, mean in means.items()}
             self._steps.clear()
         super().log(logs, *arguments, **options)
 

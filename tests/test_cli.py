@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import kdzoo
+from kdzoo import registry
 from kdzoo.bench import compare, run, training
 from kdzoo.recipe import Recipe
 
@@ -97,6 +99,53 @@ def test_a_written_recipe_is_a_method(commands: Commands, tmp_path: Path, traine
     path.write_text(path.read_text().replace("temperature: 7", "temperature: 8"))
     says = ("sst2-warm-0.json", "another configuration", "temperature is 7 there and 8 here")
     commands.fails("compare", *options, says=says)
+
+
+def test_an_expression_is_a_method(commands: Commands, tmp_path: Path) -> None:
+    text = "pkd@cls[(0, 0), (1, 2)]*10 + kd(temperature=2)*0.5 + ce"
+    options = ("--tasks", "sst2", "--methods", f"none, {text}", *SIZES, "--out", tmp_path / "out")
+    name = "pkd-cls-0-0-1-2-10-kd-temperature-2-0.5-ce"
+    assert name in commands.works("compare", *options)
+    record = records(tmp_path / "out")[f"sst2-{name}-0"]
+    assert [term["loss"] for term in record["configuration"]["recipe"]["stages"][0]["terms"]] == ["pkd", "kd", "ce"]
+    assert text in commands.works("show", text)
+
+
+def test_all_methods_leaves_out_what_cannot_work_and_says_why(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(name: str, loss: str) -> Callable[[], Recipe]:
+        return lambda: Recipe.parse({"name": name, "stages": [{"terms": [{"loss": loss}]}]})
+
+    registry.available()  # so that the registry is full before it is copied
+    monkeypatch.setattr(registry, "_losses", dict(registry._losses))
+
+    @kdzoo.register("three_classes")
+    class ThreeClasses(type(kdzoo.create("kd"))):  # type: ignore[misc]
+        """A loss for three classes, which says that it does little for three."""
+
+        @classmethod
+        def fit(cls, options: dict[str, Any], *, student: Any, **context: Any) -> dict[str, Any]:
+            if student.num_labels < 3:
+                raise kdzoo.KdzooError("three_classes needs three classes; take kd")
+            warnings.warn("three are few", kdzoo.KdzooWarning, stacklevel=2)
+            return options
+
+    few = {"none": recipe("none", "ce"), "kd": recipe("kd", "kd"), "three": recipe("three", "three_classes")}
+    monkeypatch.setattr(registry, "_recipes", few)
+    options = ("--tasks", "sst2,mnli", *SIZES)
+    out = commands.works("compare", "--methods", "all", *options, "--out", tmp_path / "out")
+    assert "sst2   three      left out: three_classes needs three classes; take kd" in out
+    assert "mnli   three      warning: three are few" in out
+    assert {name for name in records(tmp_path / "out") if "teacher" not in name} == {
+        "sst2-none-0",
+        "sst2-kd-0",
+        "mnli-none-0",
+        "mnli-kd-0",
+        "mnli-three-0",
+    }
+    assert "three      works on mnli: three_classes" in commands.works("check", "all", "--tasks", "sst2,mnli", *SIZES[:4])
+    commands.fails("check", "three", "--tasks", "sst2", *SIZES[:4], says=("three on sst2", "take kd"))
 
 
 def test_check_names_what_works_and_trains_nothing(commands: Commands, trained: list[Any]) -> None:

@@ -1,0 +1,68 @@
+"""Cross-entropy of attention distributions, the attention loss of MobileBERT's code and of TextBrewer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
+from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.registry import register
+
+
+@register("attention_ce")
+class AttentionCE(DistillationLoss):
+    """Cross-entropy of the student's attention with the teacher's.
+
+        -1/(A·N) · Σ_aqk At_aqk · log As_aqk,   A = softmax(QKᵀ / √d)
+
+    A sum over keys, and a mean over the A heads and the N valid queries of the whole batch. The softmax is
+    over valid keys alone. It has the gradient of ``attention_kl`` and lies above it by the teacher's entropy, so
+    that it is not zero where both agree.
+
+    Args:
+        variant: ``"paper"``, the only one. (TextBrewer's function without a mask takes the teacher's scores for
+            probabilities and drops those below -1e-3, which is a mistake and not offered here.)
+
+    Shapes:
+        student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores before the softmax (B, A, S, S), which
+            may be off by a constant a row; mask (B, S), or (B, S, S).
+
+    Raises:
+        KdzooError: for unequal head counts, or shapes that do not fit.
+
+    References:
+        Yang et al.: TextBrewer: An Open-Source Knowledge Distillation Toolkit for NLP, its ``attention_ce``.
+        https://arxiv.org/abs/2002.12620
+
+    See also:
+        ``attention_kl``, less the teacher's entropy; ``attention_mse``, on the scores themselves.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> student = torch.randn(2, 4, 7, 7, requires_grad=True)
+        >>> kdzoo.create("attention_ce")(student, torch.randn(2, 4, 7, 7), mask=torch.ones(2, 7)).backward()
+    """
+
+    features = ("qkv",)
+    formula = r"-\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} \sum_{k} A^t_{aqk} \log A^s_{aqk}"
+    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    related = ("attention_kl", "attention_mse")
+    paper = "Yang et al. 2020, TextBrewer: An Open-Source Knowledge Distillation Toolkit for NLP"
+    year = 2020
+    url = "https://arxiv.org/abs/2002.12620"
+
+    def __init__(self, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+
+    @classmethod
+    def fit(
+        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
+    ) -> dict[str, Any]:
+        check_heads(cls.name, student.num_heads, teacher.num_heads)
+        return options
+
+    def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
+        pairs = valid_pairs(mask)
+        return attention_divergence(*attention_scores(self.label, student, teacher, pairs), pairs, entropy=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdzoo.activations import QKV
 from kdzoo.errors import KdzooError
-from kdzoo.loss import masked_mean
+from kdzoo.loss import ModelShape, masked_mean
 
 
 def attention_scores(
@@ -60,6 +60,16 @@ def check_qkv(label: str, student: Any, teacher: Any) -> None:
     for name, side in (("student", student), ("teacher", teacher)):
         if not isinstance(side, QKV):
             raise KdzooError(f"{label} needs a QKV of (B, A, S, d) tensors; the {name}'s is {tuple(side.shape)}")
+
+
+def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape) -> None:
+    """Refuse models that hide their queries, keys and values."""
+    for name, shape in (("student", student), ("teacher", teacher)):
+        if not shape.exact_scores:
+            raise KdzooError(
+                f"{label} needs queries, keys and values, and the {name} shows its attention probabilities only; "
+                "use attention_kl"
+            )
 
 
 def relation(left: Tensor, right: Tensor, pairs: Tensor | None) -> Tensor:

@@ -1,0 +1,116 @@
+"""MiniLM (Wang et al. 2020): the last layer's attention and the relation of its values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kdzoo.attention import (
+    attention_divergence,
+    attention_scores,
+    check_heads,
+    check_qkv,
+    check_shows_qkv,
+    relation,
+    valid_pairs,
+)
+from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
+
+ADVICE = ", or use minilmv2, which splits the heads of both anew"
+
+
+@register("minilm")
+class MiniLM(DistillationLoss):
+    """Divergence of the last layer's attention and of its value relation.
+
+        1/(A·N) · Σ_aq [KL(At_aq ‖ As_aq) + KL(Rt_aq ‖ Rs_aq)],   A = softmax(QKᵀ / √d),  R = softmax(VVᵀ / √d)
+
+    A sum over keys, and a mean over the A heads and the N valid queries of the whole batch. The softmax is
+    over valid keys alone. Each side has its own d, so no projection is learned; the last layer of one is taken
+    with the last layer of the other, whatever their depths.
+
+    Args:
+        variant: ``"paper"``, the only one. (The training code was not released.)
+
+    Shapes:
+        student, teacher: a ``QKV`` of (B, A, S, d) tensors; mask (B, S), or (B, S, S).
+
+    Raises:
+        KdzooError: for unequal head counts, shapes that do not fit, or scores instead of a ``QKV``.
+
+    References:
+        Wang et al.: MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained
+        Transformers, sections 3.1 and 3.2. https://arxiv.org/abs/2002.10957
+
+    See also:
+        ``minilmv2``, for any head counts; ``attention_kl``, the first half of this.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> student = kdzoo.QKV(*(torch.randn(2, 4, 7, 3, requires_grad=True) for _ in range(3)))
+        >>> teacher = kdzoo.QKV(*(torch.randn(2, 4, 7, 8) for _ in range(3)))
+        >>> kdzoo.create("minilm")(student, teacher, mask=torch.ones(2, 7)).backward()
+    """
+
+    features = ("qkv",)
+    top_only = True
+    formula = (
+        r"\frac{1}{A N} \sum_{a,q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq}) + D_{\mathrm{KL}}(R^t_{aq} \| R^s_{aq}),"
+        r"\quad R = \mathrm{softmax}(V V^\top / \sqrt{d})"
+    )
+    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    related = ("minilmv2", "attention_kl")
+    paper = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation"
+    year = 2020
+    url = "https://arxiv.org/abs/2002.10957"
+
+    def __init__(self, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+
+    @classmethod
+    def fit(
+        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
+    ) -> dict[str, Any]:
+        check_shows_qkv(cls.name, student, teacher)
+        check_heads(cls.name, student.num_heads, teacher.num_heads, advice=ADVICE)
+        return options
+
+    def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
+        check_qkv(self.label, student, teacher)
+        pairs = valid_pairs(mask)
+        scores = attention_scores(self.label, student, teacher, pairs, advice=ADVICE)
+        values = (relation(side.value, side.value, pairs) for side in (student, teacher))
+        return attention_divergence(*scores, pairs) + attention_divergence(*values, pairs)
+
+
+@register_recipe("minilm")
+def recipe() -> Recipe:
+    """The last layer's self-attention alone, then fine-tuning."""
+    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+
+    return Recipe(
+        name="minilm",
+        title="attention and value relation of the last layer, then the labels",
+        citation=Citation(
+            authors="Wang, W., Wei, F., Dong, L., Bao, H., Yang, N., Zhou, M.",
+            title="MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
+            venue="NeurIPS",
+            year=2020,
+            url="https://arxiv.org/abs/2002.10957",
+        ),
+        stages=(
+            Stage(fraction=0.5, terms=(TermSpec(loss="minilm"),), lr_scheduler="constant"),
+            Stage(fraction=0.5, terms=(TermSpec(loss="ce"),), lr_scheduler="linear"),
+        ),
+        student="6x384,heads=12",
+        training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
+        notes="Published for pre-training text, where the relation loss stands alone and fine-tuning on the labels "
+        "follows. Here both run on the task, each for half of the steps, which is this recipe's choice: the loss "
+        "reaches neither the pooler nor the classification head, so it cannot do without the second stage. The paper "
+        "puts a teacher assistant between a large teacher and a student of at most half its depth and width.",
+    )

@@ -50,24 +50,42 @@ def _root(debug: Annotated[bool, typer.Option("--debug", help="Show the tracebac
 
 
 @app.command("list")
-def list_() -> None:
-    """The losses and the recipes."""
+def list_(
+    needs: Annotated[
+        str, typer.Option(help="Losses that are taken on or need this alone: logits, hidden, cls, qkv, labels, ...")
+    ] = "",
+    no_params: Annotated[bool, typer.Option("--no-params", help="Losses that learn nothing of their own.")] = False,
+    year: Annotated[str, typer.Option(help="Published in a year, or from one to another: 2019-2021.")] = "",
+) -> None:
+    """The losses and the recipes; with a filter, the losses it leaves."""
     from kdzoo.recipe import Recipe
     from kdzoo.registry import available, describe
 
+    first, last = _years(year)
+    described = [describe(name) for name in available()]
+    known = {word for of in described for word in (*of.features, *of.needs)}
+    if needs and needs not in known:
+        raise unknown("need", needs, known)
     losses = Table(title="Losses", title_justify="left")
-    for column in ("name", "compares", "needs", "year", "what it does"):
+    for column in ("name", "compares", "needs", "learns", "year", "what it does"):
         losses.add_column(column)
-    for name in available():
-        of = describe(name)
-        losses.add_row(name, ", ".join(of.features), ", ".join(of.needs), str(of.year or ""), of.summary)
+    for of in described:
+        fits = not needs or needs in (*of.features, *of.needs)
+        if fits and first <= of.year <= last and not (no_params and of.learns == "parameters of its own"):
+            year_ = str(of.year or "")
+            losses.add_row(of.name, ", ".join(of.features), ", ".join(of.needs), of.learns, year_, of.summary)
+    if not losses.rows:
+        raise KdzooError("no loss fits; `kdzoo list` shows all of them")
+    console.print(losses)
+    if needs or no_params or year:
+        return
     recipes = Table(title="Recipes", title_justify="left")
     for column in ("name", "year", "what it does"):
         recipes.add_column(column)
     for name in available("recipes"):
         recipe = Recipe.load(name)
         recipes.add_row(name, str(recipe.citation.year) if recipe.citation else "", recipe.title)
-    console.print(losses, recipes)
+    console.print(recipes)
 
 
 @app.command()
@@ -294,6 +312,15 @@ def _run_one(
     )
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
+
+
+def _years(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    if not text:
+        return 0, 9999
+    if not first.isdigit() or (last and not last.isdigit()):
+        raise KdzooError(f"--year is {text!r}; give a year such as 2020, or two such as 2019-2021")
+    return int(first), int(last or first)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kdzoo.errors import KdzooError, unknown
-from kdzoo.loss import DistillationLoss
+import torch
+
+from kdzoo.errors import KdzooError, KdzooWarning, unknown
+from kdzoo.layers import layer_map
+from kdzoo.loss import DistillationLoss, ModelShape
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe
@@ -121,12 +125,17 @@ class Description:
     needs: tuple[str, ...]
     options: dict[str, Any]
     variants: tuple[str, ...]
+    learns: str
+    formula: str
+    complexity: str
+    related: tuple[str, ...]
     paper: str
     year: int
     url: str
     documentation: str
 
-    def __str__(self) -> str:
+    def rows(self) -> dict[str, str]:
+        """What a table shows of it, by the name of the row; rows without content are left out."""
         options = ", ".join(
             option if default is inspect.Parameter.empty else f"{option}={default!r}"
             for option, default in self.options.items()
@@ -134,11 +143,18 @@ class Description:
         rows = {
             "compares": " or ".join(self.features),
             "needs": ", ".join(self.needs) or "nothing else",
+            "learns": self.learns,
             "options": options or "none",
             "variants": ", ".join(self.variants),
+            "cost": self.complexity,
+            "related": ", ".join(self.related),
+            "formula": self.formula,
             "source": f"{self.paper} {self.url}".strip(),
         }
-        return "\n".join([f"{self.name}: {self.summary}", *(f"  {row:<9} {text}" for row, text in rows.items())])
+        return {row: text for row, text in rows.items() if text}
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.name}: {self.summary}", *(f"  {row:<9} {text}" for row, text in self.rows().items())])
 
 
 def describe(name: str) -> Description:
@@ -156,11 +172,36 @@ def describe(name: str) -> Description:
         needs=tuple(sorted(loss.needs)),
         options=options_of(loss),
         variants=loss.variants,
+        learns=_learns(loss),
+        formula=loss.formula,
+        complexity=loss.complexity,
+        related=loss.related,
         paper=loss.paper,
         year=loss.year,
         url=loss.url,
         documentation=documentation,
     )
+
+
+def _learns(loss: type[DistillationLoss]) -> str:
+    """What a loss learns, seen from one made for a student as wide as its teacher, and one for a narrower student."""
+    teacher = ModelShape(num_layers=12, hidden_size=768, num_heads=12, num_labels=3)
+    feature = loss.features[0]
+    layers = () if feature in ("logits", "embedding") else layer_map("all" if loss.many_to_many else "uniform", 4, 12)
+    counts: list[int] = []
+    for width in (768, 384):
+        student = replace(teacher, num_layers=4, hidden_size=width)
+        shapes: dict[str, Any] = {"student": student, "teacher": teacher, "layers": layers, "num_samples": 1000}
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore", KdzooWarning)
+            try:
+                module = loss(**loss.fit({}, feature=feature, **shapes))
+            except KdzooError:
+                return "nothing" if counts == [0] else "depends on the models"
+        counts.append(sum(parameter.numel() for parameter in module.parameters()))
+    if counts[0]:
+        return "parameters of its own"
+    return "a projection where the widths differ" if counts[1] else "nothing"
 
 
 def _check_free(kind: str, name: str, table: dict[str, Any], new: Any) -> None:

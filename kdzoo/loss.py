@@ -243,19 +243,48 @@ class DistillationLoss(nn.Module):
             teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
         return student, teacher, slots
 
-    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The vectors of `paired`, the student's projected to the teacher's width where the loss has a projection."""
-        student, teacher, slots = self.paired(student, teacher, mask)
+    def projected(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The student's vectors (..., D_s) at the teacher's width, checked: projected where the loss has a projection."""
         if self.projection is not None:
             wanted = (self.projection.in_features, self.projection.out_features)
             if (student.shape[-1], teacher.shape[-1]) != wanted:
                 rule = f"do not fit student_dim={wanted[0]}, teacher_dim={wanted[1]}, which it was made with"
                 raise self._mismatch(student, teacher, rule)
-            student = affine(self.projection, student)
+            return affine(self.projection, student)
         if student.shape[-1] != teacher.shape[-1]:
             widths = f"student_dim={student.shape[-1]}, teacher_dim={teacher.shape[-1]}"
             raise self._mismatch(student, teacher, f"differ in width; give {widths} to learn a projection")
-        return student, teacher, slots
+        return student
+
+    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors of `paired` at one width, (B, ..., D): the student's projected where the loss has a projection."""
+        student, teacher, slots = self.paired(student, teacher, mask)
+        return self.projected(student, teacher), teacher, slots
+
+    def layered(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked vectors of several layers, of which either side has its own number; zero where masked.
+
+        Args:
+            student: (B, M, D_s), or (B, M, S, D_s) with an optional mask.
+            teacher: (B, N, D_t), or (B, N, S, D_t).
+            mask: (B, S) or None.
+
+        Returns:
+            student, teacher and mask; the widths are not compared.
+        """
+        shapes = [(side.shape[0], *side.shape[2:-1]) for side in (student, teacher)]
+        if student.dim() not in (3, 4) or shapes[0] != shapes[1]:
+            rule = "must be layers of the same rows and positions, (B, M, D) and (B, N, D), or with S before the D"
+            raise self._mismatch(student, teacher, rule)
+        if mask is not None:
+            if mask.shape != (student.shape[0], student.shape[2]) or student.dim() != 4:
+                raise KdzooError(
+                    f"{self.label}: a mask {tuple(mask.shape)} does not fit {tuple(student.shape)}; it is (B, S) for "
+                    "(B, M, S, D), and is left out for vectors without positions"
+                )
+            padding = ~mask[:, None, :, None]
+            student, teacher = student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0)
+        return student, teacher, mask
 
     def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked."""
@@ -278,6 +307,28 @@ def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None
             "(B, S, D) or (B, M, S, D), and is left out for vectors without positions"
         )
     return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+
+
+def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | None) -> Tensor:
+    """Checked class ids of logits (..., C), in the shape (...) and 0 where masked."""
+    classes = logits.shape[-1]
+    if labels.numel() != logits.shape[:-1].numel():
+        raise KdzooError(
+            f"{label}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; they are (B,) for (B, C), "
+            "or (B, S) for (B, S, C)"
+        )
+    if labels.is_floating_point():
+        raise KdzooError(f"{label}: labels of {classes} classes are integers, got {labels.dtype}")
+    labels = labels.reshape(logits.shape[:-1]).long()
+    if slots is not None:
+        labels = labels.masked_fill(~slots, 0)
+    # On an accelerator this look at the values would stop the host at every step.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise KdzooError(f"{label}: label {wrong} is out of range; with {classes} classes it is 0 to {classes - 1}")
+    return labels
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

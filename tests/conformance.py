@@ -13,10 +13,12 @@ A reference is a module (or any object) with
   the loss learns a projection; ``state`` is the loss's state before the call, by name;
 - optionally ``SETTINGS``: a list of option dictionaries, each of which is tried;
 - optionally ``draw_options(rng, student_width, teacher_width, rows)``: further options at random;
+- optionally ``fit_options(student, teacher)``: further options that the tensors' shapes fix;
 - optionally ``draw_extras(rng, student, teacher, options)``: extra arguments at random; tensors whose first axis has
   the batch's length go with its rows;
 - optionally ``LAYOUTS``: which of the shapes that the class's features allow the loss takes, where it takes fewer, as
   pairs of the axes' letters and whether there is a mask: ``[("BSD", False), ("BSD", True)]``;
+- optionally ``FEWEST_CLASSES``: the fewest classes the loss takes, where it refuses two;
 - optionally ``AT_EQUAL``: the value, of zero gradient, that the loss has where student and teacher agree.
 """
 
@@ -250,7 +252,7 @@ class Subject:
         equal: bool | None = None,
     ) -> Case:
         size = {letter: int(rng.integers(2, 5)) for letter in "SMANC"} | {"B": rows}
-        size["C"] = classes or int(rng.integers(2, 5))
+        size["C"] = classes or int(rng.integers(2, 5)) + getattr(self.reference, "FEWEST_CLASSES", 2) - 2
         size["S"] += 1
         if equal is None:
             equal = bool(rng.integers(2))
@@ -275,11 +277,13 @@ class Subject:
             options |= {"student_dim": size["D_s"], "teacher_dim": size["D"]}
         if hasattr(self.reference, "draw_options"):
             options |= self.reference.draw_options(rng, size["D_s"], size["D"], rows)
+        if hasattr(self.reference, "fit_options"):
+            options |= self.reference.fit_options(student, teacher)
         case = Case(self.name, options, layout, int(rng.integers(2**31)), student, teacher)
         if masked:
             case.mask = draw_mask(rng, rows, size["S"])
         if "labels" in self.loss.needs:
-            shape = (rows, size["S"]) if "S" in layout else (rows,)
+            shape = (rows, size["S"]) if layout == "BSC" else (rows,)
             numbers = rng.normal(size=shape) if size["C"] == 1 else rng.integers(size["C"], size=shape)
             case.labels = torch.from_numpy(np.asarray(numbers))
         if "sample_ids" in self.loss.needs:

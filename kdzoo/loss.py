@@ -244,7 +244,7 @@ class DistillationLoss(nn.Module):
         return student, teacher, slots
 
     def projected(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The student's vectors (..., D_s) at the teacher's width, checked: projected where the loss has a projection."""
+        """The student's vectors at the teacher's width, projected where the loss has a projection; checked."""
         if self.projection is not None:
             wanted = (self.projection.in_features, self.projection.out_features)
             if (student.shape[-1], teacher.shape[-1]) != wanted:
@@ -257,7 +257,7 @@ class DistillationLoss(nn.Module):
         return student
 
     def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The vectors of `paired` at one width, (B, ..., D): the student's projected where the loss has a projection."""
+        """The vectors of `paired` at one width, (B, ..., D): the student's `projected`."""
         student, teacher, slots = self.paired(student, teacher, mask)
         return self.projected(student, teacher), teacher, slots
 

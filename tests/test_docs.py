@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_python_examples_run(
     for name in set(kdzoo.available()) - was_registered:
         assert kdzoo.describe(name).summary
         del registry._losses[name]
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_example_scripts_train(example: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = runpy.run_path(str(example))["main"]()
+    assert sum(values[-3:]) < sum(values[:3])
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "stages:" in page.read_text()], ids=lambda page: page.stem)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from kdzoo.loss import DistillationLoss, masked_mean, unit
-from kdzoo.registry import register
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe
 
 
 @register("cosine")
@@ -47,6 +50,9 @@ class Cosine(DistillationLoss):
     """
 
     features = ("hidden", "cls")
+    formula = r"\frac{1}{N} \sum_n 1 - \cos(W h^s_n, h^t_n)"
+    complexity = "O(B·S·D)"
+    related = ("pkd", "cos_nce")
     paper = "Sanh et al. 2019, DistilBERT, a distilled version of BERT"
     year = 2019
     url = "https://arxiv.org/abs/1910.01108"
@@ -54,3 +60,36 @@ class Cosine(DistillationLoss):
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
         return masked_mean(1 - (unit(student) * unit(teacher)).sum(-1), slots)
+
+
+@register_recipe("distilbert")
+def recipe() -> Recipe:
+    """The triple loss in its published proportions, with the labels in the place of masked words."""
+    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+
+    return Recipe(
+        name="distilbert",
+        title="softened classes, labels, and the direction of the last hidden states",
+        citation=Citation(
+            authors="Sanh, V., Debut, L., Chaumond, J., Wolf, T.",
+            title="DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter",
+            venue="NeurIPS EMC² Workshop",
+            year=2019,
+            url="https://arxiv.org/abs/1910.01108",
+        ),
+        stages=(
+            Stage(
+                terms=(
+                    TermSpec(loss="kd", temperature=2.0, weight=5.0),
+                    TermSpec(loss="ce", weight=2.0),
+                    TermSpec(loss="cosine", layers="uniform[-1]", weight=1.0),
+                )
+            ),
+        ),
+        student="teacher:0,2,4,7,9,11",
+        training=Training(learning_rate=5e-5, batch_size=32, epochs=3, max_length=128),
+        notes="Published for pre-training: KD, masked words and cosine at 5, 2 and 1 over every token, at temperature "
+        "2. On a task there are no masked words: the labels' cross-entropy stands in their place, and masked words are "
+        "left to the pre-training of the student that is brought along. The student starts from every other teacher "
+        "layer, those that the authors' script takes of twelve. On one logit the temperature has no effect.",
+    )

@@ -1,14 +1,23 @@
-"""Distillation from internal representations (Aguilar et al. 2020): attention distributions."""
+"""Distillation from internal representations (Aguilar et al. 2020): attention and CLS states, in three schedules."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
 from kdzoo.loss import DistillationLoss, ModelShape
-from kdzoo.registry import register
+from kdzoo.registry import register, register_recipe
+
+if TYPE_CHECKING:
+    from kdzoo.recipe import Recipe, Stage
+
+SHARE = 6 / 7  # of the steps for the layers: a seventh for each of six, and one for the classes
+MOVES = (
+    " The paper goes on to the next layer at a threshold of the cosine loss or after a number of epochs, whichever "
+    "comes first; here each layer gets an equal share of six sevenths of the steps, and the soft labels the rest."
+)
 
 
 @register("attention_kl")
@@ -35,7 +44,8 @@ class AttentionKL(DistillationLoss):
         https://arxiv.org/abs/1910.03723
 
     See also:
-        ``attention_mse``, on the scores themselves.
+        ``attention_mse``, on the scores themselves; ``attention_ce``, with the teacher's entropy left in; ``minilm``,
+        with a relation of the values beside it.
 
     Examples:
         >>> import kdzoo, torch
@@ -44,6 +54,9 @@ class AttentionKL(DistillationLoss):
     """
 
     features = ("qkv",)
+    formula = r"\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq})"
+    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    related = ("attention_ce", "attention_mse", "minilm")
     paper = "Aguilar et al. 2020, Knowledge Distillation from Internal Representations"
     year = 2020
     url = "https://arxiv.org/abs/1910.03723"
@@ -61,3 +74,59 @@ class AttentionKL(DistillationLoss):
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         pairs = valid_pairs(mask)
         return attention_divergence(*attention_scores(self.label, student, teacher, pairs), pairs)
+
+
+@register_recipe("ir_kd")
+def recipe() -> Recipe:
+    """All layers at once, with the soft labels."""
+    return _recipe("ir_kd", "all layers at once", (_stage("together", classes=True),), "")
+
+
+@register_recipe("ir_kd_progressive")
+def progressive() -> Recipe:
+    """One layer after the other, then the soft labels."""
+    stages = (_stage("progressive", fraction=SHARE), _stage(classes=True, fraction=1 - SHARE))
+    return _recipe("ir_kd_progressive", "one layer after the other", stages, MOVES)
+
+
+@register_recipe("ir_kd_stacked")
+def stacked() -> Recipe:
+    """Layer upon layer, then the soft labels."""
+    stages = (_stage("stacked", fraction=SHARE), _stage(classes=True, fraction=1 - SHARE))
+    return _recipe("ir_kd_stacked", "layer upon layer", stages, MOVES)
+
+
+def _stage(
+    schedule: Literal["together", "progressive", "stacked"] | None = None,
+    *,
+    classes: bool = False,
+    fraction: float = 1.0,
+) -> Stage:
+    from kdzoo.recipe import Stage, TermSpec
+
+    layers = {"layers": "uniform", "layer_schedule": schedule}
+    terms = (
+        (TermSpec(loss="cosine", feature="cls", **layers), TermSpec(loss="attention_kl", **layers)) if schedule else ()
+    )
+    return Stage(fraction=fraction, terms=(*terms, TermSpec(loss="soft_ce")) if classes else terms)
+
+
+def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str) -> Recipe:
+    from kdzoo.recipe import Citation, Recipe, Training
+
+    return Recipe(
+        name=name,
+        title=f"CLS states and attention, {title}, and the soft labels",
+        citation=Citation(
+            authors="Aguilar, G., Ling, Y., Zhang, Y., Yao, B., Fan, X., Guo, C.",
+            title="Knowledge Distillation from Internal Representations",
+            venue="AAAI",
+            year=2020,
+            url="https://arxiv.org/abs/1910.03723",
+        ),
+        stages=stages,
+        student="teacher:1,3,5,7,9,11",
+        training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
+        notes="The cosine of the CLS states and the divergence of attention weigh alike, on every mapped layer, each "
+        "student layer standing for two of the teacher's. The authors released no code." + notes,
+    )

@@ -50,6 +50,9 @@ class PKD(DistillationLoss):
 
     features = ("cls",)
     stacked = True
+    formula = r"\frac{1}{B M} \sum_{i,m} \| h^s_{im} / \|h^s_{im}\| - h^t_{im} / \|h^t_{im}\| \|^2"
+    complexity = "O(B·M·D)"
+    related = ("cosine", "hidden_mse")
     variants = ("paper", "released")
     paper = "Sun et al. 2019, Patient Knowledge Distillation for BERT Model Compression"
     year = 2019

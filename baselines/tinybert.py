@@ -200,6 +200,9 @@ class AttentionMSE(DistillationLoss):
 
     features = ("qkv",)
     exact_scores = True
+    formula = r"\frac{1}{A P} \sum_{a,q,k} (Q^s K^{s\top} / \sqrt{d_s} - Q^t K^{t\top} / \sqrt{d_t})_{aqk}^2"
+    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    related = ("attention_kl", "attention_ce")
     variants = ("paper", "released")
     counts_padding = ("released",)
     paper, year, url = PAPER, 2020, URL

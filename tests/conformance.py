@@ -18,6 +18,7 @@ A reference is a module (or any object) with
   the batch's length go with its rows;
 - optionally ``LAYOUTS``: which of the shapes that the class's features allow the loss takes, where it takes fewer, as
   pairs of the axes' letters and whether there is a mask: ``[("BSD", False), ("BSD", True)]``;
+- optionally ``DEEPER_TEACHER``: True where the teacher's layers may not be fewer than the student's;
 - optionally ``FEWEST_CLASSES``: the fewest classes the loss takes, where it refuses two;
 - optionally ``AT_EQUAL``: the value, of zero gradient, that the loss has where student and teacher agree.
 """
@@ -212,7 +213,7 @@ class Subject:
             seed: draws everything.
             scale: of the values.
             rows: of the batch; drawn when not given.
-            shape: ``classes``, and ``equal`` for student and teacher of one width; drawn when not given.
+            shape: ``classes``, and ``equal`` for student and teacher of one width and depth; drawn when not given.
         """
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         for setting in self.settings():
@@ -254,6 +255,10 @@ class Subject:
         size = {letter: int(rng.integers(2, 5)) for letter in "SMANC"} | {"B": rows}
         size["C"] = classes or int(rng.integers(2, 5)) + getattr(self.reference, "FEWEST_CLASSES", 2) - 2
         size["S"] += 1
+        if equal:
+            size["N"] = size["M"]
+        elif getattr(self.reference, "DEEPER_TEACHER", False):
+            size["N"] = max(size["N"], size["M"])
         if equal is None:
             equal = bool(rng.integers(2))
         size["D"] = own = int(rng.integers(4, 8))

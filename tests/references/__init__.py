@@ -18,6 +18,18 @@ def positions(vectors: np.ndarray, mask: np.ndarray | None) -> Iterator[tuple[in
             yield index
 
 
+def slots(vectors: np.ndarray, mask: np.ndarray | None) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Every slot of (B, ..., D), an index of its middle axes, with the rows that count there."""
+    for slot in np.ndindex(*vectors.shape[1:-1]):
+        yield slot, [row for row in range(len(vectors)) if mask is None or mask[row, slot[-1]]]
+
+
+def smooth_l1(a: float, b: float) -> float:
+    """Half the square of the difference up to 1, and linear beyond."""
+    gap = abs(a - b)
+    return 0.5 * gap * gap if gap < 1 else gap - 0.5
+
+
 def mean(values: list[float]) -> float:
     """The mean, or 0 of nothing."""
     return math.fsum(values) / len(values) if values else 0.0

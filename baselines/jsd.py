@@ -34,7 +34,7 @@ class JSD(Divergence):
         KdzooError: for options out of range, or unequal shapes.
 
     References:
-        Agarwal et al.: On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes, section 2.
+        Agarwal et al.: On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes, equation 1.
         https://arxiv.org/abs/2306.13649
 
     See also:

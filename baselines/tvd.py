@@ -29,7 +29,7 @@ class TVD(Divergence):
         KdzooError: for a temperature that is not positive, or unequal shapes.
 
     References:
-        Wen, Li, Du, Mou: f-Divergence Minimization for Sequence-Level Knowledge Distillation, section 2.
+        Wen, Li, Du, Mou: f-Divergence Minimization for Sequence-Level Knowledge Distillation, section 2.2.
         https://arxiv.org/abs/2307.15190
 
     See also:

@@ -1,0 +1,84 @@
+"""Logit standardisation (Sun et al. 2024): KD on z-scored logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from kdzoo.divergence import kl
+from kdzoo.errors import KdzooError
+from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.registry import register
+
+EPSILON = 1e-7
+
+
+@register("logit_std")
+class LogitStd(DistillationLoss):
+    """KD on the z-scores of each row's logits, so that student and teacher may differ in their scale.
+
+        T²/B · Σ_i KL(softmax(ẑt_i / T) ‖ softmax(ẑs_i / T)),   ẑ = (z - mean z) / (std z + 1e-7)
+
+    with the unbiased standard deviation over the classes (C - 1 in its denominator). Two z-scored logits are always
+    1/√2 and -1/√2, and one has none: both are refused.
+
+    Args:
+        temperature: T, above 0; the base temperature, for unit standard deviation.
+        variant: ``"paper"``, the only one.
+
+    Shapes:
+        student, teacher: (B, C), or (B, S, C) with an optional mask (B, S); at least three classes.
+
+    Raises:
+        KdzooError: for one logit or two classes, a temperature that is not positive, or unequal shapes.
+
+    References:
+        Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation, algorithms 1 and 2.
+        https://arxiv.org/abs/2403.01427
+
+    See also:
+        ``kd``, on the logits as they are; ``dist``, which is blind to the scale of the probabilities.
+
+    Examples:
+        >>> import kdzoo, torch
+        >>> logits = torch.randn(8, 3)
+        >>> abs(kdzoo.create("logit_std")(5 * logits + 1, logits).item()) < 1e-5
+        True
+    """
+
+    formula = (
+        r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(\hat z^t_i / T) \,\middle\|\, "
+        r"\mathrm{softmax}(\hat z^s_i / T)\right), \quad \hat z = \frac{z - \bar z}{\sigma(z) + 10^{-7}}"
+    )
+    complexity = "O(B·C)"
+    related = ("kd", "dkd", "dist")
+    paper = "Sun et al. 2024, Logit Standardization in Knowledge Distillation"
+    year = 2024
+    url = "https://arxiv.org/abs/2403.01427"
+
+    def __init__(self, temperature: float = 2.0, *, variant: str = "paper") -> None:
+        super().__init__(variant=variant)
+        check_positive(self.label, temperature=temperature)
+        self.temperature = temperature
+
+    @classmethod
+    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
+        cls._check_classes(student.num_labels)
+        return options
+
+    @classmethod
+    def _check_classes(cls, classes: int) -> None:
+        if classes < 3:
+            given = "one logit has no spread" if classes == 1 else "of two classes they are always 0.71 and -0.71"
+            raise KdzooError(f"{cls.name or cls.__name__} compares z-scored logits, and {given}; use kd")
+
+    def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
+        student, teacher, slots = self.logits(student, teacher, mask)
+        self._check_classes(student.shape[-1])
+        log_student, log_teacher = (self._log_probabilities(side) for side in (student, teacher))
+        return self.temperature**2 * masked_mean(kl(log_teacher, log_student), slots)
+
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        scores = (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + EPSILON)
+        return (scores / self.temperature).log_softmax(-1)

@@ -165,18 +165,10 @@ class Term:
 
 
 class ObjectiveOutput(NamedTuple):
-    """What an objective makes of one batch.
-
-    Attributes:
-        total: a scalar with its gradient.
-        terms: each active term's value, detached, before its weight.
-        gradients: what was measured of the terms' gradients: the norm by the term's name, and the cosine of two by
-            both names, ``"kd~ce"``; empty where nothing was measured.
-    """
+    """The total (a scalar with its gradient) and each active term's value (detached, before its weight)."""
 
     total: Tensor
     terms: dict[str, Tensor]
-    gradients: dict[str, Tensor] = {}  # noqa: RUF012 - of a tuple, never changed
 
 
 class Objective(nn.Module):
@@ -205,6 +197,10 @@ class Objective(nn.Module):
               gradient steps on the weights; here they are equal by construction.) Measured where ``forward`` is given
               ``parameters``; the trainer does so every ten steps.
 
+    Attributes:
+        gradients: what the latest `forward` measured of the terms' gradients: the norm by the term's name, and the
+            cosine of two by both names, ``"kd~ce"``; empty where nothing was measured.
+
     Raises:
         KdzooError: when there is no term, two terms share a name, or the balance is unknown.
     """
@@ -214,6 +210,7 @@ class Objective(nn.Module):
         if balance not in BALANCES:
             raise unknown("balance", balance, BALANCES)
         self.balance = balance
+        self.gradients: dict[str, Tensor] = {}
         self.terms: Sequence[Term] = list(terms)
         if not self.terms:
             raise KdzooError("an objective needs at least one term")
@@ -327,7 +324,7 @@ class Objective(nn.Module):
             labels: (B,).
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
-            parameters: measure each term's gradient at these, at the cost of a backward pass a term.
+            parameters: measure each term's gradient at these (`gradients`), at the cost of a backward pass a term.
 
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
@@ -337,11 +334,11 @@ class Objective(nn.Module):
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
-        gradients = {} if parameters is None else _measured(values, list(parameters))
-        if parameters is not None and self.balance == "gradient_norm":
-            self._remember(gradients)
+        self.gradients = {} if parameters is None else _measured(values, list(parameters))
+        if self.gradients and self.balance == "gradient_norm":
+            self._remember()
         total = self._total(active, values, progress)
-        return ObjectiveOutput(total, {name: value.detach() for name, value in values.items()}, gradients)
+        return ObjectiveOutput(total, {name: value.detach() for name, value in values.items()})
 
     def _total(self, active: list[Term], values: dict[str, Tensor], progress: float) -> Tensor:
         indices = [index for index, term in enumerate(self.terms) if term in active]
@@ -361,10 +358,10 @@ class Objective(nn.Module):
         return total
 
     @torch.no_grad()
-    def _remember(self, gradients: dict[str, Tensor]) -> None:
+    def _remember(self) -> None:
         for index, term in enumerate(self.terms):
-            if term.name in gradients:
-                old, new = self.gradient_norms[index], mean_over_processes(gradients[term.name]).to(torch.float32)
+            if term.name in self.gradients:
+                old, new = self.gradient_norms[index], mean_over_processes(self.gradients[term.name]).float()
                 self.gradient_norms[index] = torch.where(old > 0, MEMORY * old + (1 - MEMORY) * new, new)
 
     def _value(

@@ -181,6 +181,7 @@ class DistillationTrainer(Trainer):
             self._signature_columns = [*self._signature_columns, *self._teacher_inputs]
         self.seconds = {"teacher": 0.0, "student": 0.0}
         self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
+        self._gradients: list[dict[str, Tensor]] = []
 
     @property
     def student(self) -> PreTrainedModel:
@@ -211,6 +212,8 @@ class DistillationTrainer(Trainer):
         self.seconds["student"] += time.perf_counter() - between
         ids = inputs.get("sample_ids")
         self._steps.append((self.state.global_step + 1, output._replace(total=output.total.detach()), ids))
+        if self.log_gradients:
+            self._gradients.append(self.model.objective.gradients)
         if output.total.device.type == "cpu":
             self._check_finite(self._steps[-1:])
         return (output.total, output) if return_outputs else output.total
@@ -237,15 +240,15 @@ class DistillationTrainer(Trainer):
         if self._steps and ("loss" in logs or "train_loss" in logs):
             self._check_finite(self._steps)
             sums: dict[str, list[Tensor]] = {}
-            for _, output, _ in self._steps:
-                named = {f"loss/{name}": value for name, value in output.terms.items()}
-                if self.log_gradients:
-                    named |= {f"gradient/{name}": value for name, value in output.gradients.items()}
-                for name, value in named.items():
-                    sums.setdefault(name, []).append(value)
+            terms = [output.terms for _, output, _ in self._steps]
+            for kind, measured in (("loss", terms), ("gradient", self._gradients)):
+                for values in measured:
+                    for name, value in values.items():
+                        sums.setdefault(f"{kind}/{name}", []).append(value)
             means = {name: mean_over_processes(torch.stack(values).mean()) for name, values in sums.items()}
             logs = logs | {name: mean.item() for name, mean in means.items()}
             self._steps.clear()
+            self._gradients.clear()
         super().log(logs, *arguments, **options)
 
     def _check_finite(self, steps: list[tuple[int, ObjectiveOutput, Tensor | None]]) -> None:

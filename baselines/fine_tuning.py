@@ -47,6 +47,9 @@ class CrossEntropy(DistillationLoss):
     features = ("logits",)
     needs = frozenset({"labels"})
     needs_teacher = False
+    formula = r"\frac{1}{B} \sum_i - \log \mathrm{softmax}(z^s_i)_{y_i}"
+    complexity = "O(B·C)"
+    related = ("kd", "soft_ce")
     paper = "Fine-tuning on the labels"
 
     def __init__(self, *, variant: str = "paper") -> None:

@@ -49,6 +49,12 @@ class KD(DistillationLoss):
     """
 
     features = ("logits",)
+    formula = (
+        r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(z^t_i / T) \,\middle\|\, "
+        r"\mathrm{softmax}(z^s_i / T)\right)"
+    )
+    complexity = "O(B·C)"
+    related = ("soft_ce", "reverse_kl", "jsd", "dkd", "logit_mse")
     paper = "Hinton et al. 2015, Distilling the Knowledge in a Neural Network"
     year = 2015
     url = "https://arxiv.org/abs/1503.02531"

@@ -38,6 +38,9 @@ class LogitMSE(DistillationLoss):
     """
 
     features = ("logits",)
+    formula = r"\frac{1}{BC} \sum_{ic} \left(z^t_{ic} - z^s_{ic}\right)^2"
+    complexity = "O(B·C)"
+    related = ("kd", "annealing")
     paper = "Ba & Caruana 2014, Do Deep Nets Really Need to be Deep?"
     year = 2014
     url = "https://arxiv.org/abs/1312.6184"

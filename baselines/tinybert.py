@@ -52,6 +52,9 @@ class SoftCrossEntropy(DistillationLoss):
 
     features = ("logits",)
     variants = ("paper", "released")
+    formula = r"- \frac{1}{B} \sum_{ic} \mathrm{softmax}(z^t_i / T)_c \log \mathrm{softmax}(z^s_i / T)_c"
+    complexity = "O(B·C)"
+    related = ("kd", "ce")
     paper, year, url = PAPER, 2020, URL
 
     def __init__(self, temperature: float = 1.0, *, variant: str = "paper") -> None:
@@ -109,6 +112,9 @@ class HiddenMSE(DistillationLoss):
     features: ClassVar[tuple[str, ...]] = ("hidden", "cls")
     variants = ("paper", "released")
     counts_padding = ("released",)
+    formula: ClassVar[str] = r"\frac{1}{ND} \sum_n \left\lVert W h^s_n - h^t_n \right\rVert^2"
+    complexity = "O(B·S·D²) with a projection, O(B·S·D) without"
+    related: ClassVar[tuple[str, ...]] = ("embedding_mse", "hint", "squarehead", "cosine")
     paper, year, url = PAPER, 2020, URL
 
     def __init__(
@@ -164,6 +170,8 @@ class EmbeddingMSE(HiddenMSE):
     """
 
     features = ("embedding",)
+    formula = r"\frac{1}{ND} \sum_n \left\lVert W e^s_n - e^t_n \right\rVert^2"
+    related = ("hidden_mse",)
 
 
 @register("attention_mse")

@@ -84,8 +84,8 @@ class MiniLM(DistillationLoss):
         check_qkv(self.label, student, teacher)
         pairs = valid_pairs(mask)
         scores = attention_scores(self.label, student, teacher, pairs, advice=ADVICE)
-        values = (relation(side.value, side.value, pairs) for side in (student, teacher))
-        return attention_divergence(*scores, pairs) + attention_divergence(*values, pairs)
+        ours, theirs = (relation(side.value, side.value, pairs) for side in (student, teacher))
+        return attention_divergence(*scores, pairs) + attention_divergence(ours, theirs, pairs)
 
 
 @register_recipe("minilm")

@@ -107,12 +107,12 @@ class MiniLMv2(DistillationLoss):
         check_qkv(self.label, student, teacher)
         pairs = valid_pairs(mask)
         check_attention(self.label, student, teacher, pairs)
-        ours, theirs = self._split("student", student), self._split("teacher", teacher)
+        sides = self._split("student", student), self._split("teacher", teacher)
         losses = []
         for name in self.relations:
             left, right = "qkv".index(name[0]), "qkv".index(name[1])
-            scores = (relation(side[left], side[right], pairs) for side in (ours, theirs))
-            losses.append(attention_divergence(*scores, pairs))
+            ours, theirs = (relation(side[left], side[right], pairs) for side in sides)
+            losses.append(attention_divergence(ours, theirs, pairs))
         return sum(losses[1:], losses[0])
 
     def _split(self, name: str, side: QKV) -> QKV:

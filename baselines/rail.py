@@ -109,8 +109,8 @@ class RAIL(DistillationLoss):
         own, other = (len({pair[side] for pair in layers}) for side in (0, 1))
         if own > other:
             raise KdzooError(
-                f"{cls.name} draws a teacher layer for each of the student's, which are {own} to the teacher's {other}; "
-                "give layers= with fewer student layers"
+                f"{cls.name} draws a teacher layer for each student layer, of which there are {own} to the teacher's "
+                f"{other}; give layers= with fewer student layers"
             )
         options.setdefault("student_dim", student.hidden_size)
         options.setdefault("teacher_dim", teacher.hidden_size)
@@ -120,7 +120,8 @@ class RAIL(DistillationLoss):
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, drawn: Sequence[int] | None = None
     ) -> Tensor:
         released = self.variant == "released"
-        student, teacher, mask = self.layered(student, teacher, mask if not released else self._all(student, mask))
+        checked = self.layered(student, teacher, mask)
+        student, teacher, mask = checked if not released else (student, teacher, None)
         own, other = student.shape[1], teacher.shape[1]
         for side, vectors, layer in (
             ("student", student, self.embed_student),
@@ -158,11 +159,6 @@ class RAIL(DistillationLoss):
                 "student layers"
             )
         return list(drawn)
-
-    def _all(self, student: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask with padding in it, once it is known to fit."""
-        self.layered(student, student, mask)
-        return None
 
 
 def _pooled(states: Tensor, mask: Tensor | None) -> Tensor:
@@ -206,6 +202,6 @@ def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
         stages=(Stage(terms=(TermSpec(loss="ce", weight=1 / 3), TermSpec(loss="kd", weight=1 / 3), term)),),
         student="teacher:0,2,4,7,9,11",
         training=Training(learning_rate=2e-5, batch_size=32, max_length=128),
-        notes="The three weights λ are equal and sum to 1. The paper draws the teacher's layers once an epoch and leaves "
-        "the top layers out; here they are drawn at every step, from all layers.",
+        notes="The three weights λ are equal and sum to 1. The paper draws the teacher's layers once an epoch, from "
+        "all but the top one; here they are drawn at every step, from all.",
     )

@@ -629,7 +629,7 @@ def names_both_shapes_when_they_do_not_fit(subject: Subject, seed: int) -> None:
         shorter = case.changed(teacher=mapped(case.teacher, lambda tensor: tensor[1:]))
         shapes = [tuple(leaves(side)[0].shape) for side in (shorter.student, shorter.teacher)]
         if isinstance(case.student, QKV):
-            shapes = [(*shape[:3], shape[2]) for shape in shapes]
+            shapes = [(*shape[:-1], shape[-2]) for shape in shapes]
         refuses(lambda case=shorter: case.value(case.make()), case, *map(str, shapes))
 
 

@@ -72,7 +72,6 @@ class BertEMD(DistillationLoss):
 
     features = ("hidden", "qkv")
     many_to_many = True
-    exact_scores = True
     variants = ("paper", "released")
     counts_padding = ("released",)
     formula = (

@@ -364,8 +364,9 @@ def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         raise KdzooError(f"{name} has no classification head on its first position")
 
     def head(states: Tensor) -> Tensor:
+        given, states = states.dtype, states.to(next(classifier.parameters()).dtype)
         if not isinstance(classifier, nn.Linear):  # RoBERTa and ELECTRA keep all of it in one module
-            return classifier(states.unsqueeze(1))
+            return classifier(states.unsqueeze(1)).to(given)
         if hasattr(inner, "pre_classifier"):
             states = inner.pre_classifier(states).relu()
         elif hasattr(inner, "head"):
@@ -374,7 +375,7 @@ def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
             states = base.pooler_activation(base.pooler(states))
         elif pooler := getattr(inner, "pooler", None) or getattr(base, "pooler", None):
             states = pooler(states.unsqueeze(1))
-        return classifier(states)
+        return classifier(states).to(given)
 
     return head
 

@@ -83,6 +83,7 @@ class VID(DistillationLoss):
         check_positive(self.label, student_dim=student_dim, teacher_dim=teacher_dim, hidden_dim=hidden_dim)
         if not EPSILON < init_variance < math.inf:
             raise KdzooError(f"{self.label}: init_variance is {init_variance}; it must be above {EPSILON}")
+        self.widths = (student_dim, teacher_dim)
         self.regressor = nn.Sequential(
             nn.Linear(student_dim, hidden_dim, bias=False),
             nn.ReLU(),
@@ -101,9 +102,8 @@ class VID(DistillationLoss):
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.paired(student, teacher, mask)
-        wanted = (self.regressor[0].in_features, len(self.log_scale))
-        if (student.shape[-1], teacher.shape[-1]) != wanted:
-            rule = f"do not fit student_dim={wanted[0]}, teacher_dim={wanted[1]}, which it was made with"
+        if (student.shape[-1], teacher.shape[-1]) != self.widths:
+            rule = f"do not fit student_dim={self.widths[0]}, teacher_dim={self.widths[1]}, which it was made with"
             raise self._mismatch(student, teacher, rule)
         mean = student
         for layer in self.regressor:

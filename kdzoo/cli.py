@@ -1,4 +1,4 @@
-"""The command line: list, show, check, finetune, distill, compare, table."""
+"""The command line: list, show, check, finetune, distill, compare, table, cost."""
 
 from __future__ import annotations
 
@@ -258,13 +258,54 @@ def compare(
 
 
 @app.command()
+def cost(
+    losses: Annotated[str, typer.Argument(help="Losses, separated by commas; all by default.")] = "",
+    student: Annotated[str, typer.Option(help="The student's size.")] = "4x312,heads=12,ffn=1200",
+    teacher: Annotated[str, typer.Option(help="The teacher's size.")] = "6x384,heads=12",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows.")] = 32,
+    length: Annotated[int, typer.Option(min=2, help="Tokens a row, a quarter of them padding.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls to take the median of.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+) -> None:
+    """What each loss costs in time and memory, against the student's own backward pass."""
+    from kdzoo.bench.cost import cost_table, measure_costs, write_costs
+    from kdzoo.registry import available, loss_class
+
+    names = _names(losses) or tuple(available())
+    for name in names:
+        loss_class(name)
+    measured = measure_costs(
+        names, student=student, teacher=teacher, batch_size=batch_size, length=length, repeats=repeats
+    )
+    _, setting = next(measured)
+    costs = []
+    with console.status("measuring") as status:
+        for one, _ in measured:
+            if one is not None:
+                costs.append(one)
+                status.update(f"measuring: {len(costs)} of {len(names)}")
+    console.print(cost_table(costs, setting))
+    if out is not None:
+        write_costs(out, costs, setting)
+
+
+@app.command()
 def table(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost`.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
 ) -> None:
-    """The table of a comparison's records."""
+    """The table of a comparison's records, or of the costs of losses."""
     from kdzoo.bench.table import markdown_table, read_records, terminal_table
 
+    if folder.is_file():
+        from kdzoo.bench.cost import cost_markdown, cost_table, read_costs
+
+        costs, setting = read_costs(folder)
+        if markdown:
+            typer.echo(cost_markdown(costs, setting), nl=False)
+        else:
+            console.print(cost_table(costs, setting))
+        return
     records = read_records(folder)
     if markdown:
         typer.echo(markdown_table(records), nl=False)

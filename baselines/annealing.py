@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
@@ -68,11 +69,13 @@ class Annealing(DistillationLoss):
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, progress: float = 1.0
     ) -> Tensor:
-        if not 0 <= progress <= 1:
+        if not torch.compiler.is_compiling() and not 0 <= progress <= 1:
             raise KdzooError(f"{self.label}: progress is {progress}; it must lie in 0 to 1")
         student, teacher, slots = self.logits(student, teacher, mask)
-        step = min(int(progress * self.max_temperature) + 1, self.max_temperature)
-        return masked_mean(((student - step / self.max_temperature * teacher) ** 2).mean(-1), slots)
+        # On a tensor: of a number, torch.compile would make a new graph for every value.
+        step = (student.new_ones(()) * progress * self.max_temperature).floor() + 1
+        factor = (step / self.max_temperature).clamp_max(1.0)
+        return masked_mean(((student - factor * teacher) ** 2).mean(-1), slots)
 
 
 @register_recipe("annealing")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import kdzoo
 from kdzoo import KdzooError, KdzooWarning
@@ -195,6 +196,19 @@ def test_annealing_rises_in_equal_steps_to_the_logits() -> None:
     assert loss(student, teacher).item() == F.mse_loss(student, teacher).item()
     with pytest.raises(KdzooError, match=r"annealing: progress is 1\.2; it must lie in 0 to 1"):
         loss(student, teacher, progress=1.2)
+
+
+def test_annealing_compiles_once_for_a_progress_that_moves() -> None:
+    torch._dynamo.reset()
+    loss, (student, teacher) = kdzoo.create("annealing"), logits()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(loss, fullgraph=True, backend=counter)
+    for step in range(21):
+        progress = step / 20
+        torch.testing.assert_close(
+            compiled(student, teacher, progress=progress), loss(student, teacher, progress=progress)
+        )
+    assert counter.frame_count <= 2
 
 
 def test_the_annealing_recipe_steps_within_its_stage() -> None:

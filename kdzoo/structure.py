@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.loss import EPSILON, DistillationLoss, slot_mask
 
-CHUNK = 2**20  # numbers in the largest temporary of the triplets
+# Numbers in the largest temporary of the triplets: what a processor's cache holds, and what keeps a GPU busy.
+CHUNK_ON_CPU, CHUNK = 2**18, 2**24
 
 
 class StructureLoss(DistillationLoss):
@@ -127,7 +128,8 @@ class _AngleLoss(torch.autograd.Function):
         ctx: Any, gram: Tensor, inverse: Tensor, other_gram: Tensor, other_inverse: Tensor, start: int, stop: int
     ) -> Tensor:
         slots, rows = gram.shape[:2]
-        step = max(1, CHUNK // max(1, slots * rows * rows))
+        chunk = CHUNK_ON_CPU if gram.device.type == "cpu" else CHUNK
+        step = max(1, chunk // max(1, slots * rows * rows))
         total, to_gram, to_inverse = gram.new_zeros(()), torch.zeros_like(gram), torch.zeros_like(inverse)
         for first in range(start, stop, step):
             vertices = slice(first, min(first + step, stop))

@@ -81,7 +81,7 @@ def measure_costs(
         return models[0](ids, attention_mask=mask, labels=labels).loss
 
     ahead = seconds(forward, device, repeats=repeats)
-    backward = seconds(lambda: forward().backward(), device, repeats=repeats) - ahead
+    backward = seconds(Tensor.backward, device, repeats=repeats, prepare=forward)
     setting = {
         "student": student,
         "teacher": teacher,
@@ -107,7 +107,7 @@ def measure_costs(
         own = seconds(step, device, repeats=repeats)
         memory = peak_bytes(step, device)
         feature = objective.terms[0].feature
-        yield Cost(name, feature, 1e3 * own, own / max(backward, 1e-9), memory), setting
+        yield Cost(name, feature, 1e3 * own, own / backward, memory), setting
 
 
 def cost_table(costs: Sequence[Cost], setting: dict[str, Any]) -> Table:

@@ -14,20 +14,28 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def seconds(run: Callable[[], Any], device: torch.device, *, repeats: int = 5) -> float:
+def seconds(
+    run: Callable[..., Any], device: torch.device, *, repeats: int = 5, prepare: Callable[[], Any] | None = None
+) -> float:
     """The median time of a call, in seconds, after one call to warm up.
 
     Args:
-        run: the work.
+        run: the work; given what ``prepare`` returned, where there is one.
         device: where it runs; an accelerator is waited for.
         repeats: how many calls to take the median of.
+        prepare: called before each call, outside of its time.
     """
 
-    def once() -> float:
-        start = time.perf_counter()
-        run()
+    def wait() -> None:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
+
+    def once() -> float:
+        given = () if prepare is None else (prepare(),)
+        wait()
+        start = time.perf_counter()
+        run(*given)
+        wait()
         return time.perf_counter() - start
 
     once()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from command_line import Commands
 
 from kdzoo.bench.measure import peak_bytes, seconds
 
-SMALL = ("--student", "2x16,heads=2", "--teacher", "3x24,heads=2", "--batch-size", "4", "--length", "8", "--repeats", "1")
+MODELS = ("--student", "2x16,heads=2", "--teacher", "3x24,heads=2")
+SMALL = (*MODELS, "--batch-size", "4", "--length", "8", "--repeats", "1")
 CPU = torch.device("cpu")
 
 
@@ -36,6 +38,17 @@ def test_seconds_leaves_out_the_first_call() -> None:
     calls: list[int] = []
     assert seconds(lambda: calls.append(1), CPU, repeats=3) >= 0
     assert len(calls) == 4
+
+
+def test_seconds_leaves_out_what_prepares_the_call() -> None:
+    given: list[int] = []
+
+    def prepare() -> int:
+        time.sleep(0.05)
+        return 7
+
+    assert seconds(given.append, CPU, repeats=2, prepare=prepare) < 0.04
+    assert given == [7, 7, 7]
 
 
 def test_cost_writes_what_table_prints_again(commands: Commands, tmp_path: Path) -> None:

@@ -291,11 +291,14 @@ class Comparison:
 
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")
+        found = asdict(outcome)
+        if configuration["method"] != TEACHER:
+            del found["references"]  # the teacher's record holds them for the whole task
         return {
             "format": FORMAT,
             **{name: configuration[name] for name in names},
             "configuration": configuration,
-            **asdict(outcome),
+            **found,
             "rows": {split: len(rows) for split, rows in self.data[configuration["task"]].items()},
             "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
             "device": device_name(),

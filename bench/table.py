@@ -13,7 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from kdzoo.bench.records import read_json, write_atomically
-from kdzoo.errors import KdzooError
+from kdzoo.bench.statistics import LEVEL, difference
+from kdzoo.errors import KdzooError, unknown
 
 TEACHER = "teacher"
 
@@ -54,11 +55,21 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def cells_of(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters."""
+def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> tuple[list[str], list[list[str]]]:
+    """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters.
+
+    Args:
+        records: of a comparison.
+        against: a method; one column more has each other's difference to it with its interval.
+
+    Raises:
+        KdzooError: when there is no such method.
+    """
     tasks = list({record["task"]: None for record in records})
     rows = rows_of(records)
     teacher = next((row for row in rows if row.method == TEACHER), None)
+    if against is not None and against not in (row.method for row in rows):
+        raise unknown("method", against, {row.method for row in rows})
     head = ["method", *tasks, "average", "retention", "train rows/s", "parameters"]
     body = []
     for row in rows:
@@ -74,19 +85,24 @@ def cells_of(records: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[st
                 f"{row.parameters / 1e6:.2f} M",
             ]
         )
+    if against is not None:
+        head.append(f"to {against} [{LEVEL:.0%}]")
+        for row, cells in zip(rows, body, strict=True):
+            gain = None if row.method == against else difference(records, row.method, against)
+            cells.append("" if gain is None else str(gain))
     return head, body
 
 
-def terminal_table(records: Sequence[dict[str, Any]], title: str) -> Table:
+def terminal_table(records: Sequence[dict[str, Any]], title: str, against: str | None = None) -> Table:
     """The table for a rich console; the best student of each task in bold."""
-    head, body = cells_of(records)
+    head, body = cells_of(records, against)
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     students = [row for row in rows_of(records) if row.method != TEACHER]
     best = {
         task: max(students, key=lambda row: fmean(row.scores.get(task, [-1e9]))).method
-        for task in head[1:-4]
+        for task in head[1 : head.index("average")]
         if students
     }
     for cells in body:
@@ -96,9 +112,9 @@ def terminal_table(records: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
-def markdown_table(records: Sequence[dict[str, Any]]) -> str:
+def markdown_table(records: Sequence[dict[str, Any]], against: str | None = None) -> str:
     """The table in Markdown."""
-    head, body = cells_of(records)
+    head, body = cells_of(records, against)
     align = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *body)) + "\n"
 

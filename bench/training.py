@@ -38,6 +38,7 @@ class Outcome:
         metrics: the task's metrics by name; of several validation splits with the split's name before.
         score: the task's one number, 0 to 100.
         predictions: by validation split, in the rows' order: class ids, or scores.
+        references: the labels in the same form.
         samples_per_second: training rows over training time.
         train_seconds: wall time of the training.
         step_seconds: mean seconds of a step, split into ``teacher``, ``student`` (its forward pass and the losses) and
@@ -52,6 +53,7 @@ class Outcome:
     metrics: dict[str, float]
     score: float
     predictions: dict[str, list[float]]
+    references: dict[str, list[float]]
     samples_per_second: float
     train_seconds: float
     steps: int
@@ -150,7 +152,7 @@ def train(
     if not evaluate_only:
         checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
         ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-    by_split, predictions, seconds, rows = {}, {}, 0.0, 0
+    by_split, predictions, references, seconds, rows = {}, {}, {}, 0.0, 0
     for split in task.validation_splits:
         if split not in data:
             continue
@@ -159,7 +161,8 @@ def train(
         seconds += time.perf_counter() - start
         rows += len(labels)
         by_split[split] = task.evaluate(logits, labels)
-        predictions[split] = np.round(task.predictions(logits).astype(float), 4).tolist()
+        predictions[split] = _written(task.predictions(logits))
+        references[split] = _written(labels)
     metrics = task.flatten(by_split)
     if save:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
@@ -171,6 +174,7 @@ def train(
         metrics=metrics,
         score=task.score(metrics),
         predictions=predictions,
+        references=references,
         # The Trainer counts the rows from before a resume too.
         samples_per_second=float(ran["train_samples_per_second"]) * done / max(trainer.state.global_step, 1),
         train_seconds=float(ran["train_runtime"]),
@@ -182,6 +186,11 @@ def train(
         peak_memory=_peak_memory(),
         history=trainer.state.log_history,
     )
+
+
+def _written(values: np.ndarray) -> list[float]:
+    """Numbers as a record holds them: every digit that float32 has, so that ranks stay as they are."""
+    return [float(f"{value:.8g}") for value in values.tolist()]
 
 
 def last_checkpoint(folder: Path) -> tuple[str | None, int]:

@@ -293,6 +293,9 @@ def cost(
 def table(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost`.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A method to give each other's difference to, with its interval.")
+    ] = None,
 ) -> None:
     """The table of a comparison's records, or of the costs of losses."""
     from kdzoo.bench.table import markdown_table, read_records, terminal_table
@@ -308,9 +311,9 @@ def table(
         return
     records = read_records(folder)
     if markdown:
-        typer.echo(markdown_table(records), nl=False)
+        typer.echo(markdown_table(records, against), nl=False)
     else:
-        console.print(terminal_table(records, str(folder)))
+        console.print(terminal_table(records, str(folder), against))
 
 
 def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:

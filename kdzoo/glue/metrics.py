@@ -44,8 +44,17 @@ class GlueMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        predicted, true = np.asarray(predictions), np.asarray(references)
-        return {name: float(_METRICS[name](predicted, true)) for name in self._task.metric_names}
+        return measure(self._task.name, np.asarray(predictions), np.asarray(references))
+
+
+def measure(task: str, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """The same without `evaluate` around it, for those who compute it often.
+
+    Args:
+        task: its name.
+        predicted, true: (N,) class ids, or scores.
+    """
+    return {name: float(_METRICS[name](predicted, true)) for name in get_task(task).metric_names}
 
 
 def _accuracy(predicted: np.ndarray, true: np.ndarray) -> float:

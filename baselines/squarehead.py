@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
+from kdzoo.errors import KdzooError
 from kdzoo.loss import EPSILON, DistillationLoss
 from kdzoo.registry import register
 
@@ -25,16 +27,17 @@ class SquareHead(DistillationLoss):
         teacher_dim: width of the teacher's. Where the two differ W is learned (the paper's students are pruned and
             have the teacher's width); where they are equal there is none.
         bias: give W a bias.
-        variant: ``"paper"``; ``"released"`` is the authors' training code: the means in place of the sums, with
-            2⁻⁷, bfloat16's machine epsilon, added to the teacher's. Both add the layers up, as an objective does; the
-            authors' other implementation, in SparseML, takes their mean and leaves the scale to the user's weight.
+        epsilon: added to the mean square of the teacher's states. The authors' training code adds 2⁻⁷, bfloat16's
+            machine epsilon.
+        variant: ``"paper"``; ``"released"`` is SparseML's modifier, the mean over the layers that it is given, times
+            their number. (The authors' training code, too, adds the layers up, as an objective does with either.)
 
     Shapes:
         student, teacher: (B, D), or (B, S, D) with an optional mask (B, S), of one layer; (B, M, S, D) gives the
-            mean of the ratios of M layers.
+            mean of the ratios of M layers, or their sum if released.
 
     Raises:
-        KdzooError: for shapes or widths that do not fit.
+        KdzooError: for shapes or widths that do not fit, or an epsilon below 0.
 
     References:
         Kurtic, Kuznedelev, Frantar, Goin, Alistarh: Sparse Fine-tuning for Inference Acceleration of Large Language
@@ -59,16 +62,31 @@ class SquareHead(DistillationLoss):
     year = 2023
     url = "https://arxiv.org/abs/2310.06927"
 
+    def __init__(
+        self,
+        epsilon: float = 0.0,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+    ) -> None:
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        if not 0 <= epsilon < math.inf:
+            raise KdzooError(f"{self.label}: epsilon is {epsilon}; it must be 0 or a positive number")
+        self.epsilon = epsilon
+
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
         error = (student - teacher) ** 2
         if slots is not None:
             error = error.masked_fill(~slots.unsqueeze(-1), 0.0)  # a projection's bias is left there
         size = mean_over_processes(_by_layer(teacher**2)).clamp_min(EPSILON**2)
-        if self.variant == "released":
+        if self.epsilon:
             counted = student.new_ones(student.shape[:-1]) if slots is None else slots.to(student.dtype)
-            size = size + 2**-7 * student.shape[-1] * mean_over_processes(_by_layer(counted.unsqueeze(-1)))
-        return (_by_layer(error) / size).mean()
+            size = size + self.epsilon * student.shape[-1] * mean_over_processes(_by_layer(counted.unsqueeze(-1)))
+        ratios = _by_layer(error) / size
+        return ratios.sum() if self.variant == "released" else ratios.mean()
 
 
 def _by_layer(values: Tensor) -> Tensor:

@@ -221,13 +221,16 @@ def test_the_annealing_recipe_steps_within_its_stage() -> None:
 # Hidden states
 
 
-def test_squarehead_counts_every_layer_alike_and_released_adds_an_epsilon() -> None:
+def test_squarehead_counts_every_layer_alike_released_adds_them_up_and_an_epsilon_joins_the_size() -> None:
     teacher = torch.randn(3, 2, 5, 4, dtype=torch.float64) * torch.tensor([1.0, 100.0]).view(1, 2, 1, 1)
     student = 1.5 * teacher
     assert kdzoo.create("squarehead")(student, teacher).item() == pytest.approx(0.25)
+    assert kdzoo.create("squarehead", variant="released")(student, teacher).item() == pytest.approx(0.5)
     one = torch.ones(3, 5, 4)
-    released = kdzoo.create("squarehead", variant="released")
-    assert released(3 * one, one, mask=torch.tensor([[1, 0, 0, 0, 0]] * 3)).item() == pytest.approx(4 / (1 + 1 / 128))
+    steadied = kdzoo.create("squarehead", epsilon=1 / 128)
+    assert steadied(3 * one, one, mask=torch.tensor([[1, 0, 0, 0, 0]] * 3)).item() == pytest.approx(4 / (1 + 1 / 128))
+    with pytest.raises(KdzooError, match=r"squarehead: epsilon is -1\.0; it must be 0 or a positive number"):
+        kdzoo.create("squarehead", epsilon=-1.0)
 
 
 def test_vid_is_half_of_log_variance_and_scaled_error() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdzoo.activations import QKV, hidden_size, num_heads, num_layers, unwrap
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.kernels.backend import KernelError
 from kdzoo.layers import Pairs
 
 EPSILON = 1e-12
@@ -71,6 +72,8 @@ class DistillationLoss(nn.Module):
         exact_scores: attention scores that are off by a constant a row will not do.
         variants: the formulas it knows; ``"paper"`` is the default.
         counts_padding: those of the variants that average over padding, as the authors' code does.
+        fused: a kernel computes it, which takes float16 and bfloat16 as they are, summing in float32, and passes over
+            what is masked.
         formula: in LaTeX, for the catalogue.
         complexity: time, and memory beyond the inputs where it is of a higher order.
         related: registry names of the losses next to it.
@@ -88,6 +91,7 @@ class DistillationLoss(nn.Module):
     exact_scores: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     counts_padding: ClassVar[tuple[str, ...]] = ()
+    fused: ClassVar[bool] = False
     name: ClassVar[str] = ""
     formula: ClassVar[str] = ""
     complexity: ClassVar[str] = ""
@@ -204,8 +208,8 @@ class DistillationLoss(nn.Module):
                 raise KdzooError(f"{self.label} needs {need}= (B,)")
         if teacher is None and self.needs_teacher:
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
-        student = _prepared(student)
-        teacher = None if teacher is None or not self.needs_teacher else _detached(_prepared(teacher))
+        student = _prepared(student, self.fused)
+        teacher = None if teacher is None or not self.needs_teacher else _detached(_prepared(teacher, self.fused))
         if teacher is not None:
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
@@ -213,17 +217,20 @@ class DistillationLoss(nn.Module):
         # Autocast would take the sums below back to half precision.
         with torch.autocast(device_type=_first(student).device.type, enabled=False):
             mask = None if mask is None else mask != 0
-            return self.compute(student, teacher, mask=mask, **wanted, **extras)
+            try:
+                return self.compute(student, teacher, mask=mask, **wanted, **extras)
+            except KernelError as error:
+                raise KdzooError(str(error)) from error
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        """The formula, on float32 or float64 tensors; ``context`` holds the declared needs and the extras."""
+        """The formula, on float32 or float64 tensors (any where `fused`); ``context`` holds the needs and extras."""
         raise TypeError(f"{type(self).__name__} must implement compute()")
 
     def _mismatch(self, student: Tensor, teacher: Tensor, rule: str) -> KdzooError:
         return KdzooError(f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}")
 
     def paired(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Checked vectors, each of its own width, zero where masked, and the mask over their slots.
+        """Checked vectors, each of its own width, zero where masked (unless `fused`), and the mask over their slots.
 
         Args:
             student: (B, ..., D_s).
@@ -237,7 +244,7 @@ class DistillationLoss(nn.Module):
             rule = "must agree in all but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
             raise self._mismatch(student, teacher, rule)
         slots = slot_mask(self.label, student, mask)
-        if slots is not None:
+        if slots is not None and (self.projection is not None or not self.fused):
             # Filled before anything else, so that what lies in padding cannot reach a value or a gradient.
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
             teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
@@ -374,15 +381,15 @@ def check_positive(label: str, **options: float) -> None:
             raise KdzooError(f"{label}: {option} is {value}; it must be a positive number")
 
 
-def _prepared(value: Any) -> Any:
+def _prepared(value: Any, fused: bool) -> Any:
     if isinstance(value, QKV):
-        return QKV(*(_prepared(tensor) for tensor in value))
+        return QKV(*(_prepared(tensor, fused) for tensor in value))
     if not isinstance(value, Tensor):
         raise KdzooError(f"a loss takes tensors or a QKV, got {type(value).__name__}")
     if not value.is_floating_point():
         shape = tuple(value.shape)
         raise KdzooError(f"a loss takes floating-point tensors, got {value.dtype} of shape {shape}")
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) and not fused else value
 
 
 def _detached(value: Any) -> Any:

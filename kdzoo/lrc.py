@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from kdzoo.distributed import sum_over_processes
-from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, masked_mean, reciprocal_norm, unit
+from kdzoo.distributed import mean_over_processes, processes, sum_over_processes
+from kdzoo.errors import unknown
+from kdzoo.kernels.backend import BACKENDS
+from kdzoo.kernels.cos_nce import cos_nce, cos_nce_totals
+from kdzoo.loss import DistillationLoss, unit
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class CosNCE(DistillationLoss):
     cosine 0 with everything.
 
     The cosines enter linearly, so the sum over negatives is one dot product with the sum of all normalised teacher
-    vectors: the cost grows with B·D, and no (B, B) matrix is made.
+    vectors: the cost grows with B·D, and no (B, B) matrix is made. All layers and positions are one operator, which
+    writes the gradient with the value; half precision is read as it is and summed in float32.
 
     Args:
         student_dim: width of the student's vectors.
@@ -38,6 +40,7 @@ class CosNCE(DistillationLoss):
             none.
         bias: give W a bias.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) where there are positions.
@@ -64,76 +67,42 @@ class CosNCE(DistillationLoss):
     features = ("hidden", "cls")
     extras = frozenset({"negatives"})
     contrastive = True
+    fused = True
     paper = "Fu et al. 2021, LRC-BERT: Latent-representation Contrastive Knowledge Distillation"
     year = 2021
     url = "https://arxiv.org/abs/2012.07335"
+
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        if backend not in BACKENDS:
+            raise unknown(f"backend of {self.label}", backend, BACKENDS)
+        self.backend = backend
 
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, negatives: Tensor | None = None
     ) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
-        scale = reciprocal_norm(teacher).squeeze(-1)
-        if negatives is not None:
-            positive, negative = _Cosines.apply(student, teacher, scale, self._centre(negatives, teacher, slots))
-        else:
-            counted = torch.ones_like(scale) if slots is None else slots.to(scale.dtype)
-            total = sum_over_processes(torch.einsum("b...,b...d->...d", scale, teacher))
-            others = sum_over_processes(counted.sum(0)) - 1
-            positive, summed = _Cosines.apply(student, teacher, scale, total)
-            # The own vector is in the total, and its cosine is the positive one.
-            negative = torch.where(others > 0, (summed - positive) / others.clamp_min(1), 0.0)
-        return masked_mean(2 - 1.5 * positive + 0.5 * negative, slots)
-
-    def _centre(self, negatives: Tensor, teacher: Tensor, slots: Tensor | None) -> Tensor:
-        """The mean of the normalised negatives of each row, (B, ..., D); zero without any."""
-        rows, *between, width = teacher.shape
-        shape = tuple(negatives.shape)
-        for_all = len(shape) == 3 and (shape[0], shape[2]) == (rows, width)
-        for_each = len(shape) > 3 and (shape[0], *shape[2:]) == (rows, *between, width)
-        if not (for_all or for_each):
-            raise KdzooError(
-                f"{self.label}: negatives {shape} do not fit a teacher {tuple(teacher.shape)}; they are "
-                f"({rows}, K, {width}), or (B, K, ..., D) with its layers and positions"
-            )
-        negatives = negatives.detach().to(teacher.dtype)
-        if for_each and slots is not None:
-            negatives = negatives.masked_fill(~slots.unsqueeze(1).unsqueeze(-1), 0.0)
-        centre = unit(negatives).sum(1) / max(shape[1], 1)
-        return centre if for_each else centre.view(rows, *(1 for _ in between), width)
-
-
-class _Cosines(torch.autograd.Function):
-    """cos(student, teacher) and ŝ · direction of every vector, (B, ...) each, for the student's gradient alone.
-
-    The gradient is written in one sweep over the inputs; autograd would keep and add up several (B, ..., D)
-    tensors, and takes three times as long on a CPU.
-
-    Args:
-        student, teacher: (B, ..., D).
-        scale: (B, ...) the teacher's 1 / norm.
-        direction: (..., D), or (B, ..., D).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, scale: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        own_scale = reciprocal_norm(student).squeeze(-1)
-        positive = (student * teacher).sum(-1) * own_scale * scale
-        if direction.dim() < student.dim():
-            other = torch.einsum("b...d,...d->b...", student, direction) * own_scale
-        else:
-            other = (student * direction).sum(-1) * own_scale
-        ctx.save_for_backward(student, teacher, scale, direction, own_scale, positive, other)
-        return positive, other
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, to_positive: Tensor, to_other: Tensor) -> tuple[Tensor | None, ...]:
-        student, teacher, scale, direction, own_scale, positive, other = ctx.saved_tensors
-        along = (to_positive * positive + to_other * other) * own_scale**2
-        gradient = teacher * (to_positive * own_scale * scale).unsqueeze(-1)
-        gradient.addcmul_((to_other * own_scale).unsqueeze(-1), direction)
-        gradient.addcmul_(along.unsqueeze(-1), student, value=-1)
-        return gradient, None, None, None
+        teacher = teacher.to(student.dtype)
+        negatives = None if negatives is None else negatives.to(teacher.dtype)
+        totals = count = None
+        if processes() > 1:
+            counted = torch.ones_like(student[..., 0], dtype=torch.bool) if slots is None else slots
+            # The mean, so that the average over processes, which is taken of the gradients, is the whole batch's.
+            count = mean_over_processes(counted.sum())
+            if negatives is None:
+                total, rows = cos_nce_totals(teacher, mask=mask, backend=self.backend)
+                totals = sum_over_processes(total), sum_over_processes(rows)
+        return cos_nce(
+            student, teacher, mask=mask, negatives=negatives, totals=totals, count=count, backend=self.backend
+        )
 
 
 def gradient_perturbation(loss: Tensor, embedding: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""COS-NCE: in-batch and explicit negatives in all layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from kdzoo.kernels.backend import scale_in_place
+from kdzoo.kernels.cos_nce import MAX_WIDTH, run, run_totals
+from kdzoo.kernels.cos_nce import cos_nce as kernel
+from kdzoo.kernels.cos_nce import cos_nce_reference as reference
+
+__all__ = ["kernel", "reference"]
+
+GRADIENT = ("student",)
+
+
+def inputs(draw: Any, rows: int | None = None, width: int | None = None) -> dict[str, Any]:
+    rows = draw.integer(1, 70 if draw.integer(0, 9) == 0 else 7) if rows is None else rows
+    width = draw.choice(3, 8, 37) if width is None else width
+    between = draw.choice((), (3,), (2,), (2, 3), (1, 2))
+    made: dict[str, Any] = {
+        "student": draw.tensor(rows, *between, width),
+        "teacher": draw.tensor(rows, *between, width),
+        "mask": draw.mask(rows, between[-1]) if between and draw.integer(0, 1) else None,
+    }
+    kind = draw.choice("batch", "batch", "for all", "for each")
+    if kind != "batch":
+        number = draw.integer(0, 3)
+        made["negatives"] = draw.tensor(rows, number, *(between if kind == "for each" else ()), width)
+    return made
+
+
+BAD = (
+    ("one axis", lambda good: {side: good[side].flatten() for side in ("student", "teacher")}, ("(B, D)",)),
+    ("negatives of another width", lambda good: {"negatives": _ones(good, 4, 2, 7)}, ("(4, 2, 7)",)),
+    (
+        "totals of another width",
+        lambda good: {"negatives": None, "totals": (_ones(good, 7), _ones(good))},
+        ("totals", "(7,)"),
+    ),
+    (
+        "negatives and totals",
+        lambda good: {"negatives": _ones(good, 4, 2, 6), "totals": (_ones(good, 6), _ones(good))},
+        ("not both",),
+    ),
+)
+
+
+def _ones(good: dict[str, Any], *shape: int) -> torch.Tensor:
+    return torch.ones(shape).to(good["student"])
+
+
+def launches() -> Iterator[Callable[[], Any]]:
+    for dtype, shape in (
+        (torch.bfloat16, (256, 4, 128, 768)),
+        (torch.float16, (32, 4, 768)),
+        (torch.float32, (4096, 768)),
+        (torch.float32, (64, 48, 312)),
+        (torch.bfloat16, (1024, 4, 37)),
+        (torch.float32, (8, 512, MAX_WIDTH)),
+    ):
+        empty = partial(torch.empty, device="meta")
+        student, count = empty(shape, dtype=dtype), empty(())
+        mask = empty((shape[0], shape[-2]), dtype=torch.bool) if len(shape) > 2 else None
+        negatives = empty((shape[0], 16, *shape[1:]), dtype=dtype)
+        yield partial(run_totals, student, mask, "triton")
+        yield partial(run, student, student, mask, None, None, None, count, True, "triton")
+        yield partial(run, student, student, None, negatives, None, None, count, True, "triton")
+        yield partial(run, student, student, mask, None, None, None, count, False, "triton")
+        yield partial(scale_in_place, student, count)

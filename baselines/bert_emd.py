@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.activations import QKV
@@ -141,10 +142,11 @@ class BertEMD(DistillationLoss):
             costs = mean_over_processes(own).to(own.dtype)
             flow = transport(costs, self.student_weights, self.teacher_weights).to(own.dtype)
             value = (flow * own).sum()
-            moved = flow.sum(1, keepdim=True)
-            target = (flow / moved.clamp_min(EPSILON)) @ theirs
+            moved = flow.sum(1)
+            target = (flow / moved.clamp_min(EPSILON)[:, None]) @ theirs
         # All that the gradient needs of the M·N differences is each student layer's to the mix that it is moved to.
-        distance = (moved * (ours - target).square()).sum() / count
+        squares = [F.mse_loss(*pair, reduction="sum") for pair in zip(ours.unbind(), target.unbind(), strict=True)]
+        distance = (moved * torch.stack(squares)).sum() / count
         if self.training and self.update_weights:
             self._reweigh(flow * costs)
         return distance + (value - distance).detach()
@@ -158,7 +160,7 @@ class BertEMD(DistillationLoss):
             # A projection with a bias has filled the padding.
             ours = ours.masked_fill(~mask[:, None, :, None], 0.0)
         count = torch.full((), float(ours[:, 0].numel())) if mask is None else mask.sum() * ours.shape[-1]
-        return *self._flat(ours, teacher), count.to(ours.device)
+        return *self._flat(ours.transpose(0, 1), teacher.transpose(0, 1)), count.to(ours.device)
 
     def _attention(self, student: QKV, teacher: Any, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         sizes = [self._scores_shape(side) for side in (student, teacher)]
@@ -170,14 +172,15 @@ class BertEMD(DistillationLoss):
                 f"{self.label}: student scores {sizes[0]} and teacher scores {sizes[1]} must agree in all but the "
                 "layers, heads included"
             )
-        layers = None if pairs is None else pairs.unsqueeze(1)
-        scores = [relation(side.query, side.key, layers) for side in (student, teacher)]
-        if layers is not None:
-            scores = [side.masked_fill(~layers, 0.0) for side in scores]
+        # Layers first, so that the largest tensors need no copy below.
+        scores = [relation(side.query.transpose(0, 1), side.key.transpose(0, 1), pairs) for side in (student, teacher)]
+        if pairs is not None and mask is not None and mask.dim() == 3:
+            # Elsewhere a score is zero already where its query or key is padding.
+            scores = [side.masked_fill(~pairs, 0.0) for side in scores]
         if self.variant == "released":
             scores = [side.masked_fill(side <= -100.0, 0.0) for side in scores]
         counted = self.variant == "released" or pairs is None
-        entries = torch.full((), float(scores[0][:, 0].numel())) if counted else pairs.sum() * sizes[0][2]
+        entries = torch.full((), float(scores[0][0].numel())) if counted else pairs.sum() * sizes[0][2]
         return *self._flat(*scores), entries.to(scores[0].device)
 
     def _scores_shape(self, side: Any) -> tuple[int, ...]:
@@ -187,12 +190,12 @@ class BertEMD(DistillationLoss):
         return (*side.query.shape[:-1], side.query.shape[-2])
 
     def _flat(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, ...) and (B, N, ...) as (M, E) and (N, E)."""
+        """(M, B, ...) and (N, B, ...) as (M, E) and (N, E)."""
         wanted = len(self.student_weights), len(self.teacher_weights)
-        if (student.shape[1], teacher.shape[1]) != wanted:
+        if (len(student), len(teacher)) != wanted:
             rule = f"do not fit student_layers={wanted[0]}, teacher_layers={wanted[1]}, which it was made with"
-            raise self._mismatch(student, teacher, rule)
-        return student.transpose(0, 1).flatten(1), teacher.transpose(0, 1).flatten(1)
+            raise self._mismatch(student.transpose(0, 1), teacher.transpose(0, 1), rule)
+        return student.flatten(1), teacher.flatten(1)
 
     @torch.no_grad()
     def _reweigh(self, paid: Tensor) -> None:

@@ -80,7 +80,8 @@ def relation(left: Tensor, right: Tensor, pairs: Tensor | None) -> Tensor:
     if pairs is not None:
         left = left.masked_fill(~pairs.any(-1).unsqueeze(-1), 0.0)
         right = right.masked_fill(~pairs.any(-2).unsqueeze(-1), 0.0)
-    return left @ right.mT / math.sqrt(left.shape[-1])
+    # Scaled before the product, which is the larger tensor.
+    return (left / math.sqrt(left.shape[-1])) @ right.mT
 
 
 def valid_pairs(mask: Tensor | None, *, padded_queries: bool = False) -> Tensor | None:

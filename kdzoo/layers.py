@@ -11,7 +11,7 @@ from kdzoo.errors import KdzooError, unknown
 LayerMap = str | Sequence[Sequence[int]]
 Pairs = tuple[tuple[int, int], ...]
 
-NAMES = ("uniform", "last", "first", "all")
+NAMES = ("uniform", "uniform0", "last", "first", "all")
 _SLICE = re.compile(r"^(?P<name>\w+)(\[(?P<start>-?\d*)(?P<colon>:)?(?P<stop>-?\d*)\])?$")
 
 
@@ -28,6 +28,7 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
             top layer, ``"uniform[-1]"`` takes it alone), or explicit pairs in the numbering of the feature:
 
             - ``"uniform"``: spread evenly, the top on the top;
+            - ``"uniform0"``: the embedding outputs, then ``"uniform"``; for hidden states alone;
             - ``"last"``: the student's layers on the teacher's last ones;
             - ``"first"``: on the teacher's first ones;
             - ``"all"``: every student layer on every teacher layer, for losses that pair them themselves;
@@ -59,12 +60,15 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
         first = 0 if attention else 1
         students, teachers = (range(first, first + depth) for depth in (student_layers, teacher_layers))
         return tuple((i, j) for i in students for j in teachers)
+    if name == "uniform0" and attention:
+        raise KdzooError("layer map 'uniform0' starts at the embeddings, which have no attention; use 'uniform'")
     teacher_of = {
         "uniform": lambda i: math.ceil(i * teacher_layers / student_layers),
+        "uniform0": lambda i: math.ceil(i * teacher_layers / student_layers),
         "last": lambda i: offset + i,
         "first": lambda i: i,
     }[name]
-    pairs = [(i, teacher_of(i)) for i in range(1, student_layers + 1)]
+    pairs = [(i, teacher_of(i)) for i in range(0 if name == "uniform0" else 1, student_layers + 1)]
     if match["start"] is not None:
         start = int(match["start"]) if match["start"] else None
         stop = int(match["stop"]) if match["stop"] else None

@@ -84,6 +84,13 @@ class CRD(DistillationLoss):
     extras = frozenset({"contrast_ids"})
     top_only = True
     contrastive = True
+    formula = (
+        r"-\frac{1}{B} \sum_i \left[ \log \frac{p_{i0}}{p_{i0} + K/n + \epsilon} "
+        r"+ \sum_{k=1}^{K} \log \frac{K/n}{p_{ik} + K/n + \epsilon} \right], \quad "
+        r"p_{ij} = \frac{1}{Z} \exp(e_s(s_i) \cdot b_{ij} / \tau)"
+    )
+    complexity = "O(B·n·F) for banks of n ≤ B·K rows of width F, with B·n memory; O(B·K·F) in both beyond"
+    related = ("info_nce", "cos_nce")
     paper = "Tian et al. 2020, Contrastive Representation Distillation"
     year = 2020
     url = "https://arxiv.org/abs/1910.10699"

@@ -57,6 +57,12 @@ class InfoNCE(DistillationLoss):
     features = ("cls", "hidden")
     extras = frozenset({"queue"})
     contrastive = True
+    formula = (
+        r"-\frac{1}{B} \sum_i \log \frac{\exp(\cos(W s_i, t_i) / \tau)}"
+        r"{\sum_j \exp(\cos(W s_i, t_j) / \tau)}"
+    )
+    complexity = "O(B·(B + queue)·D) a slot, B·(B + queue) memory"
+    related = ("cos_nce", "crd", "pkt")
     paper = "van den Oord et al. 2018, Representation Learning with Contrastive Predictive Coding"
     year = 2018
     url = "https://arxiv.org/abs/1807.03748"

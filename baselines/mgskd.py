@@ -12,7 +12,7 @@ from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_positive
 from kdzoo.registry import register, register_recipe
-from kdzoo.structure import angle_loss, centred, distances, real_pairs, reciprocal
+from kdzoo.structure import angle_loss, geometry, real_pairs
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe
@@ -160,12 +160,12 @@ class MGSKD(DistillationLoss):
         if student.dim() not in (3, 4):
             raise self._mismatch(student, teacher, "must be hidden states (B, S, D) or (B, M, S, D)")
         student, teacher, slots = self.vectors(student, teacher, mask)
-        if slots is None:
+        if slots is not None and self.projection is not None and self.projection.bias is not None:
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+        if mask is None:
             real = torch.ones(len(student), student.shape[-2], dtype=torch.bool, device=student.device)
         else:
-            assert mask is not None
-            # Again, for the projection's bias.
-            student, real = student.masked_fill(~slots.unsqueeze(-1), 0.0), mask
+            real = mask
         if student.dim() == 3:
             student, teacher = student.unsqueeze(1), teacher.unsqueeze(1)
         heads = self._heads(teacher.shape[-1], self.relation_heads)
@@ -229,22 +229,21 @@ class MGSKD(DistillationLoss):
         valid = valid & (others != vertices.unsqueeze(-1))
         same = torch.eye(others.shape[-1], dtype=torch.bool, device=real.device)
         triplets = valid.unsqueeze(-1) & valid.unsqueeze(-2) & ~same
-        ours, theirs = (_angles(side, real, vertices, others, valid) for side in (student, teacher))
+        ours, theirs = (_angles(side, real, vertices, others) for side in (student, teacher))
         gaps = torch.where(triplets, F.smooth_l1_loss(ours, theirs, reduction="none"), 0.0)
         return total + gaps.sum() / _counted(triplets.sum().to(student.dtype) / layers)
 
     def _chosen(self, teacher: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The vertices (B, k1) and what each is looked at from (B, k1, k2), of the teacher's heads (B, A, S, d)."""
         rows, heads, length, width = teacher.shape
-        received = teacher.new_zeros(rows, length, length)
         # A further column that adds a number to all scores of a key leaves out those that are not real.
-        added = torch.where(real, 0.0, torch.finfo(teacher.dtype).min / 2)[:, None, :, None].expand(-1, heads, -1, -1)
+        added = torch.zeros_like(real, dtype=teacher.dtype).masked_fill(~real, torch.finfo(teacher.dtype).min / 2)
+        added = added[:, None, :, None].expand(-1, heads, -1, -1)
         queries = torch.cat([teacher / width**0.5, torch.ones_like(added)], dim=-1)
-        keys = torch.cat([teacher, added.to(teacher.dtype)], dim=-1).mT
-        step = max(1, CHUNK // max(1, received.numel()))
-        for first in range(0, heads, step):
-            part = slice(first, first + step)
-            received += (queries[:, part] @ keys[:, part]).softmax(-1).sum(1)
+        keys = torch.cat([teacher, added], dim=-1).mT
+        step = max(1, CHUNK // max(1, heads * length**2))
+        parts = [slice(first, first + step) for first in range(0, rows, step)]
+        received = torch.cat([(queries[part] @ keys[part]).softmax(-1).sum(1) for part in parts])
         received = torch.where(real.unsqueeze(-1), received, 0.0)
         # Stable, so that ties do not depend on the machine; what is not real, or the token itself, comes last.
         best = received.sum(1).masked_fill(~real, -1.0).sort(dim=-1, descending=True, stable=True).indices
@@ -280,7 +279,7 @@ def _squared_gap(ours: Tensor, theirs: Tensor) -> Tensor:
     return (own * (own + 4 * cross + 2 * (theirs.mT @ theirs))).sum() + 2 * (cross * cross.mT).sum()
 
 
-def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor, valid: Tensor) -> Tensor:
+def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor) -> Tensor:
     """Cosines (B, k1, k2, k2) at each vertex between each two of the others; 0 where they coincide.
 
     Args:
@@ -288,17 +287,14 @@ def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor, vali
         real: (B, S) bool.
         vertices: (B, k1) positions.
         others: (B, k1, k2) positions.
-        valid: (B, k1, k2) bool.
     """
-    moved, length = centred(states, real), states.shape[1]
-    gram = moved @ moved.mT
-    index = vertices.unsqueeze(-1)
-    apart = distances(states.gather(1, index.expand(-1, -1, states.shape[-1])), states).gather(2, others)
-    scale = reciprocal(apart, valid)
+    length = states.shape[1]
+    gram, inverse = geometry(states, real)
+    at = gram.diagonal(dim1=1, dim2=2).gather(1, vertices)[..., None, None]
+    rows = vertices.unsqueeze(-1).expand(-1, -1, length)
+    own, scale = (table.gather(1, rows).gather(2, others) for table in (gram, inverse))
     between = (others.unsqueeze(-1) * length + others.unsqueeze(-2)).flatten(1)
     products = gram.flatten(1).gather(1, between).view(*others.shape, -1)
-    own = gram.gather(1, index.expand(-1, -1, length)).gather(2, others)
-    at = gram.diagonal(dim1=1, dim2=2).gather(1, vertices)[..., None, None]
     products = products - own.unsqueeze(-1) - own.unsqueeze(-2) + at
     return products * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 

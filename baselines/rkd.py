@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.registry import register, register_recipe
-from kdzoo.structure import StructureLoss, angle_loss, distances, real_pairs
+from kdzoo.structure import StructureLoss, angle_loss, real_pairs
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe
@@ -69,7 +69,9 @@ class RKDDistance(StructureLoss):
 def _scaled(vectors: Tensor, pairs: Tensor) -> Tensor:
     """Distances (slots, N, N) over their mean; 0 between a row and itself and where a row is not real."""
     different = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
-    apart = torch.where(different, distances(vectors, vectors).clamp_min(SMALLEST), 0.0)
+    # Not by way of the dot products, whose rounding would give equal rows a distance, and a gradient.
+    apart = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = torch.where(different, apart.clamp_min(SMALLEST), 0.0)
     mean = apart.sum((1, 2), keepdim=True) / different.sum((1, 2), keepdim=True).clamp_min(1)
     return apart / torch.where(mean > 0, mean, 1.0)
 

@@ -72,25 +72,25 @@ def real_pairs(real: Tensor) -> Tensor:
     return real.unsqueeze(1) & real.unsqueeze(2)
 
 
-def distances(vectors: Tensor, others: Tensor) -> Tensor:
-    """Euclidean distances (slots, N, P) of (slots, N, D) and (slots, P, D); exactly 0, without gradient, for equals."""
-    # Not by way of the dot products, whose rounding would give equal vectors a distance, and a huge gradient.
-    return torch.cdist(vectors, others, compute_mode="donot_use_mm_for_euclid_dist")
+def geometry(vectors: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Dot products of the rows less their mean, and the reciprocals of their distances, (slots, N, N) both.
 
+    A reciprocal is 0 where a row is not real, and where two rows coincide: are no further apart than what the rounding
+    of their products leaves to see, which would be noise with a huge gradient.
 
-def reciprocal(lengths: Tensor, where: Tensor) -> Tensor:
-    """1 / lengths, clamped below at 1e-12; 0 for a length of 0 and outside ``where``."""
-    return torch.where(where & (lengths > 0), lengths.clamp_min(EPSILON).reciprocal(), 0.0)
-
-
-def centred(vectors: Tensor, real: Tensor) -> Tensor:
-    """(slots, N, D) moved so that the mean of the real rows is zero: smaller products, so smaller rounding errors.
-
-    The mean has no gradient, so this is for what depends on differences of rows alone.
+    Args:
+        vectors: (slots, N, D), zero where not real.
+        real: (slots, N) bool.
     """
-    counted = real.sum(1).clamp_min(1).to(vectors.dtype)
-    mean = (vectors * real.unsqueeze(-1)).sum(1) / counted.unsqueeze(-1)
-    return vectors - mean.detach().unsqueeze(1)
+    # Smaller products, smaller rounding errors; no difference of rows depends on the mean, which needs no gradient.
+    mean = vectors.sum(1) / real.sum(1).clamp_min(1).to(vectors.dtype).unsqueeze(-1)
+    moved = vectors - mean.detach().unsqueeze(1)
+    gram = moved @ moved.mT
+    squares = gram.diagonal(dim1=1, dim2=2)
+    sizes = squares.unsqueeze(1) + squares.unsqueeze(2)
+    apart = sizes - 2 * gram
+    seen = real_pairs(real) & (apart > 64 * torch.finfo(gram.dtype).eps * sizes)
+    return gram, torch.where(seen, torch.where(seen, apart, 1.0).rsqrt(), 0.0)
 
 
 def angle_loss(student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> Tensor:
@@ -108,13 +108,7 @@ def angle_loss(student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> Te
         real: (slots, N) bool.
         own: which of the N rows are vertices.
     """
-    return _AngleLoss.apply(*_geometry(student, real), *_geometry(teacher, real), own.start, own.stop)
-
-
-def _geometry(vectors: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Dot products of the centred rows and reciprocal distances, (slots, N, N) both."""
-    moved = centred(vectors, real)
-    return moved @ moved.mT, reciprocal(distances(vectors, vectors), real_pairs(real))
+    return _AngleLoss.apply(*geometry(student, real), *geometry(teacher, real), own.start, own.stop)
 
 
 class _AngleLoss(torch.autograd.Function):

@@ -75,12 +75,14 @@ class Comparison:
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
         self.recipes: dict[str, Recipe] = {}
-        everything = settings.methods == (ALL,)
-        methods = available("recipes") if everything else settings.methods
+        everything = ALL in settings.methods
+        own = [method for method in settings.methods if method != ALL]
+        methods = [*available("recipes"), *own] if everything else own
         for recipe in _overridden([Recipe.load(method) for method in methods], settings.overrides):
             if recipe.name in self.recipes:
                 raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
             self.recipes[recipe.name] = recipe
+        self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
@@ -125,11 +127,11 @@ class Comparison:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None
                     self.impossible[task.name, name] = str(error)
-                    self._say(f"{task.name:<6} {name:<10} left out: {error}")
+                    self._say(f"{task.name:<6} {name:<{self._wide}} left out: {error}")
                     continue
                 for warning in caught:
                     if issubclass(warning.category, KdzooWarning):
-                        self._say(f"{task.name:<6} {name:<10} warning: {warning.message}")
+                        self._say(f"{task.name:<6} {name:<{self._wide}} warning: {warning.message}")
 
     def cells(self) -> Iterator[tuple[Task, str, int]]:
         """The grid, task by task, seed by seed, so that the first rows of the table fill early."""
@@ -310,7 +312,7 @@ class Comparison:
     def _report(self, record: dict[str, Any]) -> None:
         metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
         self._say(
-            f"{record['task']:<6} {record['method']:<10} seed {record['seed']}  {metrics:<40} "
+            f"{record['task']:<6} {record['method']:<{self._wide}} seed {record['seed']}  {metrics:<40} "
             f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s"
         )
 

@@ -139,10 +139,11 @@ def check(
     settings = _settings(tasks=tasks, methods=methods, data=data, teacher=teacher, student=student, **options)
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(settings, Path(folder), console)
+    wide = max(map(len, comparison.recipes))
     for name, recipe in comparison.recipes.items():
         stages = "; then ".join(" + ".join(t.loss for t in stage.terms) for stage in recipe.stages)
         tasks_ = [task for task in settings.tasks if (task, name) not in comparison.impossible]
-        typer.echo(f"{name:<10} works on {', '.join(tasks_) or 'none of the tasks'}: {stages}")
+        typer.echo(f"{name:<{wide}} works on {', '.join(tasks_) or 'none of the tasks'}: {stages}")
 
 
 @app.command()

@@ -135,8 +135,8 @@ def test_all_methods_leaves_out_what_cannot_work_and_says_why(
     monkeypatch.setattr(registry, "_recipes", few)
     options = ("--tasks", "sst2,mnli", *SIZES)
     out = commands.works("compare", "--methods", "all", *options, "--out", tmp_path / "out")
-    assert "sst2   three      left out: three_classes needs three classes; take kd" in out
-    assert "mnli   three      warning: three are few" in out
+    assert "sst2   three left out: three_classes needs three classes; take kd" in out
+    assert "mnli   three warning: three are few" in out
     assert {name for name in records(tmp_path / "out") if "teacher" not in name} == {
         "sst2-none-0",
         "sst2-kd-0",
@@ -145,7 +145,7 @@ def test_all_methods_leaves_out_what_cannot_work_and_says_why(
         "mnli-three-0",
     }
     checked = commands.works("check", "all", "--tasks", "sst2,mnli", *SIZES[:4])
-    assert "three      works on mnli: three_classes" in checked
+    assert "three works on mnli: three_classes" in checked
     commands.fails("check", "three", "--tasks", "sst2", *SIZES[:4], says=("three on sst2", "take kd"))
 
 

@@ -128,7 +128,7 @@ class CKD(DistillationLoss):
         return total
 
     def _word_angles(self, student: _Products, teacher: _Products, mask: Tensor) -> Tensor:
-        """Over the window's pairs with j ≤ k, those with j < k twice; with x_i itself the cosines are 0 on both sides."""
+        """Over the window's pairs with j ≤ k, j < k twice; with x_i itself the cosines are 0 on both sides."""
         layers, length = student.norms.shape[1:]
         reach = self.window // 2
         offsets = torch.cat(

@@ -41,8 +41,8 @@ class BertEMD(DistillationLoss):
     Solving takes M·N numbers to the CPU at every step.
 
     Args:
-        student_layers: M. Must be given.
-        teacher_layers: N. Must be given.
+        student_layers: M, to keep weights for. An objective gives it.
+        teacher_layers: N, likewise. Without the two any numbers of layers go, and all of them weigh equally.
         update_weights: False keeps all layers' weights equal.
         temperature: τ, above 0.
         student_dim: width of the student's hidden states.
@@ -56,7 +56,8 @@ class BertEMD(DistillationLoss):
         teacher: likewise with N layers; head counts must be equal. A mask (B, S) where there are positions.
 
     Raises:
-        KdzooError: for missing or other numbers of layers, unequal head counts, or shapes that do not fit.
+        KdzooError: for one number of layers alone, other layers than were given, unequal head counts, or shapes that
+            do not fit.
 
     References:
         Li, Liu, Zhao, Xu, Yang, Jin: BERT-EMD, sections 3.2 to 3.4. https://arxiv.org/abs/2010.06133
@@ -85,8 +86,8 @@ class BertEMD(DistillationLoss):
 
     def __init__(
         self,
-        student_layers: int,
-        teacher_layers: int,
+        student_layers: int | None = None,
+        teacher_layers: int | None = None,
         *,
         update_weights: bool = True,
         temperature: float = 1.0,
@@ -96,13 +97,16 @@ class BertEMD(DistillationLoss):
         variant: str = "paper",
     ) -> None:
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
-        check_positive(
-            self.label, student_layers=student_layers, teacher_layers=teacher_layers, temperature=temperature
-        )
-        self.update_weights = update_weights
+        check_positive(self.label, temperature=temperature)
+        if (student_layers is None) != (teacher_layers is None):
+            raise KdzooError(f"{self.label}: give both student_layers and teacher_layers, or neither")
+        if student_layers is not None and teacher_layers is not None:
+            check_positive(self.label, student_layers=student_layers, teacher_layers=teacher_layers)
+            self.register_buffer("student_weights", torch.full((student_layers,), 1 / student_layers))
+            self.register_buffer("teacher_weights", torch.full((teacher_layers,), 1 / teacher_layers))
+        self.fixed_layers = student_layers is not None
+        self.update_weights = update_weights and self.fixed_layers
         self.temperature = temperature
-        self.register_buffer("student_weights", torch.full((student_layers,), 1 / student_layers))
-        self.register_buffer("teacher_weights", torch.full((teacher_layers,), 1 / teacher_layers))
 
     student_weights: Tensor
     teacher_weights: Tensor
@@ -140,7 +144,11 @@ class BertEMD(DistillationLoss):
             # Differences themselves, not products of the two: equal layers cost exactly nothing.
             own = torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist").square() / count
             costs = mean_over_processes(own).to(own.dtype)
-            flow = transport(costs, self.student_weights, self.teacher_weights).to(own.dtype)
+            if self.fixed_layers:
+                weights = self.student_weights, self.teacher_weights
+            else:
+                weights = costs.new_ones(len(ours)), costs.new_ones(len(theirs))
+            flow = transport(costs, *weights).to(own.dtype)
             value = (flow * own).sum()
             moved = flow.sum(1)
             target = (flow / moved.clamp_min(EPSILON)[:, None]) @ theirs
@@ -191,10 +199,11 @@ class BertEMD(DistillationLoss):
 
     def _flat(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(M, B, ...) and (N, B, ...) as (M, E) and (N, E)."""
-        wanted = len(self.student_weights), len(self.teacher_weights)
-        if (len(student), len(teacher)) != wanted:
-            rule = f"do not fit student_layers={wanted[0]}, teacher_layers={wanted[1]}, which it was made with"
-            raise self._mismatch(student.transpose(0, 1), teacher.transpose(0, 1), rule)
+        if self.fixed_layers:
+            wanted = len(self.student_weights), len(self.teacher_weights)
+            if (len(student), len(teacher)) != wanted:
+                rule = f"do not fit student_layers={wanted[0]}, teacher_layers={wanted[1]}, which it was made with"
+                raise self._mismatch(student.transpose(0, 1), teacher.transpose(0, 1), rule)
         return student.flatten(1), teacher.flatten(1)
 
     @torch.no_grad()

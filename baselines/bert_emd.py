@@ -187,8 +187,10 @@ class BertEMD(DistillationLoss):
             scores = [side.masked_fill(~pairs, 0.0) for side in scores]
         if self.variant == "released":
             scores = [side.masked_fill(side <= -100.0, 0.0) for side in scores]
-        counted = self.variant == "released" or pairs is None
-        entries = torch.full((), float(scores[0][0].numel())) if counted else pairs.sum() * sizes[0][2]
+        if pairs is None or self.variant == "released":
+            entries = torch.full((), float(scores[0][0].numel()))
+        else:
+            entries = pairs.sum() * sizes[0][2]
         return *self._flat(*scores), entries.to(scores[0].device)
 
     def _scores_shape(self, side: Any) -> tuple[int, ...]:

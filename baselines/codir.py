@@ -46,7 +46,8 @@ class CoDIR(CRD):
         student_dim: width of the student's states. Must be given.
         teacher_dim: width of the teacher's. Must be given.
         variant: ``"released"`` is the authors' code: CRD's noise contrast (see ``crd``) of these summaries with these
-            negatives, its two sides averaged; the positive comes from the bank, and means count padding.
+            negatives, its two sides averaged; the positive comes from the bank, and means count padding. (They draw
+            without replacement where there are more than K rows to draw from.)
 
     Shapes:
         student: (B, M, S, student_dim) with an optional mask (B, S), or CLS states (B, M, student_dim).

@@ -34,7 +34,7 @@ from kdzoo.kernels.backend import (
 if TYPE_CHECKING:
     import triton.language as tl
 
-MAX_WIDTH = 16384  # one row is held in registers whole
+MAX_WIDTH = 8192  # one row is held in registers whole
 BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
 
 
@@ -424,9 +424,9 @@ def _launch(rows: int, width: int, slots: int) -> tuple[int, int, int, int]:
     """Rows of a tile, its width, warps, and into how many programs the rows of a slot are split."""
     wide = power_of_2(width)
     # Few programs, each with many loads in flight, keep the rows between their two readings in the L2 cache.
-    size = 16384 if slots >= 128 and rows * wide >= 65536 else 8192
-    tall = min(power_of_2(rows), max(1, size // wide))
-    warps = min(16, max(1, tall * wide // 1024))
+    size = 8192 if slots >= 128 and rows * wide >= 65536 else 4096
+    tall = min(power_of_2(rows), max(1, size // wide), 32)
+    warps = min(16, max(1, tall * wide // 512))
     tiles = -(-rows // tall)
     return tall, wide, warps, 1 if rows <= 64 or slots >= 128 else min(tiles, max(1, 512 // slots))
 
@@ -566,15 +566,15 @@ def _sum_tiles(  # type: ignore[no-untyped-def]
     WIDE: tl.constexpr,
 ):
     column = tl.arange(0, WIDE)
-    total = tl.zeros((WIDE,), tl.float32)
+    total = tl.zeros((TALL, WIDE), tl.float32)  # added up over its rows once, at the end
     count = tl.zeros((TALL,), tl.float32)
     for tile in range(first, last):
         row = tile * TALL + tl.arange(0, TALL)
         real = _real(mask, row, rows, mask_by_row, HAS_MASK)
         vector, _, inverse = _tile(vectors, row, real, column, width, by_row, by_column, EPSILON)
-        total += tl.sum(vector * inverse[:, None], 0)
+        total += vector * inverse[:, None]
         count += real.to(tl.float32)
-    return total, tl.sum(count, 0)
+    return tl.sum(total, 0), tl.sum(count, 0)
 
 
 @jit

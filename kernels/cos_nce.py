@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdzoo.kernels.backend import (
     EPSILON,
+    Decision,
     KernelError,
     accumulator,
     check_kind,
@@ -210,7 +211,7 @@ def run(
     gradient = student.new_empty(student.shape if with_gradient else (0, *student.shape[1:]))
     # Float16 has no room for the quotients by a large N: there the backward pass divides.
     scale = torch.ones_like(count) if student.dtype == torch.float16 else count.reciprocal()
-    sweep = _triton if _decide(student, backend) else _torch
+    sweep = _triton if _on_triton(student, backend) else _torch
     with torch.cuda.device_of(student):
         value = sweep(student, teacher, mask, negatives, total, counts, scale, gradient if with_gradient else None)
     return value / count, gradient
@@ -251,7 +252,7 @@ _operator.register_autograd(_backward, setup_context=_setup)
 def run_totals(teacher: Tensor, mask: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
     """What the operator of `cos_nce_totals` does."""
     with torch.cuda.device_of(teacher):
-        total, counts, *_ = (_triton_totals if _decide(teacher, backend) else _torch_totals)(teacher, mask)
+        total, counts, *_ = (_triton_totals if _on_triton(teacher, backend) else _torch_totals)(teacher, mask)
     return total.reshape(teacher.shape[1:]), counts.reshape(teacher.shape[1:-1])
 
 
@@ -269,11 +270,16 @@ def _(teacher: Tensor, mask: Tensor | None, backend: str) -> tuple[Tensor, Tenso
     return total, total.new_empty(teacher.shape[1:-1])
 
 
-def _decide(tensor: Tensor, backend: str) -> bool:
-    """Whether Triton runs; it has nothing to launch on where there are no elements."""
+def decision(tensor: Tensor, backend: str = "auto") -> Decision:
+    """The backend for a student or teacher, and why."""
     width = tensor.shape[-1]
     unfit = f"a width of {width} is above {MAX_WIDTH}" if width > MAX_WIDTH else None
-    return choose("cos_nce", tensor, backend, unfit).triton and tensor.numel() > 0
+    return choose("cos_nce", tensor, backend, unfit)
+
+
+def _on_triton(tensor: Tensor, backend: str) -> bool:
+    """Whether Triton runs; it has nothing to launch on where there are no elements."""
+    return decision(tensor, backend).triton and tensor.numel() > 0
 
 
 # Without Triton: block by block, so that all but the first reading of a block comes from the cache

@@ -1,0 +1,111 @@
+"""What `kdzoo profile` measures of each kernel, one file a kernel: inputs from a shape, the floor, the providers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.kernels.backend import Decision
+
+Inputs = dict[str, Any]
+
+
+class Missing(Exception):
+    """A provider that cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What no implementation can do without: bytes that cross the memory bus, and floating-point operations."""
+
+    bytes: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kernel as it is measured. A file of this folder holds one, named ``WORKLOAD``.
+
+    Attributes:
+        axes: the letters of the shapes it takes, such as ``("BD", "BSD")``; ``4x7x16`` is then B=4, S=7, D=16.
+        shapes: those that are measured when none is given, as text, by device: ``{"cpu": [...], "cuda": [...]}``.
+        inputs: the kernel's arguments, from a shape by letter, a type and a device.
+        gradient: the names of the inputs that get a gradient.
+        kernel: the public function, called as ``kernel(**inputs, backend=...)``; what it gives is summed up.
+        naive: the same as it is usually written, in eager PyTorch; also what torch.compile is given.
+        reference: the kernel file's plain formula.
+        floor: of the forward pass, and of forward and backward together, from a shape by letter and the bytes of an
+            element.
+        decide: the backend that ``backend="auto"`` takes for inputs, and why.
+        peers: implementations of other libraries by the library's name; they import it when called, and raise
+            `Missing` with the reason where they cannot serve an input.
+    """
+
+    axes: Sequence[str]
+    shapes: Mapping[str, Sequence[str]]
+    inputs: Callable[[dict[str, int], torch.dtype, torch.device], Inputs]
+    gradient: Sequence[str]
+    kernel: Callable[..., Any]
+    naive: Callable[..., Any]
+    reference: Callable[..., Any]
+    floor: Callable[[dict[str, int], int], tuple[Floor, Floor]]
+    decide: Callable[[Inputs], Decision]
+    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def provider(self, name: str) -> Callable[..., Any]:
+        """A function of the inputs."""
+        if name in ("torch", "triton"):
+            return lambda **inputs: self.kernel(**inputs, backend=name)
+        if name == "compile":
+            torch._dynamo.reset()
+            return torch.compile(self.naive)
+        return {"naive": self.naive, "reference": self.reference, **self.peers}[name]
+
+    @property
+    def providers(self) -> list[str]:
+        """The names of all of them."""
+        return ["naive", "reference", "compile", "torch", "triton", *self.peers]
+
+    def sizes(self, text: str) -> dict[str, int]:
+        """A shape by letter, from text such as ``4096x768``.
+
+        Raises:
+            KdzooError: for text that is none of the kernel's shapes.
+        """
+        parts = text.lower().split("x")
+        for letters in self.axes:
+            if len(letters) == len(parts) and all(part.isdecimal() and int(part) > 0 for part in parts):
+                return dict(zip(letters, map(int, parts), strict=True))
+        forms = " or ".join("x".join(letters) for letters in self.axes)
+        raise KdzooError(f"the shape {text!r} is not of the form {forms}, such as {self.shapes['cpu'][0]}")
+
+
+def names() -> list[str]:
+    """The kernels that have a workload."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def workload(name: str) -> Workload:
+    """A kernel's workload.
+
+    Raises:
+        KdzooError: for a name that has none; the nearest that has one is offered.
+    """
+    if name not in names():
+        raise unknown("kernel", name, names())
+    found: Workload = importlib.import_module(f"{__name__}.{name}").WORKLOAD
+    return found
+
+
+def total(outputs: Any) -> Tensor:
+    """The sum of all that a provider gave, in float32 or float64."""
+    tensors = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    sums: list[Tensor] = [tensor.sum() for tensor in tensors]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum()

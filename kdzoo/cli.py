@@ -1,4 +1,4 @@
-"""The command line: list, show, check, finetune, distill, compare, table, cost."""
+"""The command line: list, show, check, finetune, distill, compare, table, cost, profile."""
 
 from __future__ import annotations
 
@@ -288,6 +288,39 @@ def cost(
     console.print(cost_table(costs, setting))
     if out is not None:
         write_costs(out, costs, setting)
+
+
+@app.command()
+def profile(
+    kernel: Annotated[str, typer.Argument(help="A kernel, such as cos_nce.")],
+    shapes: Annotated[str, typer.Option(help="Shapes such as 4096x768, separated by commas.")] = "",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    providers: Annotated[
+        str, typer.Option(help="naive, reference, compile, torch, triton, and other libraries; all by default.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = "",
+    seconds: Annotated[float, typer.Option(min=0, help="How long each time is taken for.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON record and the plot.")] = Path("runs/profile"),
+    explain: Annotated[bool, typer.Option("--explain", help="Only show which backend is chosen, and why.")] = False,
+) -> None:
+    """Time, traffic, memory and distance from the hardware's floor of a fused kernel and of other providers."""
+    from kdzoo.bench import profile as bench
+
+    request = bench.Request.of(kernel, shapes=_names(shapes), dtype=dtype, providers=_names(providers), device=device)
+    if explain:
+        for shape, decision in bench.explain(request):
+            typer.echo(f"{kernel} {shape} {dtype} on {request.device}: {decision.backend} ({decision.reason})")
+        return
+    measured = bench.measure(request, seconds=seconds)
+    results: list[dict[str, Any]] = []
+    with console.status("measuring the copy bandwidth and the matmul rate") as status:
+        setting = next(measured)
+        for result in measured:
+            results.append(result)
+            status.update(f"measuring: {len(results)} of {len(request.shapes) * len(request.providers)}")
+    console.print(bench.profile_table(setting, results))
+    files = bench.write_profile(out, setting, results, request.device.type)
+    console.print(f"record and plot: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -177,12 +177,11 @@ class MGSKD(DistillationLoss):
         members = self._members(spans, real)
         if self.span_weight:
             weights = _shares(members, ours)
-            ours, theirs = (torch.einsum("bns,blsd->blnd", weights, side) for side in (ours, theirs))
             found = members.any(-1)
             found = found & (found.sum(-1, keepdim=True) >= FEWEST_SPANS)
-            total = total + self.span_weight * self._tokens(
-                *(side * found[:, None, :, None] for side in (ours, theirs)), found, heads
-            )
+            weights = weights * found.unsqueeze(-1)
+            ours, theirs = (torch.einsum("bns,blsd->blnd", weights, side) for side in (ours, theirs))
+            total = total + self.span_weight * self._tokens(ours, theirs, found, heads)
         return total
 
     def _members(self, spans: Tensor | None, real: Tensor) -> Tensor:
@@ -207,20 +206,18 @@ class MGSKD(DistillationLoss):
         weights = _shares(real, student)
         everyone, own = gather_rows(rows.to(torch.uint8))
         slots = student.shape[1] * heads
-        sides = []
-        for side in (student, teacher):
-            pooled, _ = gather_rows(torch.einsum("bs,blsd->bld", weights, side))
-            sides.append(pooled.reshape(len(pooled), slots, -1).transpose(0, 1))
-        total = angle_loss(*sides, (everyone != 0).expand(slots, -1), slice(own, own + len(student)))
+        pooled = (gather_rows(torch.einsum("bs,blsd->bld", weights, side))[0] for side in (student, teacher))
+        ours, theirs = (side.reshape(len(side), slots, -1).transpose(0, 1) for side in pooled)
+        total = angle_loss(ours, theirs, (everyone != 0).expand(slots, -1), slice(own, own + len(student)))
         return total / _counted(heads * rows.sum() * everyone.sum().to(student.dtype) ** 2)
 
     def _tokens(self, student: Tensor, teacher: Tensor, real: Tensor, heads: int) -> Tensor:
         """Pairs and triplets of the tokens (or spans) of (B, M, S, D), zero where not real, summed over the layers."""
-        layers, _, width = student.shape[1:]
+        layers, length, width = student.shape[1:]
         ours, theirs = (side.unflatten(-1, (heads, -1)).transpose(2, 3).contiguous() for side in (student, teacher))
         pairs = real_pairs(real)
         total = _squared_gap(ours, theirs) * heads / width / _counted(heads * pairs.sum().to(student.dtype))
-        if layers == 0:
+        if layers == 0 or length == 0:
             return total
         student, teacher, theirs = (side.flatten(0, 1) for side in (student, teacher, theirs))
         real = real.repeat_interleave(layers, dim=0)

@@ -143,8 +143,9 @@ def test_spans_that_are_not_given_are_pieces_of_the_text() -> None:
 def test_two_spans_in_a_row_are_too_few() -> None:
     student, teacher = torch.randn(3, 9, 4).double(), torch.randn(3, 9, 4).double()
     without = kdzoo.create("mgskd", span_weight=0.0)(student, teacher)
-    two = kdzoo.create("mgskd")(student, teacher, spans=spans_of(6, 3).expand(3, -1, -1))
-    assert two.item() == without.item()
+    for count in (0, 2):
+        few = kdzoo.create("mgskd")(student, teacher, spans=spans_of(9, 3)[:count].expand(3, -1, -1))
+        assert few.item() == without.item()
 
 
 def test_structure_leaves_its_inputs_as_they_are() -> None:

@@ -35,7 +35,7 @@ compare-glue: .venv/.bench ## the same on your own: DATA= TEACHER= [TASKS= METHO
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
 test: .venv/.dev ## the fast tests; PYTEST_ARGS="..." goes to pytest
-	@.venv/bin/pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 .venv/bin/pytest -n logical --maxprocesses 8 --dist loadgroup $(PYTEST_ARGS)
 
 test-slow: .venv/.dev ## the slow tests
 	@.venv/bin/pytest -m "slow and not cuda" $(PYTEST_ARGS)

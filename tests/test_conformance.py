@@ -54,6 +54,7 @@ def two_processes(seed: int, tmp_path_factory: pytest.TempPathFactory) -> list[d
     return in_two_processes(map(subject, NAMES), seed, folder)
 
 
+@pytest.mark.xdist_group("two_processes")  # which all of these share
 @pytest.mark.parametrize("name", NAMES)
 def test_one_process_is_the_mean_of_two(name: str, seed: int, two_processes: list[dict[str, list[Any]]]) -> None:
     agrees_with_two_processes(subject(name), seed, two_processes)

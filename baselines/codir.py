@@ -127,14 +127,26 @@ class CoDIR(CRD):
     label_bank: Tensor
 
     @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, layers: Pairs, **context: Any) -> dict[str, Any]:
+    def fit(
+        cls,
+        options: dict[str, Any],
+        *,
+        feature: str,
+        student: ModelShape,
+        teacher: ModelShape,
+        num_samples: int | None,
+        layers: Pairs = (),
+        **context: Any,
+    ) -> dict[str, Any]:
         if student.num_labels == 1:
             raise KdzooError(
                 f"{cls.name} draws its negatives from other classes, and a one-logit task has none; use crd or info_nce"
             )
         options.setdefault("num_layers", len(layers))
         options.setdefault("num_negatives", 100)
-        return super().fit(options, student=student, **context)
+        return super().fit(
+            options, feature=feature, student=student, teacher=teacher, num_samples=num_samples, **context
+        )
 
     def compute(  # type: ignore[override]
         self,

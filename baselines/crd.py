@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ class CRD(DistillationLoss):
         >>> loss(student, torch.randn(8, 32), sample_ids=torch.arange(8)).backward()
     """
 
-    features = ("cls",)
+    features: ClassVar[tuple[str, ...]] = ("cls",)
     needs = frozenset({"sample_ids"})
     extras = frozenset({"contrast_ids"})
     top_only = True

@@ -80,7 +80,7 @@ class SRRL(DistillationLoss):
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
         self.alpha, self.beta = alpha, beta
 
-    def compute(  # type: ignore[override]
+    def compute(
         self,
         student: Tensor,
         teacher: Tensor,

@@ -1,0 +1,136 @@
+"""Mean of 1 - cosine between vectors: norms, value and gradient in one pass, padding passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels import rows
+from kdzoo.kernels.backend import EPSILON, jit, plain, unit
+from kdzoo.kernels.rows import MAX_WIDTH, tile_rows, unit_tile
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def cosine_reference(
+    student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
+    """The formula on all vectors at once; see `cosine`."""
+    teacher, mask, count = rows.check("cosine", student, teacher, mask, count)
+    student, teacher, real = rows.prepared(student, teacher, mask)
+    return torch.where(real, 1 - (unit(student) * unit(teacher)).sum(-1), 0.0).sum() / count
+
+
+def cosine(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The mean of 1 - cosine between two sets of vectors, with its gradient at the student.
+
+        1/N · Σ_i [ 1 - cos(s_i, t_i) ]
+
+    over the N vectors that the mask counts. A vector whose length is zero or infinite has cosine 0 with everything and
+    no gradient. What lies where the mask is False is never looked at.
+
+    Args:
+        student: (B, ..., D), float32, bfloat16, float16 or float64, of any strides.
+        teacher: of the same shape and type; without gradient.
+        mask: (B, S), 1 or True where a position is real.
+        count: the number to divide by in place of N, a tensor of one element.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Shapes:
+        student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) with S the last slot axis.
+
+    Returns:
+        A scalar: float64 for float64 input, float32 for the rest.
+
+    Raises:
+        KernelError: for shapes, types or devices that do not go together, or a backend that is not there.
+
+    Examples:
+        >>> import torch
+        >>> from kdzoo.kernels.cosine import cosine
+        >>> vectors = torch.randn(4, 7, 37)
+        >>> round(cosine(-vectors, vectors, mask=torch.ones(4, 7)).item(), 4)
+        2.0
+    """
+    if plain("cosine", student, backend):
+        return cosine_reference(student, teacher, mask=mask, count=count)
+    teacher, mask, count = rows.check("cosine", student, teacher, mask, count)
+    return operator(student, teacher, mask, count, backend)
+
+
+def _block(
+    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
+) -> tuple[Tensor, Tensor | None, float]:
+    student, norm, one = rows.unit_block(student)
+    teacher, _, other = rows.unit_block(teacher)
+    cosines = torch.mul(student, teacher, out=buffers[2]).sum(-1, keepdim=True) * one * other
+    slope = None
+    if with_gradient:
+        # A norm below the clamp is a constant, and bends nothing.
+        bend = torch.where(norm > EPSILON, cosines * one, 0.0) * one
+        slope = torch.mul(teacher, -one * other, out=buffers[3]).addcmul_(student, bend)
+    return 1 - cosines.squeeze(-1), slope, 1.0
+
+
+def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
+    tile = rows.unit_tiling(student)
+    return rows.launch(globals(), "_rows", student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
+
+
+operator = rows.Operator("cosine", "", _block, _triton, widest=MAX_WIDTH)
+
+
+@jit
+def _rows(  # type: ignore[no-untyped-def]
+    student,
+    teacher,
+    mask,
+    inverse,
+    values,
+    gradient,
+    count,
+    layers,
+    positions,
+    width,
+    s_row,
+    s_layer,
+    s_position,
+    s_column,
+    t_row,
+    t_layer,
+    t_position,
+    t_column,
+    m_row,
+    m_position,
+    EPSILON: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Value and gradient of a tile of rows."""
+    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
+    s_start = batch * s_row + layer * s_layer + position * s_position
+    t_start = batch * t_row + layer * t_layer + position * t_position
+    s, norm, one = unit_tile(student, s_start, real, width, s_column, WIDE, EPSILON)
+    t, _, other = unit_tile(teacher, t_start, real, width, t_column, WIDE, EPSILON)
+    cosine = tl.sum(s * t, 1) * one * other
+    tl.store(values + tl.program_id(0), tl.sum(tl.where(real, 1 - cosine, 0.0), 0))
+    if WITH_GRADIENT:
+        step = one * tl.load(inverse)
+        # A norm below the clamp is a constant, and bends nothing.
+        bend = tl.where(norm > EPSILON, cosine * one, 0.0) * step
+        slope = bend[:, None] * s - (step * other)[:, None] * t
+        column = tl.arange(0, WIDE)[None, :]
+        at = gradient + row[:, None] * width + column
+        tl.store(at, slope.to(gradient.dtype.element_ty), mask=(row < count)[:, None] & (column < width))

@@ -1,0 +1,370 @@
+"""Divergences of softened classes over any vocabulary: KL both ways, their skew forms, JSD, TVD, cross-entropy.
+
+A row is read once for the maxima and the sums of both softmaxes, as they grow (online), and once more for the value
+and the gradient, which is written there and then. JSD, TVD and the skew forms take one sweep between the two, for what
+their gradient adds up to. No probability is ever kept: beside the gradient, memory is one value a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels import rows
+from kdzoo.kernels.backend import KernelError, jit, plain, power_of_2
+from kdzoo.kernels.rows import tile_rows
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
+LIMIT = 1e30  # what an infinite logit counts as, so that no difference of two of them is undefined
+TINY = 1.2e-38  # the least that a mixture of probabilities is taken for, so that it has a logarithm
+
+
+def divergence_reference(
+    student: Tensor,
+    teacher: Tensor,
+    kind: str = "kl",
+    *,
+    mixture: float = 0.0,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+) -> Tensor:
+    """The formula on log-probabilities of all classes at once; see `divergence`."""
+    kind, mixture = _checked(kind, mixture, temperature)
+    teacher, mask, count = rows.check("divergence", student, teacher, mask, count)
+    student, teacher, real = rows.prepared(student, teacher, mask)
+    s, t = ((side.clamp(-LIMIT, LIMIT) / temperature).log_softmax(-1) for side in (student, teacher))
+    if kind == "tvd":
+        values = (t.exp() - s.exp()).abs().sum(-1) / 2
+    elif kind == "jsd":
+        m = _log_mixture(t, s, mixture)
+        values = (mixture * t.exp() * (t - m) + (1 - mixture) * s.exp() * (s - m)).sum(-1)
+    else:
+        first, second = (s, t) if kind == "reverse_kl" else (t, s)
+        m = _log_mixture(first, second, mixture) if mixture else second
+        values = (first.exp() * (-m if kind == "cross_entropy" else first - m)).sum(-1)
+    return torch.where(real, values, 0.0).sum() / count
+
+
+def _log_mixture(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """log(weight · p + (1 - weight) · q) of log-probabilities, for a weight between 0 and 1."""
+    return torch.logaddexp(first + math.log(weight), second + math.log1p(-weight))
+
+
+def divergence(
+    student: Tensor,
+    teacher: Tensor,
+    kind: str = "kl",
+    *,
+    mixture: float = 0.0,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The mean divergence of two sets of logits, with its gradient at the student's.
+
+    With s and t the softmax over the classes of the logits over T, and μ the ``mixture``, a row's value is
+
+        kl             KL(t ‖ μ t + (1 - μ) s)
+        reverse_kl     KL(s ‖ μ s + (1 - μ) t)
+        cross_entropy  -Σ t log(μ t + (1 - μ) s)
+        jsd            μ KL(t ‖ m) + (1 - μ) KL(s ‖ m),   m = μ t + (1 - μ) s;   KL(t ‖ s) at μ = 0, KL(s ‖ t) at 1
+        tvd            ½ Σ |t - s|
+
+    and the result the mean over the N rows that the mask counts. There is no T². An infinite logit counts as one of
+    1e30. What lies where the mask is False is never looked at.
+
+    Args:
+        student: (B, C) or (B, S, C), float32, bfloat16, float16 or float64, of any strides.
+        teacher: of the same shape and type; without gradient.
+        kind: one of the above.
+        mixture: μ, 0 up to but not 1; for ``jsd`` 0 to 1; for ``tvd`` it has no meaning.
+        temperature: T, above 0.
+        mask: (B, S), 1 or True where a position is real.
+        count: the number to divide by in place of N, a tensor of one element.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Shapes:
+        student, teacher: (B, C), (B, S, C) with an optional mask (B, S), or (B, M, S, C) with the same.
+
+    Returns:
+        A scalar: float64 for float64 input, float32 for the rest.
+
+    Raises:
+        KernelError: for an unknown kind, a number out of range, shapes, types or devices that do not go together, or a
+            backend that is not there.
+
+    References:
+        Milakov & Gimelshein 2018, Online normalizer calculation for softmax. https://arxiv.org/abs/1805.02867
+
+    Examples:
+        >>> import torch
+        >>> from kdzoo.kernels.divergence import divergence
+        >>> student, teacher = torch.randn(4, 30522, requires_grad=True), torch.randn(4, 30522)
+        >>> divergence(student, teacher, "jsd", mixture=0.5, temperature=2.0).backward()
+    """
+    kind, mixture = _checked(kind, mixture, temperature)
+    if plain("divergence", student, backend):
+        return divergence_reference(
+            student, teacher, kind, mixture=mixture, temperature=temperature, mask=mask, count=count
+        )
+    teacher, mask, count = rows.check("divergence", student, teacher, mask, count)
+    return operator(student, teacher, mask, count, backend, kind, mixture, float(temperature))
+
+
+def _checked(kind: str, mixture: float, temperature: float) -> tuple[str, float]:
+    """The kind and its mixture; a JSD at its ends as the KL that it is."""
+    if kind not in KINDS:
+        raise KernelError(f"divergence: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise KernelError(f"divergence: temperature is {temperature}; it must be a positive number")
+    if kind == "jsd" and mixture in (0, 1):
+        kind, mixture = ("reverse_kl" if mixture else "kl"), 0.0
+    if not 0 <= mixture < 1:
+        bounds = "0 to 1" if kind == "jsd" else "0 to 1, without 1"
+        raise KernelError(f"divergence: mixture is {mixture}; for {kind} it lies in {bounds}")
+    return kind, float(mixture)
+
+
+def _block(
+    student: Tensor,
+    teacher: Tensor,
+    buffers: list[Tensor],
+    with_gradient: bool,
+    kind: str,
+    mixture: float,
+    temperature: float,
+) -> tuple[Tensor, Tensor, float]:
+    """The values of rows and their gradients, as `rows.Block` says."""
+    x, y, s, t = buffers
+    for side, logits in ((student, x), (teacher, y)):
+        torch.clamp(side, -LIMIT, LIMIT, out=logits)
+        if temperature != 1:
+            logits.div_(temperature)
+    if not mixture and kind != "tvd":
+        return (*_unmixed(x, y, s, t, kind), 1 / temperature)
+    torch.softmax(x, -1, out=s)
+    torch.softmax(y, -1, out=t)
+    factor = 1 - mixture
+    if kind == "tvd":
+        apart = torch.sub(s, t, out=x)
+        slope, factor = torch.sign(apart, out=y).mul_(s), 0.5
+        values = apart.abs_().sum(-1) / 2
+    elif kind == "jsd":
+        m = torch.lerp(s, t, mixture, out=x).clamp_min_(TINY)
+        values = torch.div(t, m, out=y).clamp_min_(TINY).log_().mul_(t).sum(-1) * mixture
+        slope = torch.div(s, m, out=y).clamp_min_(TINY).log_().mul_(s)
+        values += slope.sum(-1) * factor
+    else:
+        first, other = (s, t) if kind == "reverse_kl" else (t, s)
+        m = torch.lerp(other, first, mixture, out=x).clamp_min_(TINY)
+        share = torch.div(first, m, out=y)
+        ratio = None if kind == "cross_entropy" else share.clamp_min(TINY).log_()
+        values = -m.log_().mul_(first).sum(-1) if ratio is None else m.sub_(first).addcmul_(first, ratio).sum(-1)
+        # The ones add up to a multiple of s, which the centring takes away; with them, equal sides have slopes of zero.
+        slope = share.neg_().add_(1)
+        if kind == "reverse_kl" and ratio is not None:
+            slope, factor = slope.mul_(mixture).add_(ratio), 1.0
+        slope.mul_(s)
+    return values, _centred(slope, s), factor / temperature
+
+
+def _unmixed(x: Tensor, y: Tensor, log_s: Tensor, log_t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    torch.log_softmax(x, -1, out=log_s)
+    torch.log_softmax(y, -1, out=log_t)
+    s, t = torch.exp(log_s, out=x), torch.exp(log_t, out=y)
+    # Both sum to one, so that their difference adds 0; with it, an error in the sums does not enter the value.
+    if kind == "reverse_kl":
+        ratio = log_s.sub_(log_t)
+        values = torch.sub(t, s, out=log_t).addcmul_(s, ratio).sum(-1)
+        return values, _centred(ratio.mul_(s), s)
+    if kind == "kl":
+        ratio = log_t.sub_(log_s).mul_(t)
+        return ratio.add_(s.sub_(t)).sum(-1), s
+    return -log_s.mul_(t).sum(-1), s.sub_(t)
+
+
+def _centred(slope: Tensor, s: Tensor) -> Tensor:
+    """The gradient at the logits from that at log s."""
+    return slope.addcmul_(s, slope.sum(-1, keepdim=True), value=-1)
+
+
+# With Triton: a program for a row, or for several short ones
+
+
+def _tile(count: int, width: int) -> tuple[int, int, int]:
+    wide = min(power_of_2(width), 4096)
+    tall = min(power_of_2(count), max(1, 2048 // wide), 64)
+    return tall, wide, min(16, max(1, tall * wide // 256))
+
+
+def _triton(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    inverse: Tensor,
+    gradient: Tensor | None,
+    kind: str,
+    mixture: float,
+    temperature: float,
+) -> Tensor:
+    width = student.shape[-1]
+    return rows.launch(
+        globals(),
+        "_rows",
+        student,
+        teacher,
+        mask,
+        inverse,
+        gradient,
+        mixture,
+        1 / temperature,
+        tile=_tile(student.numel() // width, width),
+        KIND=kind,
+        MIXED=mixture > 0,
+        LIMIT=LIMIT,
+        TINY=TINY,
+    )
+
+
+operator = rows.Operator("divergence", "str kind, float mixture, float temperature", _block, _triton, room=1024.0)
+
+
+@jit
+def _logits(pointer, start, real, column, width, by_column, inverse_temperature, LIMIT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A tile of logits over the temperature; what lies outside is so low that it has no probability."""
+    at = pointer + start[:, None] + column.to(tl.int64)[None, :] * by_column
+    tile = tl.load(at, mask=real[:, None] & (column < width)[None, :], other=-float("inf")).to(tl.float32)
+    # With comparisons, which a NaN passes through.
+    tile = tl.where(tile > LIMIT, LIMIT, tl.where(tile < -LIMIT, -LIMIT, tile))
+    return tile * inverse_temperature
+
+
+@jit
+def _grow(tile, top, total):  # type: ignore[no-untyped-def]
+    """The running maximum and sum of exponentials after one more tile, and by what older sums shrink."""
+    higher = tl.maximum(top, tl.max(tile, 1))
+    shrink = tl.exp(top - higher)
+    weight = tl.exp(tile - higher[:, None])
+    return higher, total * shrink + tl.sum(weight, 1), shrink, weight
+
+
+@jit
+def _terms(log_s, log_t, mixture, KIND: tl.constexpr, MIXED: tl.constexpr, TINY: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of each class what it adds to the value, the gradient at log s, and s."""
+    s, t = tl.exp(log_s), tl.exp(log_t)
+    if KIND == "tvd":
+        value = tl.abs(t - s) * 0.5
+        slope = tl.where(s > t, 0.5, tl.where(s < t, -0.5, 0.0)) * s
+    elif KIND == "jsd":
+        m = tl.maximum(s + mixture * (t - s), TINY)
+        slope = (1 - mixture) * s * tl.log(tl.maximum(s / m, TINY))
+        value = mixture * t * tl.log(tl.maximum(t / m, TINY)) + slope
+    else:
+        first, log_first, second, log_second = t, log_t, s, log_s
+        if KIND == "reverse_kl":
+            first, log_first, second, log_second = s, log_s, t, log_t
+        ratio = log_first - log_second
+        if MIXED:
+            second = tl.maximum(second + mixture * (first - second), TINY)
+            ratio = tl.log(tl.maximum(first / second, TINY))
+            log_second = tl.log(second)
+        # Both sum to one, so that their difference adds 0; with it, an error in the sums does not enter the value.
+        value = first * ratio + (second - first)
+        if KIND == "cross_entropy":
+            value = -first * log_second
+        # The ones add up to a multiple of s, which the centring takes away; with them, equal sides have slopes of zero.
+        if KIND == "reverse_kl":
+            slope = s * (ratio + mixture * (1 - first / second)) if MIXED else s * ratio
+        else:
+            slope = (1 - mixture) * s * (1 - first / second) if MIXED else s - t
+    return value, slope, s
+
+
+@jit
+def _rows(  # type: ignore[no-untyped-def]
+    student,
+    teacher,
+    mask,
+    inverse,
+    values,
+    gradient,
+    count,
+    layers,
+    positions,
+    width,
+    s_row,
+    s_layer,
+    s_position,
+    s_column,
+    t_row,
+    t_layer,
+    t_position,
+    t_column,
+    m_row,
+    m_position,
+    mixture,
+    inverse_temperature,
+    KIND: tl.constexpr,
+    MIXED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    TINY: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Value and gradient of a tile of rows."""
+    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
+    s_start = batch * s_row + layer * s_layer + position * s_position
+    t_start = batch * t_row + layer * t_layer + position * t_position
+    tiles = tl.cdiv(width, WIDE)
+    s_top = tl.full((TALL,), -2 * LIMIT, tl.float32) * inverse_temperature
+    t_top, s_sum, t_sum, along = s_top, tl.zeros((TALL,), tl.float32), tl.zeros((TALL,), tl.float32), 0.0 * s_top
+    for tile in range(tiles):
+        column = tile * WIDE + tl.arange(0, WIDE)
+        s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
+        t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
+        s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum)
+        t_top, t_sum, _, _ = _grow(t, t_top, t_sum)
+        if KIND == "reverse_kl" and not MIXED:
+            along = along * shrink + tl.sum(weight * (s - t), 1)
+    s_log, t_log = s_top + tl.log(s_sum), t_top + tl.log(t_sum)
+    value = tl.zeros((TALL,), tl.float32)
+    # What the gradient at log s adds up to over the classes: known before the second sweep, or found in one between.
+    centre = tl.zeros((TALL,), tl.float32)
+    if KIND == "reverse_kl" and not MIXED:
+        centre = along / s_sum - s_log + t_log
+    BETWEEN: tl.constexpr = MIXED or KIND == "tvd"
+    if BETWEEN:
+        # Backwards, and forwards in the next: what was read last is still in the cache.
+        for back in range(tiles):
+            column = (tiles - 1 - back) * WIDE + tl.arange(0, WIDE)
+            s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
+            t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
+            added, slope, _ = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
+            value += tl.sum(added, 1)
+            centre += tl.sum(slope, 1)
+    if WITH_GRADIENT or not BETWEEN:
+        scale = tl.load(inverse) * inverse_temperature
+        for turn in range(tiles):
+            tile = turn if BETWEEN else tiles - 1 - turn
+            column = tile * WIDE + tl.arange(0, WIDE)
+            s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
+            t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
+            added, slope, s = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
+            if not BETWEEN:
+                value += tl.sum(added, 1)
+            if WITH_GRADIENT:
+                slope = tl.where(real[:, None], (slope - s * centre[:, None]) * scale, 0.0)
+                at = gradient + row[:, None] * width + column[None, :]
+                inside = (row < count)[:, None] & (column < width)[None, :]
+                tl.store(at, slope.to(gradient.dtype.element_ty), mask=inside)
+    tl.store(values + tl.program_id(0), tl.sum(tl.where(real, value, 0.0), 0))

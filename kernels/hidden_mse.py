@@ -1,0 +1,135 @@
+"""Mean squared difference of vectors: value and gradient in one pass, padding passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels import rows
+from kdzoo.kernels.backend import jit, plain, power_of_2
+from kdzoo.kernels.rows import tile_rows
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def hidden_mse_reference(
+    student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
+    """The formula on all vectors at once; see `hidden_mse`."""
+    teacher, mask, count = rows.check("hidden_mse", student, teacher, mask, count)
+    student, teacher, _ = rows.prepared(student, teacher, mask)
+    return (student - teacher).square().sum() / (count * max(student.shape[-1], 1))
+
+
+def hidden_mse(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The mean squared difference of two sets of vectors, with its gradient at the student.
+
+        1/(N·D) · Σ_i ‖s_i - t_i‖²
+
+    over the N vectors that the mask counts. What lies where the mask is False is never looked at.
+
+    Args:
+        student: (B, ..., D), float32, bfloat16, float16 or float64, of any strides.
+        teacher: of the same shape and type; without gradient.
+        mask: (B, S), 1 or True where a position is real.
+        count: the number to divide by in place of N, a tensor of one element.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Shapes:
+        student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) with S the last slot axis.
+
+    Returns:
+        A scalar: float64 for float64 input, float32 for the rest.
+
+    Raises:
+        KernelError: for shapes, types or devices that do not go together, or a backend that is not there.
+
+    Examples:
+        >>> import torch
+        >>> from kdzoo.kernels.hidden_mse import hidden_mse
+        >>> hidden_mse(torch.zeros(4, 7, 37), torch.ones(4, 7, 37), mask=torch.ones(4, 7)).item()
+        1.0
+    """
+    if plain("hidden_mse", student, backend):
+        return hidden_mse_reference(student, teacher, mask=mask, count=count)
+    teacher, mask, count = rows.check("hidden_mse", student, teacher, mask, count)
+    return operator(student, teacher, mask, count * max(student.shape[-1], 1), backend)
+
+
+def _block(
+    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
+) -> tuple[Tensor, Tensor, float]:
+    apart = torch.sub(student, teacher, out=buffers[0])
+    return torch.linalg.vector_norm(apart, dim=-1).square_(), apart, 2.0
+
+
+def _tile(count: int, width: int) -> tuple[int, int, int]:
+    wide = min(power_of_2(width), 4096)
+    tall = min(power_of_2(count), max(1, 4096 // wide), 64)
+    return tall, wide, min(8, max(1, tall * wide // 512))
+
+
+def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
+    width = student.shape[-1]
+    tile = _tile(student.numel() // width, width)
+    return rows.launch(globals(), "_rows", student, teacher, mask, inverse, gradient, tile=tile)
+
+
+operator = rows.Operator("hidden_mse", "", _block, _triton)
+
+
+@jit
+def _rows(  # type: ignore[no-untyped-def]
+    student,
+    teacher,
+    mask,
+    inverse,
+    values,
+    gradient,
+    count,
+    layers,
+    positions,
+    width,
+    s_row,
+    s_layer,
+    s_position,
+    s_column,
+    t_row,
+    t_layer,
+    t_position,
+    t_column,
+    m_row,
+    m_position,
+    HAS_MASK: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Value and gradient of a tile of rows."""
+    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
+    student += (batch * s_row + layer * s_layer + position * s_position)[:, None]
+    teacher += (batch * t_row + layer * t_layer + position * t_position)[:, None]
+    scale = 2 * tl.load(inverse)
+    value = tl.zeros((TALL, WIDE), tl.float32)
+    for tile in range(tl.cdiv(width, WIDE)):
+        column = (tile * WIDE + tl.arange(0, WIDE)).to(tl.int64)[None, :]
+        read = real[:, None] & (column < width)
+        s = tl.load(student + column * s_column, mask=read, other=0.0).to(tl.float32)
+        t = tl.load(teacher + column * t_column, mask=read, other=0.0).to(tl.float32)
+        apart = s - t
+        value += apart * apart
+        if WITH_GRADIENT:
+            inside = (row < count)[:, None] & (column < width)
+            at = gradient + row[:, None] * width + column
+            tl.store(at, (apart * scale).to(gradient.dtype.element_ty), mask=inside)
+    tl.store(values + tl.program_id(0), tl.sum(value))

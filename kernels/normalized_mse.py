@@ -1,0 +1,143 @@
+"""Squared distance between normalised vectors (PKD): norms, value and gradient in one pass, padding passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels import rows
+from kdzoo.kernels.backend import EPSILON, jit, plain, unit
+from kdzoo.kernels.rows import MAX_WIDTH, tile_rows, unit_tile
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def normalized_mse_reference(
+    student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
+    """The formula on all vectors at once; see `normalized_mse`."""
+    teacher, mask, count = rows.check("normalized_mse", student, teacher, mask, count)
+    student, teacher, _ = rows.prepared(student, teacher, mask)
+    return (unit(student) - unit(teacher)).square().sum() / count
+
+
+def normalized_mse(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    mask: Tensor | None = None,
+    count: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The mean squared distance between two sets of normalised vectors, with its gradient at the student.
+
+        1/N · Σ_i ‖ s_i / ‖s_i‖ - t_i / ‖t_i‖ ‖²
+
+    over the N vectors that the mask counts; a sum over the width, so that it is 2 - 2 cos, without that difference's
+    loss of digits where the two agree. A vector whose length is zero or infinite is taken for zero, and has no
+    gradient. What lies where the mask is False is never looked at.
+
+    Args:
+        student: (B, ..., D), float32, bfloat16, float16 or float64, of any strides.
+        teacher: of the same shape and type; without gradient.
+        mask: (B, S), 1 or True where a position is real.
+        count: the number to divide by in place of N, a tensor of one element.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Shapes:
+        student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) with S the last slot axis.
+
+    Returns:
+        A scalar: float64 for float64 input, float32 for the rest.
+
+    Raises:
+        KernelError: for shapes, types or devices that do not go together, or a backend that is not there.
+
+    References:
+        Sun et al. 2019, Patient Knowledge Distillation, equation 7. https://arxiv.org/abs/1908.09355
+
+    Examples:
+        >>> import torch
+        >>> from kdzoo.kernels.normalized_mse import normalized_mse
+        >>> vectors = torch.randn(4, 3, 37)
+        >>> round(normalized_mse(-vectors, vectors).item(), 4)
+        4.0
+    """
+    if plain("normalized_mse", student, backend):
+        return normalized_mse_reference(student, teacher, mask=mask, count=count)
+    teacher, mask, count = rows.check("normalized_mse", student, teacher, mask, count)
+    return operator(student, teacher, mask, count, backend)
+
+
+def _block(
+    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
+) -> tuple[Tensor, Tensor | None, float]:
+    student, norm, one = rows.unit_block(student)
+    teacher, _, other = rows.unit_block(teacher)
+    s, t, apart, _ = buffers
+    torch.mul(student, one, out=s)
+    torch.mul(teacher, other, out=t)
+    values = torch.linalg.vector_norm(torch.sub(s, t, out=apart), dim=-1).square_()
+    if not with_gradient:
+        return values, None, 2.0
+    # A norm below the clamp is a constant, and bends nothing.
+    bend = torch.where(norm > EPSILON, torch.mul(s, t, out=apart).sum(-1, keepdim=True), 1.0)
+    return values, s.mul_(bend).sub_(t).mul_(one), 2.0
+
+
+def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
+    tile = rows.unit_tiling(student)
+    return rows.launch(globals(), "_rows", student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
+
+
+operator = rows.Operator("normalized_mse", "", _block, _triton, widest=MAX_WIDTH)
+
+
+@jit
+def _rows(  # type: ignore[no-untyped-def]
+    student,
+    teacher,
+    mask,
+    inverse,
+    values,
+    gradient,
+    count,
+    layers,
+    positions,
+    width,
+    s_row,
+    s_layer,
+    s_position,
+    s_column,
+    t_row,
+    t_layer,
+    t_position,
+    t_column,
+    m_row,
+    m_position,
+    EPSILON: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+    TALL: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Value and gradient of a tile of rows."""
+    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
+    s_start = batch * s_row + layer * s_layer + position * s_position
+    t_start = batch * t_row + layer * t_layer + position * t_position
+    s, norm, one = unit_tile(student, s_start, real, width, s_column, WIDE, EPSILON)
+    t, _, other = unit_tile(teacher, t_start, real, width, t_column, WIDE, EPSILON)
+    s, t = s * one[:, None], t * other[:, None]
+    apart = s - t
+    tl.store(values + tl.program_id(0), tl.sum(apart * apart))
+    if WITH_GRADIENT:
+        step = 2 * one * tl.load(inverse)
+        # A norm below the clamp is a constant, and bends nothing.
+        bend = tl.where(norm > EPSILON, tl.sum(s * t, 1), 1.0)
+        slope = (bend[:, None] * s - t) * step[:, None]
+        column = tl.arange(0, WIDE)[None, :]
+        at = gradient + row[:, None] * width + column
+        tl.store(at, slope.to(gradient.dtype.element_ty), mask=(row < count)[:, None] & (column < width))

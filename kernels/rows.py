@@ -1,0 +1,341 @@
+"""What the kernels over rows share: a value of each row of student and teacher, averaged, with its gradient.
+
+A kernel gives what it makes of a block of rows on the CPU and of a tile of them with Triton. Here are the checks, the
+walk over blocks that stay in the cache, the launch, the addresses of a tile's rows, and the registered operator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels.backend import (
+    EPSILON,
+    KernelError,
+    accumulator,
+    check_kind,
+    check_mask,
+    choose,
+    jit,
+    load,
+    once,
+    power_of_2,
+    scaled,
+)
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
+MAX_WIDTH = 16384  # where a row is held in registers whole
+SHAPES = "(B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
+
+# (student rows, teacher rows, four buffers of their shape, the first two of which may hold them, whether a gradient is
+# wanted, *options) to a value of each row, their gradients but for a factor, and that factor.
+Block = Callable[..., tuple[Tensor, Tensor | None, float]]
+
+
+def check(
+    kernel: str, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The checked inputs of a kernel: the teacher without gradient, the mask as booleans, the number of rows counted.
+
+    Raises:
+        KernelError: for shapes, types or devices that do not go together.
+    """
+    check_kind(kernel, student=student, teacher=teacher)
+    if student.shape != teacher.shape or student.dim() not in (2, 3, 4):
+        raise KernelError(
+            f"{kernel}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape, {SHAPES}"
+        )
+    mask = check_mask(kernel, mask, student)
+    if count is None:
+        # A tensor in each case, so that the number of rows is no constant of a compiled graph.
+        every = torch.full((), math.prod(student.shape[:-1]), dtype=torch.float64, device=student.device)
+        count = every if mask is None else mask.sum() * (student.shape[1] if student.dim() == 4 else 1)
+    return teacher.detach(), mask, count.detach().to(accumulator(student.dtype)).clamp_min(EPSILON)
+
+
+def spread(mask: Tensor | None, vectors: Tensor) -> Tensor | None:
+    """The mask (B, S) over the rows of (B, S, D) or (B, M, S, D)."""
+    return mask if mask is None or vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+
+
+def prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """For a reference: both sides in the type that sums are taken in and zero where masked, and which rows count."""
+    dtype, real = accumulator(student.dtype), spread(mask, student)
+    if real is None:
+        return student.to(dtype), teacher.to(dtype), student.new_ones(student.shape[:-1], dtype=torch.bool)
+    padding = ~real.unsqueeze(-1)
+    return student.to(dtype).masked_fill(padding, 0.0), teacher.to(dtype).masked_fill(padding, 0.0), real
+
+
+# The operator
+
+
+class Operator:
+    """``kdzoo::<kernel>``: the mean of a value over rows, and its gradient at the student."""
+
+    def __init__(
+        self,
+        kernel: str,
+        options: str,
+        block: Block,
+        triton_sweep: Callable[..., Tensor],
+        *,
+        widest: int | None = None,
+        room: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            kernel: its name.
+            options: the schema of what it takes beyond what all of them take, such as ``"float temperature"``.
+            block: what it makes of rows on the CPU.
+            triton_sweep: the same by Triton: (student, teacher, mask, inverse, gradient, *options) to the sum of the
+                values, with the gradient times ``inverse`` written where it is not None.
+            widest: the widest row that the Triton form holds.
+            room: what a float16 gradient is written times of, where its entries would be too small for the type.
+        """
+        self.kernel, self.block, self.triton_sweep = kernel, block, triton_sweep
+        self.widest, self.room = widest, room
+        arguments = "Tensor student, Tensor teacher, Tensor? mask, Tensor count, bool with_gradient, str backend"
+        schema = f"({arguments}{', ' if options else ''}{options}) -> (Tensor, Tensor)"
+        registered = torch.library.custom_op(f"kdzoo::{kernel}", self.run, mutates_args=(), schema=schema)
+        registered.register_fake(_fake)
+        registered.register_autograd(self._backward, setup_context=_setup)
+
+    def __call__(
+        self, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor, backend: str, *options: Any
+    ) -> Tensor:
+        """The mean, of what `check` gave."""
+        with_gradient = student.requires_grad and torch.is_grad_enabled()
+        operator = getattr(torch.ops.kdzoo, self.kernel)
+        value: Tensor
+        value, _ = operator(student, teacher, mask, count, with_gradient, backend, *options)
+        return value
+
+    def run(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,
+        count: Tensor,
+        with_gradient: bool,
+        backend: str,
+        *options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """What the operator does: the mean, and its gradient where that is wanted."""
+        gradient = student.new_empty(student.shape if with_gradient else (0, *student.shape[1:]))
+        # Float16 has no room for the quotients by a large number: there the backward pass divides.
+        half = student.dtype == torch.float16
+        inverse = torch.full_like(count, self.room) if half else count.reciprocal()
+        width = student.shape[-1]
+        unfit = f"a width of {width} is above {self.widest}" if width > (self.widest or width) else None
+        fused = choose(self.kernel, student, backend, unfit).triton and student.numel() > 0
+        written = gradient if with_gradient else None
+        with torch.cuda.device_of(student):
+            if fused:
+                value = self.triton_sweep(student, teacher, mask, inverse, written, *options)
+            else:
+                value = _torch_sweep(self.block, student, teacher, mask, inverse, written, *options)
+        return value / count, gradient
+
+    def _backward(self, ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * ctx.inputs
+        student, gradient, count = ctx.saved_tensors
+        factor = upstream / (count * self.room) if student.dtype == torch.float16 else upstream
+        return (once(self.kernel, scaled(gradient, factor), student), *(None,) * (ctx.inputs - 1))
+
+
+def _fake(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    gradient = student.new_empty(student.shape if rest[3] else (0, *student.shape[1:]))
+    return student.new_empty((), dtype=accumulator(student.dtype)), gradient
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(inputs[0], output[1], inputs[3])
+    ctx.inputs = len(inputs)
+
+
+# Without Triton: block by block, so that all but the first reading of a block comes from the cache
+
+
+def _torch_sweep(
+    block: Block,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    inverse: Tensor,
+    gradient: Tensor | None,
+    *options: Any,
+) -> Tensor:
+    dtype, real = accumulator(student.dtype), spread(mask, student)
+    counted = None if real is None else real.flatten(1)
+    student, teacher = _flat(student), _flat(teacher)
+    written = None if gradient is None else _flat(gradient)
+    value = torch.zeros((), dtype=dtype, device=student.device)
+    rows, slots, width = student.shape
+    size = max(1, BLOCK * torch.get_num_threads() // max(width, 1))
+    # Made once: memory that comes and goes with every block costs more than the work on it.
+    scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device)
+    for part in _parts(rows, slots, size):
+        index = None if counted is None else counted[part].flatten().nonzero().squeeze(1)
+        length = student[part].shape[:2].numel() if index is None else len(index)
+        buffers = [buffer[:length] for buffer in scratch]
+        s, t = (
+            _fetch(side[part].flatten(0, 1), index, buffer)
+            for side, buffer in zip((student, teacher), buffers, strict=False)
+        )
+        values, slope, factor = block(s, t, buffers, written is not None, *options)
+        value += values.sum()
+        if written is None or slope is None:
+            continue
+        # Of contiguous memory, a view.
+        target, scale = written[part].flatten(0, 1), inverse * factor
+        if index is not None:
+            target.zero_()
+            target.index_copy_(0, index, slope.mul_(scale).to(target.dtype))
+        elif target.dtype == dtype:
+            torch.mul(slope, scale, out=target)
+        else:
+            target.copy_(slope.mul_(scale))
+    return value
+
+
+def _flat(vectors: Tensor) -> Tensor:
+    """(B, D) or (B, ..., D) as (B, slots, D)."""
+    return vectors.unsqueeze(1) if vectors.dim() == 2 else vectors.flatten(1, -2)
+
+
+def _parts(rows: int, slots: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of (rows, slots) of at most ``size``: some slots of one row, or all slots of some rows."""
+    across = max(1, min(slots, size))
+    down = max(1, size // across)
+    for row in range(0, rows, down):
+        for slot in range(0, slots, across):
+            yield slice(row, row + down), slice(slot, slot + across)
+
+
+def _fetch(part: Tensor, index: Tensor | None, buffer: Tensor) -> Tensor:
+    """The rows of a part that count, in the buffer's type."""
+    if index is None:
+        return part if part.dtype == buffer.dtype else buffer.copy_(part)
+    if part.dtype == buffer.dtype:
+        return torch.index_select(part, 0, index, out=buffer)
+    return buffer.copy_(part.index_select(0, index))
+
+
+def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors, their norms and the norms' inverses; all zero where a norm is infinite."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    endless = norm == torch.inf
+    if endless.any():
+        vectors, norm = vectors.masked_fill(endless, 0.0), norm.masked_fill(endless, 0.0)
+    return vectors, norm, norm.clamp_min(EPSILON).reciprocal().masked_fill_(norm == 0, 0.0)
+
+
+# With Triton: one program for a tile of rows
+
+
+def unit_tiling(student: Tensor) -> tuple[int, int, int]:
+    """Rows of a tile, their width and warps, for a kernel that holds whole rows."""
+    wide = power_of_2(student.shape[-1])
+    tall = min(power_of_2(student.numel() // student.shape[-1]), max(1, 4096 // wide), 16)
+    return tall, wide, min(16, max(1, tall * wide // 512))
+
+
+def launch(
+    module: dict[str, Any],
+    name: str,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    inverse: Tensor,
+    gradient: Tensor | None,
+    *options: float,
+    tile: tuple[int, int, int],
+    **constants: Any,
+) -> Tensor:
+    """Launch a kernel's program over all rows, and add up the values.
+
+    Args:
+        module: the kernel file's ``globals()``.
+        name: of its program, which takes the parameters that are given below, in their order.
+        student, teacher, mask, inverse, gradient: what a sweep is given.
+        options: numbers that the program takes after the strides.
+        tile: rows of a tile, their width, and warps.
+        constants: further constants of the program.
+    """
+    prepare(module)
+    s, t = _layered(student), _layered(teacher)
+    rows, layers, positions, width = s.shape
+    count = rows * layers * positions
+    tall, wide, warps = tile
+    programs = -(-count // tall)
+    values = torch.empty(programs, dtype=torch.float32, device=s.device)
+    module[name][(programs,)](
+        s,
+        t,
+        None if mask is None else mask.view(torch.uint8),
+        inverse,
+        values,
+        gradient,
+        count,
+        layers,
+        positions,
+        width,
+        *s.stride(),
+        *t.stride(),
+        *((0, 0) if mask is None else mask.stride()),
+        *options,
+        HAS_MASK=mask is not None,
+        WITH_GRADIENT=gradient is not None,
+        TALL=tall,
+        WIDE=wide,
+        num_warps=warps,
+        **constants,
+    )
+    return values.sum()
+
+
+def prepare(module: dict[str, Any]) -> None:
+    """Make Triton kernels of a file's functions and of those that it has from here."""
+    load(globals())
+    load(module)
+
+
+def _layered(tensor: Tensor) -> Tensor:
+    """(B, D), (B, S, D) or (B, M, S, D) as (B, M, S, D)."""
+    while tensor.dim() < 4:
+        tensor = tensor.unsqueeze(1)
+    return tensor
+
+
+@jit
+def tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK: tl.constexpr, TALL: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The rows of this program's tile, whether they count, and where they lie in batch, layers and positions."""
+    row = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
+    real = row < count
+    batch, layer, position = row // (layers * positions), row // positions % layers, row % positions
+    if HAS_MASK:
+        real = real & (tl.load(mask + batch * m_row + position * m_position, mask=real, other=0) != 0)
+    return row, real, batch, layer, position
+
+
+@jit
+def unit_tile(pointer, start, real, width, by_column, WIDE: tl.constexpr, EPSILON: tl.constexpr):  # type: ignore[no-untyped-def]
+    """As `unit_block` in float32, with zeros for rows that do not count."""
+    column = tl.arange(0, WIDE)
+    at = pointer + start[:, None] + column.to(tl.int64)[None, :] * by_column
+    tile = tl.load(at, mask=real[:, None] & (column < width)[None, :], other=0.0).to(tl.float32)
+    norm = tl.sqrt(tl.sum(tile * tile, 1))
+    none = norm == float("inf")
+    tile = tl.where(none[:, None], 0.0, tile)
+    return tile, norm, tl.where(none | (norm == 0), 0.0, 1 / tl.maximum(norm, EPSILON))

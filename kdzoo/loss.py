@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdzoo.activations import QKV, hidden_size, num_heads, num_layers, unwrap
-from kdzoo.distributed import mean_over_processes
+from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.kernels.backend import KernelError
+from kdzoo.kernels.backend import BACKENDS, KernelError
 from kdzoo.layers import Pairs
 
 EPSILON = 1e-12
@@ -294,11 +294,11 @@ class DistillationLoss(nn.Module):
         return student, teacher, mask
 
     def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked."""
+        """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked (unless `fused`)."""
         if student.shape != teacher.shape or student.dim() not in (2, 3):
             raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")
         slots = slot_mask(self.label, student, mask)
-        if slots is not None:
+        if slots is not None and not self.fused:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
             teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
         return student, teacher, slots
@@ -356,6 +356,13 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return total / mean_over_processes(count).clamp_min(EPSILON).to(values.dtype)
 
 
+def mean_count(vectors: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """What a kernel divides its sum over the vectors (..., D) by, as `masked_mean` does; None for the own count."""
+    if processes() == 1:
+        return None
+    return mean_over_processes(torch.ones_like(vectors[..., 0], dtype=torch.bool).sum() if mask is None else mask.sum())
+
+
 def reciprocal_norm(vectors: Tensor) -> Tensor:
     """1 / ‖v‖ over the last axis, kept, with the norm clamped at 1e-12; 0 for a zero vector."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
@@ -379,6 +386,13 @@ def check_positive(label: str, **options: float) -> None:
     for option, value in options.items():
         if not (math.isfinite(value) and value > 0):
             raise KdzooError(f"{label}: {option} is {value}; it must be a positive number")
+
+
+def check_backend(label: str, backend: str) -> str:
+    """A backend of the kernels, refused where it is not one."""
+    if backend not in BACKENDS:
+        raise unknown(f"backend of {label}", backend, BACKENDS)
+    return backend
 
 
 def _prepared(value: Any, fused: bool) -> Any:

@@ -298,8 +298,9 @@ def _counted(mask: Tensor | None, vectors: Tensor) -> Tensor | None:
 
 
 def _blocks(rows: int, slots: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and slots of each block; a few rows at the least, over which a slot's total is added up in the cache."""
     size = BLOCK * torch.get_num_threads()
-    across = max(1, min(slots, size // max(width, 1)))
+    across = max(1, min(slots, size // max(min(rows, 8) * width, 1)))
     down = max(1, size // max(across * width, 1))
     for slot in range(0, slots, across):
         for row in range(0, rows, down):

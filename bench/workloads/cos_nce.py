@@ -18,18 +18,17 @@ def inputs(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> I
 
 
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
-    """The loss slot by slot from all cosines at once, as it is usually written."""
-    values = []
-    for s, t in zip(_slots(student), _slots(teacher), strict=True):
-        cosines = F.normalize(s.float(), dim=-1) @ F.normalize(t.float(), dim=-1).T
-        positive = cosines.diagonal()
-        negative = (cosines.sum(1) - positive) / max(len(s) - 1, 1)
-        values.append((2 - 1.5 * positive + 0.5 * negative).mean())
-    return torch.stack(values).mean()
+    """The loss from the matrix of all cosines of each slot, as it is usually written."""
+    rows = len(student)
+    s, t = (_slots(F.normalize(side.float(), dim=-1)) for side in (student, teacher))
+    cosines = s @ t.transpose(1, 2)
+    positive = cosines.diagonal(dim1=1, dim2=2)
+    negative = (cosines.sum(2) - positive) / max(rows - 1, 1)
+    return (2 - 1.5 * positive + 0.5 * negative).mean()
 
 
-def _slots(vectors: Tensor) -> tuple[Tensor, ...]:
-    return vectors.reshape(len(vectors), -1, vectors.shape[-1]).unbind(1)
+def _slots(vectors: Tensor) -> Tensor:
+    return vectors.reshape(len(vectors), -1, vectors.shape[-1]).transpose(0, 1)
 
 
 def floor(sizes: dict[str, int], item: int) -> tuple[Floor, Floor]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdzoo.loss import DistillationLoss, masked_mean, unit
+from kdzoo.kernels.cosine import cosine
+from kdzoo.loss import DistillationLoss, check_backend, mean_count
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Cosine(DistillationLoss):
             none.
         bias: give W a bias.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) where there are
@@ -50,6 +52,7 @@ class Cosine(DistillationLoss):
     """
 
     features = ("hidden", "cls")
+    fused = True
     formula = r"\frac{1}{N} \sum_n 1 - \cos(W h^s_n, h^t_n)"
     complexity = "O(B·S·D)"
     related = ("pkd", "cos_nce")
@@ -57,9 +60,22 @@ class Cosine(DistillationLoss):
     year = 2019
     url = "https://arxiv.org/abs/1910.01108"
 
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        self.backend = check_backend(self.label, backend)
+
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
-        return masked_mean(1 - (unit(student) * unit(teacher)).sum(-1), slots)
+        count = mean_count(student, slots)
+        return cosine(student, teacher.to(student.dtype), mask=mask, count=count, backend=self.backend)
 
 
 @register_recipe("distilbert")

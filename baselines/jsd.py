@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from kdzoo.divergence import Divergence, kl, log_mixture
+from kdzoo.divergence import Divergence
 from kdzoo.errors import KdzooError
 from kdzoo.registry import register
 
@@ -26,6 +24,7 @@ class JSD(Divergence):
         beta: β, 0 to 1.
         temperature: T, above 0.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -46,6 +45,7 @@ class JSD(Divergence):
         >>> kdzoo.create("jsd", beta=0.1)(student, torch.randn(8, 3)).backward()
     """
 
+    kind = "jsd"
     formula = (
         r"\frac{1}{B} \sum_i \beta\, \mathrm{KL}\left(p^t_i \,\middle\|\, m_i\right) + (1 - \beta)\, "
         r"\mathrm{KL}\left(p^s_i \,\middle\|\, m_i\right), \quad m = \beta p^t + (1 - \beta) p^s"
@@ -56,16 +56,10 @@ class JSD(Divergence):
     year = 2024
     url = "https://arxiv.org/abs/2306.13649"
 
-    def __init__(self, beta: float = 0.5, temperature: float = 1.0, *, variant: str = "paper") -> None:
-        super().__init__(temperature, variant=variant)
+    def __init__(
+        self, beta: float = 0.5, temperature: float = 1.0, *, variant: str = "paper", backend: str = "auto"
+    ) -> None:
+        super().__init__(temperature, variant=variant, backend=backend)
         if not 0 <= beta <= 1:
             raise KdzooError(f"{self.label}: beta is {beta}; it must lie in 0 to 1")
-        self.beta = beta
-
-    def divergence(self, log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        if self.beta == 0:
-            return kl(log_teacher, log_student)
-        if self.beta == 1:
-            return kl(log_student, log_teacher)
-        mixture = log_mixture(log_teacher, log_student, self.beta)
-        return self.beta * kl(log_teacher, mixture) + (1 - self.beta) * kl(log_student, mixture)
+        self.beta = self.mixture = beta

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.loss import DistillationLoss, check_positive, masked_mean
+from kdzoo.divergence import Divergence
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @register("kd")
-class KD(DistillationLoss):
+class KD(Divergence):
     """Kullback-Leibler divergence from the teacher's softened classes to the student's, times T².
 
         T²/B · Σ_i KL(softmax(zt_i / T) ‖ softmax(zs_i / T))
@@ -27,6 +26,7 @@ class KD(DistillationLoss):
     Args:
         temperature: T, above 0.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -48,7 +48,7 @@ class KD(DistillationLoss):
         >>> loss(student, torch.randn(8, 3)).backward()
     """
 
-    features = ("logits",)
+    kind = "kl"
     formula = (
         r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(z^t_i / T) \,\middle\|\, "
         r"\mathrm{softmax}(z^s_i / T)\right)"
@@ -59,22 +59,9 @@ class KD(DistillationLoss):
     year = 2015
     url = "https://arxiv.org/abs/1503.02531"
 
-    def __init__(self, temperature: float = 1.0, *, variant: str = "paper") -> None:
-        super().__init__(variant=variant)
-        check_positive(self.label, temperature=temperature)
-        self.temperature = temperature
-
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
-        student, teacher, slots = self.logits(student, teacher, mask)
-        if student.shape[-1] == 1:
-            return masked_mean((student - teacher).squeeze(-1) ** 2, slots)
-        divergence = F.kl_div(
-            (student / self.temperature).log_softmax(-1),
-            (teacher / self.temperature).log_softmax(-1),
-            reduction="none",
-            log_target=True,
-        ).sum(-1)
-        return self.temperature**2 * masked_mean(divergence, slots)
+        value = super().compute(student, teacher, mask=mask, **context)
+        return value if student.shape[-1] == 1 else self.temperature**2 * value
 
 
 @register_recipe("kd")

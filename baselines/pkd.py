@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, masked_mean, unit
+from kdzoo.kernels.normalized_mse import normalized_mse
+from kdzoo.loss import DistillationLoss, check_backend, mean_count
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class PKD(DistillationLoss):
         variant: ``"paper"``, the mean over layers and rows of the sum over the width; ``"released"``, the
             mean over the width too, D times smaller, which is what the published weights β of 10 to 1000
             belong to.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, M, D) for M layers, or (B, D) for one. No mask: a CLS state has no positions.
@@ -50,6 +52,7 @@ class PKD(DistillationLoss):
 
     features = ("cls",)
     stacked = True
+    fused = True
     formula = r"\frac{1}{B M} \sum_{i,m} \| h^s_{im} / \|h^s_{im}\| - h^t_{im} / \|h^t_{im}\| \|^2"
     complexity = "O(B·M·D)"
     related = ("cosine", "hidden_mse")
@@ -57,6 +60,18 @@ class PKD(DistillationLoss):
     paper = "Sun et al. 2019, Patient Knowledge Distillation for BERT Model Compression"
     year = 2019
     url = "https://arxiv.org/abs/1908.09355"
+
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        self.backend = check_backend(self.label, backend)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         if mask is not None or student.dim() > 3:
@@ -66,8 +81,9 @@ class PKD(DistillationLoss):
                 f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}{given}"
             )
         student, teacher, _ = self.vectors(student, teacher, None)
-        distances = (unit(student) - unit(teacher)) ** 2
-        return masked_mean(distances.mean(-1) if self.variant == "released" else distances.sum(-1))
+        count = mean_count(student)
+        value = normalized_mse(student, teacher.to(student.dtype), count=count, backend=self.backend)
+        return value / student.shape[-1] if self.variant == "released" else value
 
 
 @register_recipe("pkd")

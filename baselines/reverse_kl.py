@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from kdzoo.divergence import Divergence, kl
+from kdzoo.divergence import Divergence
 from kdzoo.registry import register
 
 
@@ -22,6 +20,7 @@ class ReverseKL(Divergence):
     Args:
         temperature: T, above 0.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -42,12 +41,10 @@ class ReverseKL(Divergence):
         >>> kdzoo.create("reverse_kl")(student, torch.randn(8, 3)).backward()
     """
 
+    kind = "reverse_kl"
     formula = r"\frac{1}{B} \sum_i \mathrm{KL}\left(p^s_i \,\middle\|\, p^t_i\right), \quad p = \mathrm{softmax}(z / T)"
     complexity = "O(B·C)"
     related = ("kd", "jsd", "skew_kl", "tvd")
     paper = "Gu et al. 2024, MiniLLM: Knowledge Distillation of Large Language Models"
     year = 2024
     url = "https://arxiv.org/abs/2306.08543"
-
-    def divergence(self, log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        return kl(log_student, log_teacher)

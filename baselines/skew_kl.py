@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from kdzoo.divergence import Divergence, kl, log_mixture
+from kdzoo.divergence import Divergence
 from kdzoo.errors import KdzooError
 from kdzoo.registry import register
 
@@ -25,6 +23,7 @@ class SkewKL(Divergence):
         temperature: T, above 0.
         variant: ``"paper"``; ``"released"`` is the authors' code: the forward divergence without the teacher's
             entropy, -Σ t log(α t + (1 - α) s), which has the same gradient. Their reverse one is the paper's.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -54,17 +53,17 @@ class SkewKL(Divergence):
     url = "https://arxiv.org/abs/2402.03898"
 
     def __init__(
-        self, alpha: float = 0.1, temperature: float = 1.0, *, reverse: bool = False, variant: str = "paper"
+        self,
+        alpha: float = 0.1,
+        temperature: float = 1.0,
+        *,
+        reverse: bool = False,
+        variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
-        super().__init__(temperature, variant=variant)
+        super().__init__(temperature, variant=variant, backend=backend)
         if not 0 <= alpha < 1:
             raise KdzooError(f"{self.label}: alpha is {alpha}; it must lie in 0 to 1, without 1")
-        self.alpha = alpha
+        self.alpha = self.mixture = alpha
         self.reverse = reverse
-
-    def divergence(self, log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        first, second = (log_student, log_teacher) if self.reverse else (log_teacher, log_student)
-        mixture = log_mixture(first, second, self.alpha) if self.alpha else second
-        if self.variant == "released" and not self.reverse:
-            return -(first.exp() * mixture).sum(-1)
-        return kl(first, mixture)
+        self.kind = "reverse_kl" if reverse else "cross_entropy" if variant == "released" else "kl"

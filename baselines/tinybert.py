@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from kdzoo.attention import attention_scores, check_heads, valid_pairs
+from kdzoo.divergence import Divergence
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean, slot_mask
+from kdzoo.kernels.hidden_mse import hidden_mse
+from kdzoo.loss import DistillationLoss, ModelShape, check_backend, masked_mean, mean_count, slot_mask
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ URL = "https://arxiv.org/abs/1909.10351"
 
 
 @register("soft_ce")
-class SoftCrossEntropy(DistillationLoss):
+class SoftCrossEntropy(Divergence):
     """Cross-entropy of the student's softened classes with the teacher's.
 
         -1/B · Σ_i Σ_c softmax(zt_i / T)_c · log softmax(zs_i / T)_c
@@ -31,6 +33,7 @@ class SoftCrossEntropy(DistillationLoss):
         temperature: T, above 0.
         variant: ``"released"`` is the authors' code: the mean over all B·C entries, C times smaller. (On a
             regression task their code fits the gold label instead: use ``ce`` for that.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -50,26 +53,16 @@ class SoftCrossEntropy(DistillationLoss):
         >>> kdzoo.create("soft_ce")(student, torch.randn(8, 3)).backward()
     """
 
-    features = ("logits",)
+    kind = "cross_entropy"
     variants = ("paper", "released")
     formula = r"- \frac{1}{B} \sum_{ic} \mathrm{softmax}(z^t_i / T)_c \log \mathrm{softmax}(z^s_i / T)_c"
     complexity = "O(B·C)"
     related = ("kd", "ce")
     paper, year, url = PAPER, 2020, URL
 
-    def __init__(self, temperature: float = 1.0, *, variant: str = "paper") -> None:
-        super().__init__(variant=variant)
-        check_positive(self.label, temperature=temperature)
-        self.temperature = temperature
-
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
-        student, teacher, slots = self.logits(student, teacher, mask)
-        classes = student.shape[-1]
-        if classes == 1:
-            return masked_mean((student - teacher).squeeze(-1) ** 2, slots)
-        targets = (teacher / self.temperature).softmax(-1)
-        losses = -(targets * (student / self.temperature).log_softmax(-1)).sum(-1)
-        return masked_mean(losses / classes if self.variant == "released" else losses, slots)
+        value = super().compute(student, teacher, mask=mask, **context)
+        return value / student.shape[-1] if self.variant == "released" else value
 
 
 @register("hidden_mse")
@@ -87,6 +80,7 @@ class HiddenMSE(DistillationLoss):
         bias: give W a bias; None takes the variant's choice.
         variant: ``"paper"``: no bias, padding left out. ``"released"`` is the authors' code: W has a bias,
             and the mean is taken over all positions, padding included, whatever the mask.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) where there are
@@ -112,6 +106,7 @@ class HiddenMSE(DistillationLoss):
     features: ClassVar[tuple[str, ...]] = ("hidden", "cls")
     variants = ("paper", "released")
     counts_padding = ("released",)
+    fused = True
     formula: ClassVar[str] = r"\frac{1}{ND} \sum_n \left\lVert W h^s_n - h^t_n \right\rVert^2"
     complexity = "O(B·S·D²) with a projection, O(B·S·D) without"
     related: ClassVar[tuple[str, ...]] = ("embedding_mse", "hint", "squarehead", "cosine")
@@ -124,16 +119,19 @@ class HiddenMSE(DistillationLoss):
         teacher_dim: int | None = None,
         bias: bool | None = None,
         variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         bias = variant == "released" if bias is None else bias
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        self.backend = check_backend(self.label, backend)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         if self.variant == "released":
             slot_mask(self.label, student, mask)  # a mask that does not fit is a mistake here as well
             mask = None
         student, teacher, slots = self.vectors(student, teacher, mask)
-        return masked_mean(((student - teacher) ** 2).mean(-1), slots)
+        count = mean_count(student, slots)
+        return hidden_mse(student, teacher.to(student.dtype), mask=mask, count=count, backend=self.backend)
 
 
 @register("embedding_mse")
@@ -149,6 +147,7 @@ class EmbeddingMSE(HiddenMSE):
         bias: give W a bias; None takes the variant's choice.
         variant: ``"paper"``, or ``"released"``: a biased W (the authors share one with all layers; here each
             loss has its own) and a mean over all positions, padding included, whatever the mask.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, S, D) with an optional mask (B, S).

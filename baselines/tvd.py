@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from kdzoo.divergence import Divergence
 from kdzoo.registry import register
 
@@ -21,6 +19,7 @@ class TVD(Divergence):
     Args:
         temperature: T, above 0.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
@@ -42,12 +41,10 @@ class TVD(Divergence):
         1.0
     """
 
+    kind = "tvd"
     formula = r"\frac{1}{B} \sum_i \frac{1}{2} \sum_c \left| p^t_{ic} - p^s_{ic} \right|"
     complexity = "O(B·C)"
     related = ("kd", "reverse_kl", "jsd", "skew_kl")
     paper = "Wen et al. 2023, f-Divergence Minimization for Sequence-Level Knowledge Distillation"
     year = 2023
     url = "https://arxiv.org/abs/2307.15190"
-
-    def divergence(self, log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        return (log_teacher.exp() - log_student.exp()).abs().sum(-1) / 2

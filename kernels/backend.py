@@ -112,6 +112,15 @@ def _obstacle(tensor: Tensor) -> str | None:
     return None
 
 
+@cache
+def architecture() -> str:
+    """The GPU's, ``"sm_90"`` or ``"gfx942"``, for a kernel that is tuned to each; empty without one."""
+    if not torch.cuda.is_available():
+        return ""
+    properties = torch.cuda.get_device_properties()
+    return properties.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
+
+
 # Checks
 
 

@@ -125,6 +125,7 @@ def test_compiles_without_spilling(
     name: str, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     where, shared, registers = TARGETS[target]
+    monkeypatch.setattr(backend, "architecture", lambda: target)
     launches = launches_of(importlib.import_module(f"cases.{name}").launches, monkeypatch)
     assert launches, f"{name} launches nothing"
     faults = []

@@ -302,7 +302,8 @@ def refuses_a_second_derivative(place: Place) -> None:
     value = (outputs[0] if isinstance(outputs, tuple) else outputs).sum()
     gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
     for gradient, leaf in zip(gradients, leaves.values(), strict=True):
-        refused(lambda g=gradient, leaf=leaf: torch.autograd.grad(g.square().sum(), leaf), place.name, "second time")
+        words = (operators(place)[0], "second time")
+        refused(lambda g=gradient, leaf=leaf: torch.autograd.grad(g.square().sum(), leaf), *words)
 
 
 @check

@@ -68,6 +68,12 @@ class CosNCE(DistillationLoss):
     extras = frozenset({"negatives"})
     contrastive = True
     fused = True
+    formula = (
+        r"\frac{1}{N} \sum_i \Big[ 2 - \tfrac{3}{2} \cos(W s_i, t_i) + "
+        r"\tfrac{1}{2} \operatorname{mean}_{k \ne i} \cos(W s_i, t_k) \Big]"
+    )
+    complexity = "O(B·D) a slot: linear in the rows"
+    related = ("cosine", "info_nce", "crd")
     paper = "Fu et al. 2021, LRC-BERT: Latent-representation Contrastive Knowledge Distillation"
     year = 2021
     url = "https://arxiv.org/abs/2012.07335"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, jit, plain, unit
+from kdzoo.kernels.backend import EPSILON, jit, unit
 from kdzoo.kernels.rows import MAX_WIDTH, tile_rows, unit_tile
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def cosine(
         >>> round(cosine(-vectors, vectors, mask=torch.ones(4, 7)).item(), 4)
         2.0
     """
-    if plain("cosine", student, backend):
+    if operator.plain(student, backend):
         return cosine_reference(student, teacher, mask=mask, count=count)
     teacher, mask, count = rows.check("cosine", student, teacher, mask, count)
     return operator(student, teacher, mask, count, backend)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, jit, plain, power_of_2
+from kdzoo.kernels.backend import KernelError, jit, power_of_2
 from kdzoo.kernels.rows import tile_rows
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def divergence(
         >>> divergence(student, teacher, "jsd", mixture=0.5, temperature=2.0).backward()
     """
     kind, mixture = _checked(kind, mixture, temperature)
-    if plain("divergence", student, backend):
+    if operator.plain(student, backend):
         return divergence_reference(
             student, teacher, kind, mixture=mixture, temperature=temperature, mask=mask, count=count
         )

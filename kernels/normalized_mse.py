@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, jit, plain, unit
+from kdzoo.kernels.backend import EPSILON, jit, unit
 from kdzoo.kernels.rows import MAX_WIDTH, tile_rows, unit_tile
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def normalized_mse(
         >>> round(normalized_mse(-vectors, vectors).item(), 4)
         4.0
     """
-    if plain("normalized_mse", student, backend):
+    if operator.plain(student, backend):
         return normalized_mse_reference(student, teacher, mask=mask, count=count)
     teacher, mask, count = rows.check("normalized_mse", student, teacher, mask, count)
     return operator(student, teacher, mask, count, backend)

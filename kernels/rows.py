@@ -15,6 +15,8 @@ from torch import Tensor
 
 from kdzoo.kernels.backend import (
     EPSILON,
+    PLAIN,
+    Decision,
     KernelError,
     accumulator,
     check_kind,
@@ -23,6 +25,7 @@ from kdzoo.kernels.backend import (
     jit,
     load,
     once,
+    plain,
     power_of_2,
     scaled,
 )
@@ -118,6 +121,22 @@ class Operator:
         value, _ = operator(student, teacher, mask, count, with_gradient, backend, *options)
         return value
 
+    def plain(self, student: Tensor, backend: str = "auto") -> bool:
+        """Whether the reference is to be called in place of the operator."""
+        return plain(self.kernel, student, backend)
+
+    def decision(self, student: Tensor, backend: str = "auto") -> Decision:
+        """The backend for a student, and why."""
+        if self.plain(student, backend):
+            compared = f"{student.numel()} elements, under {PLAIN[self.kernel]} the plain formula was measured faster"
+            return Decision("torch", compared)
+        return self._choose(student, backend)
+
+    def _choose(self, student: Tensor, backend: str) -> Decision:
+        width = student.shape[-1]
+        unfit = f"a width of {width} is above {self.widest}" if width > (self.widest or width) else None
+        return choose(self.kernel, student, backend, unfit)
+
     def run(
         self,
         student: Tensor,
@@ -133,9 +152,7 @@ class Operator:
         # Float16 has no room for the quotients by a large number: there the backward pass divides.
         half = student.dtype == torch.float16
         inverse = torch.full_like(count, self.room) if half else count.reciprocal()
-        width = student.shape[-1]
-        unfit = f"a width of {width} is above {self.widest}" if width > (self.widest or width) else None
-        fused = choose(self.kernel, student, backend, unfit).triton and student.numel() > 0
+        fused = self._choose(student, backend).triton and student.numel() > 0
         written = gradient if with_gradient else None
         with torch.cuda.device_of(student):
             if fused:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from latex2mathml.converter import convert
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import kdzoo
@@ -66,6 +67,13 @@ def test_python_examples_run(
     for name in set(kdzoo.available()) - was_registered:
         assert kdzoo.describe(name).summary
         del registry._losses[name]
+
+
+@pytest.mark.parametrize("name", kdzoo.available())
+def test_the_catalogue_has_all_of_a_loss(name: str) -> None:
+    loss = kdzoo.describe(name)
+    assert convert(loss.formula).startswith("<math")
+    assert loss.complexity and loss.related and set(loss.related) <= set(kdzoo.available()) - {name}
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.stem)

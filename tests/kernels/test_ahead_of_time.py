@@ -23,6 +23,7 @@ from kdzoo.kernels.backend import has_triton, interpreting
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # some seconds a launch and target, when nothing else runs
     pytest.mark.skipif(interpreting() or not has_triton(), reason="needs triton's compiler"),
 ]
 

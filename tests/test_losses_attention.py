@@ -218,3 +218,11 @@ def test_distilbert_keeps_the_published_proportions():
 def test_relations_stand_alone_before_fine_tuning(recipe):
     objective = Recipe.load(recipe).objective()
     assert [[term.name for term in objective.active(progress)] for progress in (0.0, 0.99)] == [[recipe], ["ce"]]
+
+
+def test_mobilebert_released_has_the_weights_of_the_authors_command() -> None:
+    student, teacher = torch.randn(3, 4, 6).double(), torch.randn(3, 4, 6).double()
+    given = {"hidden_weight": 100.0, "mean_weight": 5000.0, "variance_weight": 5.0}
+    released = kdzoo.create("mobilebert", variant="released")(student, teacher)
+    own = kdzoo.create("mobilebert", decomposed=True, **given)(student, teacher)
+    torch.testing.assert_close(released, own)

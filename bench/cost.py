@@ -69,7 +69,7 @@ def measure_costs(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    models = [_model(size, length).to(device) for size in (student, teacher)]
+    models: list[Any] = [_model(size, length).to(device) for size in (student, teacher)]
     # Every objective is made first, so that one that cannot work stops the command before any work.
     objectives = {name: Objective([Term(name)]).bind(*models, num_samples=TRAINING_ROWS).to(device) for name in names}
     ids = torch.randint(VOCABULARY, (batch_size, length), device=device)
@@ -155,10 +155,11 @@ def _cells(costs: Sequence[Cost]) -> list[list[str]]:
     ]
 
 
-def _model(size: str, length: int) -> BertForSequenceClassification:
+def _model(size: str, length: int) -> Any:
     spec = parse_student(size)
     if spec.layers is None or spec.width is None:
         raise KdzooError(f"{size!r} is no size; give one such as 4x312 or 4x312,heads=12,ffn=1200")
+    head: dict[str, Any] = {"num_labels": CLASSES}  # a field of the base class, which the type checker does not see
     config = BertConfig(
         vocab_size=VOCABULARY,
         num_hidden_layers=spec.layers,
@@ -166,7 +167,7 @@ def _model(size: str, length: int) -> BertForSequenceClassification:
         num_attention_heads=spec.heads or 12,
         intermediate_size=spec.feed_forward or 4 * spec.width,
         max_position_embeddings=max(length, 8),
-        num_labels=CLASSES,
+        **head,
     )
     return BertForSequenceClassification(config).eval()
 

@@ -226,3 +226,17 @@ def test_mobilebert_released_has_the_weights_of_the_authors_command() -> None:
     released = kdzoo.create("mobilebert", variant="released")(student, teacher)
     own = kdzoo.create("mobilebert", decomposed=True, **given)(student, teacher)
     torch.testing.assert_close(released, own)
+
+
+@pytest.mark.parametrize("name", ["attention_kl", "attention_ce"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_large_scores_are_worked_on_piece_by_piece(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = torch.randn(5, 2, 6, 6, requires_grad=True), torch.randn(5, 2, 6, 6)
+    mask = torch.arange(6) < torch.tensor([[6], [3], [0], [5], [1]]) if masked else None
+    found = []
+    for piece in (2**19, 150, 1):
+        monkeypatch.setattr("kdzoo.attention.PIECE", piece)
+        value = kdzoo.create(name)(student, teacher, mask=mask)
+        found.append((value, *torch.autograd.grad(value, student)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])

@@ -200,7 +200,7 @@ def _centred(slope: Tensor, s: Tensor) -> Tensor:
 
 
 def _tile(count: int, width: int) -> tuple[int, int, int]:
-    wide = min(power_of_2(width), 4096)
+    wide = min(power_of_2(width), 2048)
     tall = min(power_of_2(count), max(1, 2048 // wide), 64)
     return tall, wide, min(16, max(1, tall * wide // 256))
 

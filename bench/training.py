@@ -41,8 +41,7 @@ class Outcome:
         references: the labels in the same form.
         samples_per_second: training rows over training time.
         train_seconds: wall time of the training.
-        step_seconds: mean seconds of a step, split into ``teacher``, ``student`` (its forward pass and the losses) and
-            ``update`` (backward pass, optimiser, data).
+        step_seconds: mean seconds of a step, split as in `kdzoo.stopwatch.PARTS`.
         evaluation_samples_per_second: validation rows over the time of predicting them.
         parameters: of the model as it is saved.
         loss_parameters: of the objective, which are not.
@@ -168,8 +167,6 @@ def train(
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         trainer.save_model(str(folder))
     done = max(trainer.state.global_step - resumed, 1)
-    step = ran["train_runtime"] / done
-    split_seconds = {name: value / done for name, value in trainer.seconds.items()}
     return Outcome(
         metrics=metrics,
         score=task.score(metrics),
@@ -179,7 +176,7 @@ def train(
         samples_per_second=float(ran["train_samples_per_second"]) * done / max(trainer.state.global_step, 1),
         train_seconds=float(ran["train_runtime"]),
         steps=trainer.state.global_step,
-        step_seconds={**split_seconds, "update": max(step - sum(split_seconds.values()), 0.0)},
+        step_seconds={part: seconds / done for part, seconds in trainer.stopwatch.seconds.items()},
         evaluation_samples_per_second=rows / max(seconds, 1e-9),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),

@@ -292,19 +292,27 @@ class Objective(nn.Module):
         Args:
             progress: fraction of the training done, 0 to 1.
         """
-        sides: list[Needs] = []
-        for side in (0, 1):
-            hidden: set[int] = set()
-            cls: set[int] = set()
-            qkv: set[int] = set()
-            kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
-            for term in self.active(progress):
-                if term.feature in kept:
-                    pairs = self._bound_pairs(term)
-                    kept[term.feature].update(pairs[at][side] for at in term.layers_at(progress, len(pairs)))
-            sides.append(Needs(hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv)))
-        needs_teacher = any(term.kind.needs_teacher for term in self.active(progress))
-        return sides[0], sides[1] if needs_teacher else None
+        active = self.active(progress)
+        needs_teacher = any(term.kind.needs_teacher for term in active)
+        return self._taken(active, 0, progress), self._taken(active, 1, progress) if needs_teacher else None
+
+    def teacher_needs(self) -> Needs | None:
+        """What the teacher must expose over the whole training; None when no term needs one."""
+        using = [term for term in self.terms if term.kind.needs_teacher]
+        return self._taken(using, 1) if using else None
+
+    def _taken(self, terms: Iterable[Term], side: int, progress: float | None = None) -> Needs:
+        """What terms compare of the student (side 0) or the teacher (1), at one time or over all of it."""
+        hidden: set[int] = set()
+        cls: set[int] = set()
+        qkv: set[int] = set()
+        kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
+        for term in terms:
+            if term.feature in kept:
+                pairs = self._bound_pairs(term)
+                layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
+                kept[term.feature].update(pairs[at][side] for at in layers)
+        return Needs(hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv))
 
     def forward(
         self,

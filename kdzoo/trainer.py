@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,19 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
 from kdzoo.activations import Activations, capture, embedding_output, unwrap
+from kdzoo.cache import TeacherCache, TeacherRows
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError
 from kdzoo.lrc import gradient_perturbation
 from kdzoo.objective import Objective, ObjectiveOutput
 from kdzoo.recipe import Recipe, Stage
+from kdzoo.stopwatch import Stopwatch
 
 OBJECTIVE_FILE = "objective.safetensors"
 STUDENT_FILE = "model.safetensors"
@@ -39,11 +40,18 @@ class Distiller(nn.Module):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, student: PreTrainedModel, objective: Objective, perturbation: str | None = None) -> None:
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: Objective,
+        perturbation: str | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.objective = objective
         self.perturbation = perturbation
+        self.stopwatch = stopwatch or Stopwatch(torch.device("cpu"))
         self._inputs = accepted_inputs(student)
 
     @property
@@ -89,7 +97,9 @@ class Distiller(nn.Module):
         with embedding_output(self.student) as embedded:
             first = self._pass(taken, teacher, context)
         assert embedded.value is not None
-        with embedding_output(self.student, gradient_perturbation(first.total, embedded.value)):
+        perturbation = gradient_perturbation(first.total, embedded.value)
+        self.stopwatch.lap("backward")
+        with embedding_output(self.student, perturbation):
             return self._pass(taken, teacher, context | measured)
 
     def _pass(self, inputs: dict[str, Any], teacher: Activations | None, context: dict[str, Any]) -> ObjectiveOutput:
@@ -97,7 +107,10 @@ class Distiller(nn.Module):
         with capture(self.student, needs) as recorder:
             outputs = self.student(**inputs)
             activations = recorder.activations(outputs, mask=inputs.get("attention_mask"))
-        return self.objective(activations, teacher, **context)
+        self.stopwatch.lap("forward")
+        output = self.objective(activations, teacher, **context)
+        self.stopwatch.lap("loss")
+        return output
 
 
 class DistillationTrainer(Trainer):
@@ -119,6 +132,8 @@ class DistillationTrainer(Trainer):
         log_gradients: log the norm of each term's gradient at the student's parameters (``gradient/TERM``) and the
             cosine of each two (``gradient/TERM~TERM``) with every log, at the cost of a backward pass a term for the
             step they are taken from.
+        cache: where the teacher's activations of the training rows are kept, so that the teacher runs once for them
+            and not in every epoch of every training; it needs ``sample_ids`` 0, 1, 2, ... in the training set.
         args: ``transformers.TrainingArguments``.
         arguments: everything else that ``transformers.Trainer`` takes.
 
@@ -138,6 +153,7 @@ class DistillationTrainer(Trainer):
         recipe: Recipe | str | None = None,
         objective: Objective | None = None,
         log_gradients: bool = False,
+        cache: TeacherCache | None = None,
         args: TrainingArguments,
         **arguments: Any,
     ) -> None:
@@ -171,7 +187,9 @@ class DistillationTrainer(Trainer):
             # Banks are updated alike in every process; sending them in each step would cost more than the step.
             args.ddp_broadcast_buffers = False
         perturbation = recipe.perturbation if recipe is not None else None
-        super().__init__(model=Distiller(model, objective, perturbation), args=args, **arguments)
+        self.stopwatch = Stopwatch(args.device)
+        super().__init__(model=Distiller(model, objective, perturbation, self.stopwatch), args=args, **arguments)
+        self.add_callback(_Laps(self.stopwatch))
         # The columns that the Trainer keeps.
         others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
         self._signature_columns = [*accepted_inputs(model), *others]
@@ -179,7 +197,8 @@ class DistillationTrainer(Trainer):
             self.teacher.requires_grad_(False).eval().to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
             self._signature_columns = [*self._signature_columns, *self._teacher_inputs]
-        self.seconds = {"teacher": 0.0, "student": 0.0}
+        self._cache = cache
+        self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
         self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
         self._gradients: list[dict[str, Tensor]] = []
 
@@ -193,6 +212,22 @@ class DistillationTrainer(Trainer):
         """The fraction of the training steps done."""
         return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train; with a cache, the teacher runs over the training rows first, where it has not yet."""
+        needs = self.model.objective.teacher_needs()
+        if self._cache is not None and self.teacher is not None and needs is not None:
+            self.teacher_rows = self._cache.open(
+                self.teacher,
+                self.train_dataset,
+                needs,
+                inputs=self._teacher_inputs,
+                collate=self.data_collator,
+                batch_size=self.args.eval_batch_size,
+                autocast=self.accelerator.autocast,
+                autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
+            )
+        return super().train(*arguments, **options)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -204,12 +239,10 @@ class DistillationTrainer(Trainer):
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
-        start = time.perf_counter()
+        self.stopwatch.lap("other")
         teacher = self._run_teacher(inputs)
-        between = time.perf_counter()
+        self.stopwatch.lap("teacher")
         output = model(**inputs, teacher=teacher, progress=self.progress, measure=self._measures())
-        self.seconds["teacher"] += between - start
-        self.seconds["student"] += time.perf_counter() - between
         ids = inputs.get("sample_ids")
         self._steps.append((self.state.global_step + 1, output._replace(total=output.total.detach()), ids))
         if self.log_gradients:
@@ -217,6 +250,12 @@ class DistillationTrainer(Trainer):
         if output.total.device.type == "cpu":
             self._check_finite(self._steps[-1:])
         return (output.total, output) if return_outputs else output.total
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """A forward and a backward pass."""
+        loss = super().training_step(*arguments, **options)
+        self.stopwatch.lap("backward")
+        return loss
 
     def _measures(self) -> bool:
         """Whether this step's gradients are measured, term by term."""
@@ -229,6 +268,8 @@ class DistillationTrainer(Trainer):
         _, needs = self.model.objective.needs(self.progress)
         if self.teacher is None or needs is None:
             return None
+        if self.teacher_rows is not None:
+            return self.teacher_rows.activations(inputs["sample_ids"], inputs.get("attention_mask"), needs)
         taken = {name: value for name, value in inputs.items() if name in self._teacher_inputs}
         # no_grad and not inference_mode: losses save what they compare for their backward pass, which inference
         # tensors refuse.
@@ -348,6 +389,17 @@ class DistillationTrainer(Trainer):
             lines.append("## Evaluation\n\n| | |\n|---|---|\n" + "\n".join(rows))
         data = ModelCardData(library_name="transformers", tags=["knowledge-distillation", "kdzoo"])
         return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"))
+
+
+class _Laps(TrainerCallback):
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._stopwatch.start()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._stopwatch.lap("optimizer")
 
 
 def _staged_rate(

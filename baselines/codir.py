@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kdzoo.baselines.crd import CRD
+from kdzoo.baselines.crd import CRD, bank_rows
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.loss import ModelShape, affine, check_positive, masked_mean, unit
@@ -184,7 +184,8 @@ class CoDIR(CRD):
         else:
             anchors, bank = (theirs, student_bank) if self.anchor == "teacher" else (ours, teacher_bank)
             positive = (ours * theirs).sum(-1, keepdim=True)
-            scores = torch.cat([positive, torch.einsum("bf,bkf->bk", anchors, bank[ids])], dim=1) / self.temperature
+            negatives = torch.einsum("bf,bkf->bk", anchors, bank_rows(bank, ids))
+            scores = torch.cat([positive, negatives], dim=1) / self.temperature
             losses = scores.logsumexp(-1) - scores[:, 0]
         if self.training:
             self._remember(ours, theirs, sample_ids)

@@ -239,7 +239,7 @@ class CRD(DistillationLoss):
             given = None if sample_ids is None else tuple(sample_ids.shape)
             raise KdzooError(f"{self.label}: sample_ids {given} must be ({rows},), one for each row")
         self._check_ids("sample_ids", sample_ids, size)
-        return *banks, (banks[0][sample_ids], banks[1][sample_ids]), ids
+        return *banks, (bank_rows(banks[0], sample_ids), bank_rows(banks[1], sample_ids)), ids
 
     def _check_ids(self, name: str, ids: Tensor, size: int) -> None:
         if ids.is_floating_point():
@@ -272,7 +272,8 @@ class CRD(DistillationLoss):
         if whole:
             negatives = (against @ bank.T).gather(1, ids)
         else:
-            negatives = torch.einsum("bf,bkf->bk", against, bank[ids])
+            chosen = bank_rows(bank, ids) if kept else bank[ids]
+            negatives = torch.einsum("bf,bkf->bk", against, chosen)
         scores = torch.cat([(anchors * positives).sum(-1, keepdim=True), negatives], dim=1) / self.temperature
         counted = mean_over_processes(torch.full((), float(scores.numel()), device=scores.device))
         first = (mean_over_processes(scores.exp().sum()) / counted).to(scores.dtype) * size
@@ -292,7 +293,7 @@ class CRD(DistillationLoss):
             if whole:
                 gradient = pull.new_zeros(len(pull), size).scatter_add_(1, ids, pull) @ bank
             else:
-                gradient = torch.einsum("bk,bkf->bf", pull, bank[ids])
+                gradient = torch.einsum("bk,bkf->bf", pull, chosen)
             losses = losses + ((anchors - against) * gradient).sum(-1)
         return losses
 
@@ -312,6 +313,17 @@ class CRD(DistillationLoss):
         for bank, new in ((self.student_bank, ours), (self.teacher_bank, theirs)):
             new = new[last].to(bank.dtype)
             bank[ids] = new if self.bank == "queue" else unit(torch.lerp(new, bank[ids], self.momentum))
+
+
+@torch.library.custom_op("kdzoo::bank_rows", mutates_args=(), schema="(Tensor bank, Tensor ids) -> Tensor")
+def bank_rows(bank: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a bank, which a compiler would read again in the backward pass, when the bank has changed."""
+    return bank[ids]
+
+
+@bank_rows.register_fake
+def _(bank: Tensor, ids: Tensor) -> Tensor:
+    return bank.new_empty(*ids.shape, bank.shape[1])
 
 
 def _free_memory() -> int | None:

@@ -17,10 +17,6 @@ import kdzoo
 from kdzoo.registry import loss_class
 
 NAMES = kdzoo.available()
-_BANKS = "some draws have another gradient when compiled; the banks are updated in place (KDZOO_SEED=1587788753)"
-# Defects that are known and not mended yet; they show for some inputs only.
-KNOWN = {(name, "compiles_as_one_graph"): _BANKS for name in ("codir", "crd")}
-
 
 def subject(name: str) -> Subject:
     try:
@@ -48,12 +44,7 @@ def show_seed(seed: int) -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", NAMES)
 def test_loss(name: str, check: str, seed: int) -> None:
-    try:
-        CHECKS[check](subject(name), seed)
-    except AssertionError as error:
-        if (name, check) in KNOWN:
-            pytest.xfail(f"{KNOWN[name, check]}: {error}")
-        raise
+    CHECKS[check](subject(name), seed)
 
 
 @pytest.fixture(scope="module")

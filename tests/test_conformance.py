@@ -18,6 +18,7 @@ from kdzoo.registry import loss_class
 
 NAMES = kdzoo.available()
 
+
 def subject(name: str) -> Subject:
     try:
         return Subject(name, importlib.import_module(f"references.{name}"))

@@ -1,133 +1,236 @@
-"""How sure a difference between two methods is: a paired bootstrap over the validation rows."""
+"""How sure a comparison is: paired bootstrap over validation rows, marks of the best, ranks over tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
+from kdzoo.bench.resampling import counts, scores
 from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task
-from kdzoo.glue.metrics import measure
 
 LEVEL = 0.95
 RESAMPLES = 1000
+TEACHER = "teacher"
+AVERAGE = "average"  # in place of a task: the mean over tasks
+_ELEMENTS = 4_000_000  # of one array at a time, so that resampling takes little memory
+
+Mark = Literal["best", "level"]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The average score of one method less that of another, in points, with its interval.
+class Estimate:
+    """A number with its interval.
 
     Attributes:
-        value: over the tasks that both have; of each, the mean over the seeds that both have.
-        low, high: the interval that a paired percentile bootstrap over validation rows gives.
+        value: on the validation rows as they are.
+        low, high: the interval that a percentile bootstrap over validation rows gives.
     """
 
     value: float
     low: float
     high: float
 
+    @property
+    def sure(self) -> bool:
+        """Whether 0 lies outside of the interval."""
+        return self.low > 0 or self.high < 0
+
     def __str__(self) -> str:
         return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-def difference(
-    records: Sequence[dict[str, Any]],
-    method: str,
-    against: str,
-    *,
-    level: float = LEVEL,
-    resamples: int | None = None,
-    seed: int = 0,
-) -> Difference | None:
-    """How far a method is ahead of another.
+class Bootstrap:
+    """The scores of all cells of a comparison on the same resamples of the validation rows.
 
-    Each task's rows are drawn with replacement, the same for both methods and all seeds, and the whole difference is
+    Each validation split's rows are drawn with replacement, the same for all methods and seeds, and every score is
     computed anew (Efron & Tibshirani 1993, chapter 13; for GLUE-like scores, Dror et al. 2018,
-    https://aclanthology.org/P18-1128). The interval covers which rows are in the validation set; how much seeds
-    differ is what the ± in the table says.
+    https://aclanthology.org/P18-1128); the drawing is `scipy.stats.bootstrap`'s. An interval covers which rows are
+    in the validation set; how much seeds differ is what the ± in the tables says.
 
     Args:
         records: of a comparison, its teachers' among them, which hold the rows' labels.
-        method, against: names.
-        level: of the interval.
+        level: of the intervals.
         resamples: how often to draw; 1000 times by default.
         seed: of the drawing.
 
-    Returns:
-        None where the two have no task and seed in common.
+    Attributes:
+        tasks: all of them.
+        unlabelled: those without labels, as in records written before they were kept; they have no intervals.
 
     Raises:
-        KdzooError: when the labels are missing, as in records written before they were kept.
+        KdzooError: when a record has another number of predictions than there are labels.
     """
-    labels = {r["task"]: r["references"] for r in records if r.get("references")}
-    paired: list[_Task] = []
-    for task in {record["task"]: None for record in records}:
-        cells = [_predictions(records, task, name) for name in (method, against)]
-        seeds = sorted(cells[0].keys() & cells[1].keys())
-        if not seeds:
-            continue
-        if task not in labels:
-            raise KdzooError(
-                f"the records of {task} hold no labels, so no interval can be given; compare with a version that keeps "
-                "them, into another folder"
-            )
-        paired.append(_Task(task, labels[task], [(cells[0][s], cells[1][s]) for s in seeds]))
-    if not paired:
-        return None
-    rows = [np.arange(task.rows) for task in paired]
-
-    def statistic(*drawn: np.ndarray) -> float:
-        return fmean(task.difference(index) for task, index in zip(paired, drawn, strict=True))
-
-    value = statistic(*rows)
-    interval = stats.bootstrap(
-        tuple(rows),
-        statistic,
-        n_resamples=resamples or RESAMPLES,
-        vectorized=False,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Difference(value, float(interval.low), float(interval.high))
-
-
-def _predictions(records: Sequence[dict[str, Any]], task: str, method: str) -> dict[int, dict[str, Any]]:
-    """By seed."""
-    return {r["seed"]: r["predictions"] for r in records if (r["task"], r["method"]) == (task, method)}
-
-
-class _Task:
-    """One task's predictions of two methods, seed by seed; the rows of all its validation splits in one line."""
 
     def __init__(
-        self, name: str, labels: dict[str, list[float]], pairs: list[tuple[dict[str, Any], dict[str, Any]]]
+        self, records: Sequence[dict[str, Any]], *, level: float = LEVEL, resamples: int | None = None, seed: int = 0
     ) -> None:
-        self.task = get_task(name)
-        self.splits = list(labels)
-        kind = float if self.task.regression else int
-        self.labels = {split: np.asarray(values).astype(kind) for split, values in labels.items()}
-        self.pairs = [
-            tuple({split: np.asarray(side[split]).astype(kind) for split in self.splits} for side in pair)
-            for pair in pairs
-        ]
-        self.rows = sum(len(values) for values in self.labels.values())
+        self.tasks = list({record["task"]: None for record in records})
+        self._level = level
+        labels = {record["task"]: record["references"] for record in records if record.get("references")}
+        self.unlabelled = [task for task in self.tasks if task not in labels]
+        # By task, method and seed: the score as it is, then on each resample.
+        self._scores: dict[str, dict[str, dict[int, np.ndarray]]] = {task: {} for task in self.tasks}
+        for task in self.tasks:
+            own = [record for record in records if record["task"] == task and record.get("predictions")]
+            times = resamples or RESAMPLES
+            drawn = np.full((len(own), 1 + times), np.nan)
+            if task in labels and own:
+                drawn = _resampled(task, own, labels[task], times, seed)
+            for record, values in zip(own, drawn, strict=True):
+                self._scores[task].setdefault(record["method"], {})[record["seed"]] = values
 
-    def difference(self, index: np.ndarray) -> float:
-        """Of the scores on some of the rows, the mean over the seeds."""
-        return fmean(self._score(own, index) - self._score(other, index) for own, other in self.pairs)
+    def score(self, method: str, task: str = AVERAGE) -> Estimate | None:
+        """A method's score: its mean over seeds, and over all tasks for the average; None where it lacks one."""
+        return self._estimate([self._mean(name, method) for name in self._named(task)])
 
-    def _score(self, predictions: dict[str, np.ndarray], index: np.ndarray) -> float:
-        by_split, start = {}, 0
-        for split in self.splits:
-            true = self.labels[split]
-            own = index[(index >= start) & (index < start + len(true))] - start
-            start += len(true)
-            if len(own):
-                by_split[split] = measure(self.task.name, predictions[split][own], true[own])
-        return self.task.score(self.task.flatten(by_split))
+    def difference(self, method: str, against: str, task: str = AVERAGE) -> Estimate | None:
+        """How far a method is ahead of another; None where they have no task and seed in common.
+
+        It is the mean over the seeds that both have; for the average, over the tasks that both have.
+        """
+        ahead = [self._ahead(name, method, against) for name in self._named(task)]
+        return self._estimate([values for values in ahead if values is not None])
+
+    def retention(self, method: str, task: str = AVERAGE) -> Estimate | None:
+        """A method's score over the teacher's; None where it or the teacher lacks a task, or the teacher has 0."""
+        means = [(self._mean(name, method), self._mean(name, TEACHER)) for name in self._named(task)]
+        pairs = [(own, whole) for own, whole in means if own is not None and whole is not None]
+        if len(pairs) < len(means):
+            return None
+        own, whole = np.sum(pairs, axis=0)
+        return self._estimate([own / whole]) if (whole > 0).all() else None
+
+    def _named(self, task: str) -> list[str]:
+        return self.tasks if task == AVERAGE else [task]
+
+    def _mean(self, task: str, method: str) -> np.ndarray | None:
+        cells = self._scores[task].get(method)
+        return np.mean(list(cells.values()), axis=0) if cells else None
+
+    def _ahead(self, task: str, method: str, against: str) -> np.ndarray | None:
+        own, other = (self._scores[task].get(one, {}) for one in (method, against))
+        seeds = sorted(own.keys() & other.keys())
+        return np.mean([own[seed] - other[seed] for seed in seeds], axis=0) if seeds else None
+
+    def _estimate(self, by_task: Sequence[np.ndarray | None]) -> Estimate | None:
+        """Of the mean over tasks."""
+        there = [values for values in by_task if values is not None]
+        if not there or len(there) < len(by_task) or np.isnan(there).any():
+            return None
+        mean = np.mean(there, axis=0)
+        low, high = np.quantile(mean[1:], [(1 - self._level) / 2, (1 + self._level) / 2])
+        return Estimate(float(mean[0]), float(low), float(high))
+
+
+def _resampled(
+    name: str, records: Sequence[dict[str, Any]], labels: dict[str, list[float]], times: int, seed: int
+) -> np.ndarray:
+    """Of M records of a task, the score on the rows as they are and on each resample: (M, 1 + R)."""
+    task = get_task(name)
+    true = {split: np.asarray(values, dtype=float) for split, values in labels.items()}
+    for record in records:
+        for split, values in true.items():
+            found = len(record["predictions"].get(split, ()))
+            if found != len(values):
+                raise KdzooError(
+                    f"the record of {name}, {record['method']}, seed {record['seed']} has {found} predictions on "
+                    f"{split}, where the teacher's has {len(values)} labels; remove it, and the cell is computed again"
+                )
+    predicted = {split: np.asarray([r["predictions"][split] for r in records], dtype=float) for split in true}
+
+    def statistic(*index: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = {s: counts(rows, len(true[s])) for s, rows in zip(true, index, strict=True)}
+        return scores(task, predicted, true, drawn)
+
+    rows = [np.arange(len(values)) for values in true.values()]
+    found = stats.bootstrap(
+        rows,
+        statistic,
+        n_resamples=times,
+        batch=max(1, _ELEMENTS // sum(map(len, rows))),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng([seed, *name.encode()]),  # a task's resamples do not depend on the others
+    )
+    return np.concatenate([statistic(*(r[None] for r in rows)), found.bootstrap_distribution], axis=-1)
+
+
+def best(means: Mapping[str, Mapping[str, float]], column: str) -> list[str]:
+    """The methods that have a score in a column, the best first.
+
+    Args:
+        means: by method and column (a task, or ``AVERAGE``), the mean score.
+        column: which.
+    """
+    return sorted((name for name in means if column in means[name]), key=lambda name: -means[name][column])
+
+
+def marks(
+    means: Mapping[str, Mapping[str, float]], bootstrap: Bootstrap, columns: Sequence[str]
+) -> dict[tuple[str, str], Mark]:
+    """What a table marks, by method and column: the best, and those of which one cannot say that they are worse.
+
+    The latter are the methods whose difference to the best has 0 within its interval.
+    """
+    found: dict[tuple[str, str], Mark] = {}
+    for column in columns:
+        for name in best(means, column):
+            first = best(means, column)[0]
+            gap = bootstrap.difference(first, name, column)
+            if means[name][column] == means[first][column]:
+                found[name, column] = "best"
+            elif gap is not None and not gap.sure:
+                found[name, column] = "level"
+    return found
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods ranked over tasks, with the Friedman test and the Nemenyi test's critical difference.
+
+    Attributes:
+        ranks: the mean rank of each method over the tasks, the best first; equal scores share a rank.
+        tasks: over how many.
+        statistic, p: the Friedman test's, of "all methods are alike".
+        critical: mean ranks that are nearer than this cannot be told apart.
+        groups: the largest runs of methods, as places in ``ranks``, of which none can be told from another.
+
+    References:
+        Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, section 3.2;
+        https://www.jmlr.org/papers/v7/demsar06a.html
+    """
+
+    ranks: dict[str, float]
+    tasks: int
+    statistic: float
+    p: float
+    critical: float
+    groups: list[tuple[int, int]]
+
+
+def ranking(means: Mapping[str, Mapping[str, float]], tasks: Sequence[str], *, level: float = LEVEL) -> Ranking | None:
+    """Rank the methods that have a score on every task.
+
+    Returns:
+        None with fewer than three methods or two tasks, where there is nothing to test.
+    """
+    names = [name for name in means if all(task in means[name] for task in tasks)]
+    if len(names) < 3 or len(tasks) < 2:
+        return None
+    table = np.asarray([[means[name][task] for name in names] for task in tasks])
+    each = stats.rankdata(-table, axis=1).mean(0)
+    ranks = {names[i]: float(each[i]) for i in np.argsort(each, kind="stable")}
+    # All tied on every task, there is no difference to test.
+    tied = bool((table == table[:, :1]).all())
+    statistic, p = (0.0, 1.0) if tied else map(float, stats.friedmanchisquare(*table.T))
+    k = len(names)
+    critical = float(stats.studentized_range.ppf(level, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / 6 / len(tasks)))
+    values = list(ranks.values())
+    runs = [(i, max(j for j in range(i, k) if values[j] - values[i] < critical)) for i in range(k)]
+    groups = [(i, j) for n, (i, j) in enumerate(runs) if j > i and (n == 0 or j > runs[n - 1][1])]
+    return Ranking(ranks, len(tasks), statistic, p, critical, groups)

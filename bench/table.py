@@ -1,4 +1,4 @@
-"""The table of a comparison, from its records: on the terminal, as Markdown and as CSV."""
+"""The table of a comparison, from its records: on the terminal, as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ from typing import Any
 
 from rich.table import Table
 
-from kdzoo.bench.records import read_json, write_atomically
-from kdzoo.bench.statistics import LEVEL, difference
+from kdzoo.bench.records import FORMAT, read_json, write_atomically
+from kdzoo.bench.statistics import AVERAGE, LEVEL, Bootstrap, marks
+from kdzoo.bench.statistics import TEACHER as TEACHER
 from kdzoo.errors import KdzooError, unknown
 
-TEACHER = "teacher"
+NUMBER = (int, float)
+NEEDED: dict[str, Any] = {
+    "task": str,
+    "method": str,
+    "seed": int,
+    "score": NUMBER,
+    "samples_per_second": NUMBER,
+    "parameters": NUMBER,
+}
+PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
+COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
+         "loss_parameters", "flops", "evaluation_samples_per_second", "device")  # fmt: skip
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+         **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
 
 @dataclass
@@ -36,9 +50,14 @@ class Row:
     parameters: int
 
     @property
+    def means(self) -> dict[str, float]:
+        """The mean score by task."""
+        return {task: fmean(scores) for task, scores in self.scores.items()}
+
+    @property
     def average(self) -> float:
         """The mean over tasks of the mean over seeds."""
-        return fmean(fmean(scores) for scores in self.scores.values())
+        return fmean(self.means.values())
 
 
 def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
@@ -53,6 +72,13 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
         speed = fmean(record["samples_per_second"] for record in own)
         rows.append(Row(method, scores, speed, own[0]["parameters"]))
     return rows
+
+
+def means_of(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Each student's mean score by task, and on the average where it has all tasks."""
+    tasks = {record["task"] for record in records}
+    students = [row for row in rows_of(records) if row.method != TEACHER]
+    return {row.method: row.means | ({AVERAGE: row.average} if tasks == row.scores.keys() else {}) for row in students}
 
 
 def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> tuple[list[str], list[list[str]]]:
@@ -86,9 +112,15 @@ def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> t
             ]
         )
     if against is not None:
+        bootstrap = Bootstrap(records)
+        if bootstrap.unlabelled:
+            raise KdzooError(
+                f"the records of {', '.join(bootstrap.unlabelled)} hold no labels, so no interval can be given; "
+                "compare with a version that keeps them, into another folder"
+            )
         head.append(f"to {against} [{LEVEL:.0%}]")
         for row, cells in zip(rows, body, strict=True):
-            gain = None if row.method == against else difference(records, row.method, against)
+            gain = None if row.method == against else bootstrap.difference(row.method, against)
             cells.append("" if gain is None else str(gain))
     return head, body
 
@@ -119,34 +151,103 @@ def markdown_table(records: Sequence[dict[str, Any]], against: str | None = None
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *body)) + "\n"
 
 
-def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """One line a cell: score, every metric, speed, memory and parameters."""
-    metrics = list({name: None for record in records for name in record["metrics"]})
+def latex_table(
+    records: Sequence[dict[str, Any]], against: str | None = None, bootstrap: Bootstrap | None = None
+) -> str:
+    """The table in LaTeX: the best of each column in bold, what cannot be told from it underlined.
+
+    Args:
+        records: of a comparison.
+        against: as in `cells_of`.
+        bootstrap: the records', where it has been made already.
+    """
+    head, body = cells_of(records, against)
+    seen = marks(means_of(records), bootstrap or Bootstrap(records), head[1 : head.index(AVERAGE) + 1])
+    commands = {"best": "textbf", "level": "underline"}
+
+    def line(cells: Sequence[str], method: str = "") -> str:
+        written = []
+        for column, cell in zip(head, cells, strict=True):
+            mark = seen.get((method, column))
+            written.append(f"\\{commands[mark]}{{{latex(cell)}}}" if mark else latex(cell))
+        return " & ".join(written) + r" \\"
+
+    rows = [line(cells, cells[0]) for cells in body]
+    after_teacher = [r"\midrule"] if body[0][0] == TEACHER and len(body) > 1 else []
+    seeds = len({record["seed"] for record in records if record["method"] != TEACHER})
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            r"\caption{Validation scores"
+            + (rf", mean $\pm$ standard deviation over {seeds} seeds" if seeds > 1 else "")
+            + r". Bold: the best student; underlined: its difference to the best has 0 within the "
+            rf"{latex(f'{LEVEL:.0%}')} interval of a paired bootstrap over validation rows.}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            line(head),
+            r"\midrule",
+            rows[0],
+            *after_teacher,
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def latex(text: str) -> str:
+    """Text with what LaTeX gives a meaning to escaped."""
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+def csv_table(records: Sequence[dict[str, Any]]) -> str:
+    """One line a cell: score, every metric, speed, step split, memory, parameters, FLOPs and inference as CSV."""
+    metrics = list({name: None for record in records for name in record.get("metrics", {})})
+    batches = sorted({batch for record in records for batch in record.get("inference", {})}, key=int)
+    parts = [part for part in PARTS if any(part in record.get("step_seconds", {}) for record in records)]
     plain = ("task", "method", "seed", "score")
-    costs = ("samples_per_second", "train_seconds", "steps", "peak_memory", "parameters", "loss_parameters", "device")
+    head = [*plain, *metrics, *COSTS, *(f"step_{part}_seconds" for part in parts)]
+    for batch in batches:
+        head += [f"inference_{batch}_latency_ms", f"inference_{batch}_rows_per_second"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*plain, *metrics, *costs])
+    writer.writerow(head)
     for record in records:
-        values = [record["metrics"].get(name, "") for name in metrics]
-        writer.writerow([*(record[name] for name in plain), *values, *(record[name] for name in costs)])
-    write_atomically(path, text.getvalue())
+        values = [record[name] for name in plain]
+        values += [record.get("metrics", {}).get(name, "") for name in metrics]
+        values += [record.get(name, "") for name in COSTS]
+        values += [record.get("step_seconds", {}).get(part, "") for part in parts]
+        for batch in batches:
+            of_batch = record.get("inference", {}).get(batch, {})
+            values += [of_batch.get(name, "") for name in ("latency_ms", "rows_per_second")]
+        writer.writerow(values)
+    return text.getvalue()
+
+
+def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write `csv_table` to a file."""
+    write_atomically(path, csv_table(records))
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """All records of a comparison's folder: each task's teacher, then its cells.
 
     Raises:
-        KdzooError: when there is none, or one is damaged.
+        KdzooError: when there is none, or one is damaged or written by a newer kdzoo.
     """
     paths = sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
     if not paths:
         raise KdzooError(f"{folder} holds no records; `kdzoo compare --out {folder}` writes them")
     records = [read_json(path) for path in paths]
     for path, record in zip(paths, records, strict=True):
-        if missing := {"task", "method", "seed", "score", "samples_per_second", "parameters"} - record.keys():
-            lacking = ", ".join(sorted(missing))
-            raise KdzooError(f"{path} lacks {lacking}; remove it, and what it held is computed again")
+        if record.get("format", FORMAT) > FORMAT:
+            raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
+        if lacking := [name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind)]:
+            raise KdzooError(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
     order = read_json(folder / "config.json").get("order", {}) if (folder / "config.json").exists() else {}
     return sorted(
         records,

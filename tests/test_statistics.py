@@ -1,4 +1,4 @@
-"""The paired bootstrap between two methods, and the column it adds to a table."""
+"""Intervals, marks and ranks against direct computations, and the columns they add to a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from command_line import SIZES, Commands
 
 from kdzoo import KdzooError
 from kdzoo.bench import statistics
-from kdzoo.bench.statistics import difference
+from kdzoo.bench.resampling import METRICS, counts, scores
+from kdzoo.bench.statistics import AVERAGE, Bootstrap, Estimate, marks, ranking
+from kdzoo.glue import get_task
+from kdzoo.glue.metrics import measure
 
 ROWS = 200
 
@@ -24,6 +27,10 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
     return Commands(capsys)
+
+
+def difference(records: list[dict[str, Any]], method: str, against: str, **options: Any) -> Estimate | None:
+    return Bootstrap(records, **options).difference(method, against)
 
 
 def cell(task: str, method: str, seed: int, predictions: Any, split: str = "validation", **more: Any) -> dict[str, Any]:
@@ -90,8 +97,124 @@ def test_a_task_of_two_splits() -> None:
 def test_nothing_in_common_and_no_labels() -> None:
     found = records({"kd": 0.8, "none": 0.7})
     assert difference(found, "kd", "pkd") is None
-    with pytest.raises(KdzooError, match="the records of sst2 hold no labels"):
-        difference(found[1:], "kd", "none")
+    without = Bootstrap(found[1:])
+    assert without.unlabelled == ["sst2"]
+    assert without.difference("kd", "none") is without.score("kd") is without.retention("kd") is None
+
+
+def test_a_record_with_other_rows_is_named() -> None:
+    found = records({"kd": 0.8})
+    found[1]["predictions"]["validation"].pop()
+    with pytest.raises(KdzooError, match=r"sst2, kd, seed 0 has 199 predictions on validation, .* 200 labels"):
+        Bootstrap(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("sst2", "accuracy"), ("mnli", "accuracy"), ("mrpc", "f1"), ("cola", "matthews_correlation"), ("stsb", "pearson"),
+     ("stsb", "spearmanr")],
+)  # fmt: skip
+def test_metrics_of_many_resamples_are_those_of_each(task: str, name: str) -> None:
+    """Small samples, so that ties, one class and constant sides occur; a nearly constant prediction too."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for rows in (1, 2, 3, 5, 40):
+        if task == "stsb":
+            true, right = rng.integers(0, 6, rows) / 2, rng.normal(2.5, 1, (4, rows))
+            right = np.stack([right[0], np.round(right[1]), 3 + 1e-4 * right[2], np.full(rows, 2.3)])
+        else:
+            classes = get_task(task).num_labels
+            true, right = rng.integers(0, classes, rows), rng.integers(0, classes, (4, rows))
+            right[3] = 1
+        index = rng.integers(rows, size=(30, rows))
+        found = METRICS[name](right.astype(float), true.astype(float), counts(index, rows))
+        for cell_, values in zip(right, found, strict=True):
+            expected = [measure(task, cell_[drawn], true[drawn])[name] for drawn in index]
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-10)
+            seen |= {round(value, 6) for value in expected}
+    assert {0.0, 1.0} < seen
+
+
+def test_a_score_over_splits_and_metrics_is_the_tasks_own() -> None:
+    rng = np.random.default_rng(0)
+    for name in ("mnli", "mrpc", "stsb"):
+        task = get_task(name)
+        true = {s: rng.integers(0, 2, n).astype(float) for s, n in zip(task.validation_splits, (30, 7), strict=False)}
+        right = {split: rng.integers(0, 2, (1, len(values))).astype(float) for split, values in true.items()}
+        once = {split: np.ones((1, len(values))) for split, values in true.items()}
+        own = task.flatten({split: measure(name, right[split][0], true[split]) for split in true})
+        assert scores(task, right, true, once)[0, 0] == pytest.approx(task.score(own))
+
+
+def test_score_and_retention() -> None:
+    found = records({"kd": 0.8}) + records({"kd": 0.6}, task="rte")
+    drawn = Bootstrap(found)
+    kd, rte, kept = drawn.score("kd"), drawn.score("kd", "rte"), drawn.retention("kd")
+    right = np.mean([np.equal(r["predictions"]["validation"], found[0]["references"]["validation"]).mean()
+                     for r in found if r["method"] == "kd"])  # fmt: skip
+    assert kd is not None and rte is not None and kept is not None
+    assert kd.value == pytest.approx(100 * right) and kd.low < kd.value < kd.high
+    assert rte.high - rte.low > kd.high - kd.low, "two tasks together are surer than one"
+    assert kept.value == pytest.approx(right), "this teacher is always right"
+    assert drawn.score("kd", "sst2") == Bootstrap(found[:3]).score("kd", "sst2"), "other tasks change nothing"
+    assert drawn.retention("none") is drawn.score("none") is None
+
+
+def test_marks() -> None:
+    """By rate of right answers: a hair behind the best is level with it, ten points behind are not."""
+    found = records({"kd": 0.80, "pkd": 0.799, "crd": 0.7})
+    means = {
+        name: {"sst2": 100 * rate, AVERAGE: 100 * rate} for name, rate in [("kd", 0.8), ("pkd", 0.7), ("crd", 0.6)]
+    }
+    seen = marks(means, Bootstrap(found), ["sst2", AVERAGE])
+    assert seen == {("kd", c): "best" for c in ("sst2", AVERAGE)} | {("pkd", c): "level" for c in ("sst2", AVERAGE)}
+    assert marks({**means, "pkd": means["kd"]}, Bootstrap(found[1:]), ["sst2"]) == {
+        ("kd", "sst2"): "best",
+        ("pkd", "sst2"): "best",
+    }, "equal ones are both the best, and nothing is level without labels"
+
+
+# Demšar (2006), Table 5(a): the critical values of the two-tailed Nemenyi test at 0.05.
+NEMENYI = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+
+
+@pytest.mark.parametrize("methods", NEMENYI)
+def test_the_critical_difference_is_the_published_one(methods: int) -> None:
+    rng = np.random.default_rng(0)
+    tasks = [f"task{number}" for number in range(6)]
+    table = {f"method{number}": {task: float(rng.random()) for task in tasks} for number in range(methods)}
+    found = ranking(table, tasks)
+    assert found is not None
+    assert found.critical == pytest.approx(NEMENYI[methods] * np.sqrt(methods * (methods + 1) / 36), abs=2e-3)
+    # The Friedman statistic by its formula, without ties (Demšar 2006, equation in section 3.2.2).
+    squares = sum(rank**2 for rank in found.ranks.values())
+    expected = 72 / (methods * (methods + 1)) * (squares - methods * (methods + 1) ** 2 / 4)
+    assert found.statistic == pytest.approx(expected)
+    assert list(found.ranks.values()) == sorted(found.ranks.values())
+
+
+def test_groups_of_a_ranking() -> None:
+    """Three methods that take turns and one behind; then four in a row, of which neighbours cannot be told apart."""
+    table = {"a": [4, 3, 2, 1] * 6, "b": [3, 4, 1, 2] * 6, "c": [2, 1, 4, 3] * 6, "d": [0, 0, 0, 0] * 6}
+    tasks = [str(number) for number in range(24)]
+    means = {name: dict(zip(tasks, map(float, values), strict=True)) for name, values in table.items()}
+    found = ranking(means, tasks)
+    assert found is not None and found.tasks == 24 and found.p < 1e-6
+    assert found.ranks == {"a": 2.0, "b": 2.0, "c": 2.0, "d": 4.0}
+    assert found.critical == pytest.approx(2.569 * np.sqrt(20 / 144), abs=2e-3) and found.groups == [(0, 2)]
+    chain = {name: {task: float(-place) for task in tasks} for place, name in enumerate("abcd")}
+    near = ranking(chain, tasks[:8])
+    assert near is not None and near.critical == pytest.approx(1.658, abs=2e-3)
+    assert near.groups == [(0, 1), (1, 2), (2, 3)], "overlapping runs, none within another"
+
+
+def test_a_ranking_needs_methods_and_tasks() -> None:
+    means = {name: {"rte": 1.0, "sst2": 2.0} for name in "abc"}
+    tied = ranking(means, ["rte", "sst2"])
+    assert tied is not None and tied.p == 1.0 and set(tied.ranks.values()) == {2.0} and tied.groups == [(0, 2)]
+    assert ranking({name: means[name] for name in "ab"}, ["rte", "sst2"]) is None
+    assert ranking(means, ["rte"]) is None
+    assert ranking({**means, "d": {"rte": 9.0}}, ["rte", "sst2"]) == tied, "one that lacks a task takes no part"
 
 
 def test_the_table_against_a_method(commands: Commands, tmp_path: Path) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from kdzoo.errors import DistillationFailure, KdzooError
 
 FORMAT = 1
+NUMBER = (int, float)
+NEEDED = {"task": str, "method": str, "seed": int, "score": NUMBER, "samples_per_second": NUMBER, "parameters": NUMBER}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+class DamagedRecord(KdzooError):
+    """A record that cannot be read, or is none."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -77,8 +86,11 @@ class Records:
                 self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, command: str = "") -> Iterator[None]:
         """Hold the folder for this process, so that two runs cannot mix their records.
+
+        Args:
+            command: what was asked for, as it was typed; kept beside the configuration.
 
         Raises:
             KdzooError: when another run holds it.
@@ -88,7 +100,8 @@ class Records:
 
         try:
             with FileLock(self.folder / ".lock", timeout=0), _writing(self.folder):
-                self.write(self.config, {"format": FORMAT, "shared": self.shared, "order": self.order})
+                said = {"command": command} if command else {}
+                self.write(self.config, {"format": FORMAT, "shared": self.shared, "order": self.order, **said})
                 yield
         except Timeout:
             raise KdzooError(f"{self.folder} is in use by another run; wait for it, or choose another --out") from None
@@ -100,6 +113,31 @@ class Records:
     def teacher(self, task: str) -> Path:
         """Where a task's teacher is; its record is ``record.json`` in there."""
         return self.folder / "teachers" / task
+
+    def failed(self, task: str, method: str, seed: int) -> Path:
+        """Where it says why a cell, or a task's teacher, failed."""
+        return self.folder / "failed" / f"{task}-{method}-{seed}.json"
+
+    def set_aside_damaged(self) -> list[str]:
+        """Rename the damaged records of the folder, a teacher's with its folder; a line about each.
+
+        Raises:
+            KdzooError: for a record of a newer kdzoo.
+        """
+        lines = []
+        for path in record_paths(self.folder):
+            try:
+                read_record(path)
+            except DamagedRecord as error:
+                of_teacher = path.name == "record.json"
+                # Under a name that begins with a dot a teacher is none.
+                new = f".{path.parent.name}" if of_teacher else path.name
+                old = path.parent if of_teacher else path
+                free = (old.with_name(f"{new}.damaged-{number}") for number in count(1))
+                aside = next(path for path in free if not path.exists())
+                os.replace(old, aside)
+                lines.append(f"{str(error).partition(';')[0]}; set aside as {aside}")
+        return lines
 
     def find(self, path: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
         """The record at a path, when it is there.
@@ -142,25 +180,63 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        of_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
-        if isinstance(error, RuntimeError) and not of_torch:
+        if isinstance(error, RuntimeError) and not _of_torch(error):
             raise
-        reason = f"a file came out short, as on a full disk ({error})" if of_torch else error
+        reason = f"a file came out short, as on a full disk ({error})" if _of_torch(error) else error
         raise DistillationFailure(f"cannot write to {folder}: {reason}; what was finished before is kept") from error
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error says that nothing more can be written, so that going on makes no sense."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, DistillationFailure):
+        error = error.__cause__
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return _of_torch(error) or (isinstance(error, SafetensorError) and "I/O error" in str(error))
+
+
+def _of_torch(error: BaseException | None) -> bool:
+    """Whether it is what torch.save raises for a file that came out short."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("PytorchStreamWriter" in said or "inline_container" in said)
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """The files of all records of a comparison's folder, its teachers' first."""
+    return sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record from its file.
+
+    Raises:
+        DamagedRecord: when it cannot be read, or lacks what every record has.
+        KdzooError: when it is of a newer kdzoo.
+    """
+    record = read_json(path)
+    if isinstance(record.get("format"), int) and record["format"] > FORMAT:
+        raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
+    if lacking := [name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind)]:
+        raise DamagedRecord(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
+    return record
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        KdzooError: when it is not one; the file is named.
+        DamagedRecord: when it is not one; the file is named.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KdzooError(f"{path} cannot be read: {error}; remove it, and what it held is computed again") from None
+    except OSError as error:
+        raise KdzooError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise DamagedRecord(f"{path} cannot be read: {error}; remove it, and what it held is computed again") from None
     if not isinstance(data, dict):
-        raise KdzooError(f"{path} is not a record; remove it, and what it held is computed again")
+        raise DamagedRecord(f"{path} is not a record; remove it, and what it held is computed again")
     return data
 
 

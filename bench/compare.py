@@ -30,12 +30,14 @@ from rich.progress import (
 )
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kdzoo.activations import Needs
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, read_records, write_csv
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.bench.training import Progress as StepProgress
+from kdzoo.cache import TeacherCache, megabytes
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import Recipe
@@ -87,6 +89,10 @@ class Comparison:
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(settings.teacher, settings.data)
+        self.cache = TeacherCache(settings.cache_folder or folder / "cache", precision=settings.cache_precision)
+        self._teacher_needs: dict[
+            tuple[str, str], tuple[Any, Needs]
+        ] = {}  # by task and method, with the teacher's config
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
         self.data: dict[str, DatasetDict] = {}
@@ -122,13 +128,16 @@ class Comparison:
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
                         warnings.simplefilter("always", KdzooWarning)
-                        recipe.objective().bind(student, teacher, num_samples=len(self.data[task.name]["train"]))
+                        objective = recipe.objective()
+                        objective.bind(student, teacher, num_samples=len(self.data[task.name]["train"]))
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None
                     self.impossible[task.name, name] = str(error)
                     self._say(f"{task.name:<6} {name:<{self._wide}} left out: {error}")
                     continue
+                if (needs := objective.teacher_needs()) is not None:
+                    self._teacher_needs[task.name, name] = teacher.config, needs
                 for warning in caught:
                     if issubclass(warning.category, KdzooWarning):
                         self._say(f"{task.name:<6} {name:<{self._wide}} warning: {warning.message}")
@@ -153,6 +162,9 @@ class Comparison:
         teachers = [(task.name, TEACHER, 0) for task in self.tasks]
         cells = [(task.name, method, seed) for task, method, seed in self.cells()]
         with self.records.claimed(), progress_bar(self.console) as bar:
+            for task in self.tasks:
+                if any(self.find(job) is None for job in cells if job[0] == task.name):
+                    self._announce_cache(task)
             overall = bar.add_task("comparing", total=sum(self._steps(*job) for job in teachers + cells))
             if workers == 1:
                 jobs = [job for teacher in teachers for job in (teacher, *(c for c in cells if c[0] == teacher[0]))]
@@ -160,12 +172,35 @@ class Comparison:
             else:
                 with self._pool(workers) as pool:
                     done = [
-                        record
-                        for jobs in (teachers, cells)
-                        for record in self._side_by_side(jobs, pool, bar, overall)
+                        record for jobs in (teachers, cells) for record in self._side_by_side(jobs, pool, bar, overall)
                     ]
             write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
         return done
+
+    def cached(self, task: Task) -> tuple[set[str], int]:
+        """The methods whose teacher is read from the cache, those that need least first, and the bytes they take."""
+        sizes: dict[str, tuple[int, Any, Needs]] = {}
+        for (name, method), (config, needs) in self._teacher_needs.items():
+            if name == task.name:
+                sizes[method] = (self.cache.nbytes(config, self._tokenized(task)["train"], needs), config, needs)
+        fitting: set[str] = set()
+        together, taken = Needs(logits=False), 0
+        for method, (_, config, needs) in sorted(sizes.items(), key=lambda entry: entry[1][0]):
+            size = self.cache.nbytes(config, self._tokenized(task)["train"], together | needs)
+            if size <= self.settings.cache_limit * 1e9:
+                fitting.add(method)
+                together, taken = together | needs, size
+        return fitting, taken
+
+    def _announce_cache(self, task: Task) -> None:
+        methods, size = self.cached(task)
+        if methods:
+            names = ", ".join(name for name in self.recipes if name in methods)
+            self._say(f"{task.name:<6} the teacher's activations are kept for {names}: {megabytes(size)}")
+        live = [m for t, m in self._teacher_needs if t == task.name and m not in methods]
+        if live and self.settings.cache_limit:
+            limit = megabytes(self.settings.cache_limit * 1e9)
+            self._say(f"{task.name:<6} the teacher runs live for {', '.join(live)}: over --cache-limit, {limit}")
 
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a teacher or a cell that is done.
@@ -198,6 +233,8 @@ class Comparison:
             make_student(self.student, teacher, seed=seed),
             teacher if recipe.needs_teacher else None,
             recipe,
+            cache=self.cache if method in self.cached(task)[0] else None,
+            evaluations=self.settings.evaluations,
             budget=self.settings.budget,
             folder=self.records.folder / "work",
             **shared,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def seconds(
@@ -61,6 +68,46 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
     events: Any = profiled.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(accumulate(nbytes for _, nbytes in changes), default=0)
+
+
+def forward_speed(model: Any, inputs: dict[str, Tensor], rows: int, repeats: int) -> dict[str, float]:
+    """``latency_ms``, the median time of a forward pass, and ``rows_per_second``; the model's mode is kept."""
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        taken = seconds(lambda: model(**inputs), model.device, repeats=repeats)
+    model.train(training)
+    return {"latency_ms": 1e3 * taken, "rows_per_second": rows / taken}
+
+
+def forward_flops(model: Any, length: int) -> int:
+    """The floating-point operations of a forward pass of one row of ``length`` tokens."""
+    ids = torch.ones(1, length, dtype=torch.long, device=model.device)
+    # The plain form of attention, whose products are all counted; a fused one is not everywhere.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(input_ids=ids)
+    return int(counter.get_total_flops())
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count from now on, where the system can (CUDA; Linux)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the highest resident set
+
+
+def peak_memory() -> int:
+    """The most bytes since `reset_peak_memory`: the accelerator's, or on a CPU the process's resident set."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 @contextmanager

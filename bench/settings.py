@@ -23,6 +23,11 @@ QUICKSTART: dict[str, Any] = {
 }
 
 
+AXES = {"tasks", "methods", "seeds"}
+MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
+OPTIONAL = {"cache_precision"}  # left out of the records while they are at their defaults
+
+
 class Budget(BaseModel):
     """How one model is trained; the same for every method of a comparison.
 
@@ -65,6 +70,10 @@ class Settings(BaseModel):
         budget: of every student.
         teacher_budget: of the teacher.
         overrides: settings of recipes changed, ``LOSS.OPTION=VALUE``.
+        evaluations: how often each training is interrupted to take its score, for the learning curves.
+        cache_folder: where the teachers' activations are kept; in the output folder when None.
+        cache_limit: the most gigabytes of them a task; the methods that do not fit ask the live teacher.
+        cache_precision: in which they are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,10 +90,18 @@ class Settings(BaseModel):
     budget: Budget = Budget()
     teacher_budget: Budget = Budget()
     overrides: tuple[str, ...] = ()
+    evaluations: int = Field(default=4, ge=0)
+    cache_folder: str | None = None
+    cache_limit: float = Field(default=1.0, ge=0)
+    cache_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def shared(self) -> dict[str, Any]:
-        """What all cells have in common: everything but the axes of the grid."""
-        return self.model_dump(mode="json", exclude={"tasks", "methods", "seeds"})
+        """What all cells have in common and depend on: neither the axes of the grid nor what changes no result."""
+        found = self.model_dump(mode="json", exclude={*AXES, *MEASURING})
+        return {name: value for name, value in found.items() if name not in OPTIONAL or name in self._changed()}
+
+    def _changed(self) -> set[str]:
+        return {name for name in OPTIONAL if getattr(self, name) != type(self).model_fields[name].default}
 
     def of_teacher(self) -> dict[str, Any]:
         """What a task's teacher depends on."""

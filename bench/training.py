@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,13 +19,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from kdzoo.bench.measure import forward_flops, forward_speed, peak_memory, reset_peak_memory
 from kdzoo.bench.settings import Budget
+from kdzoo.cache import TeacherCache
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.glue import Task
 from kdzoo.recipe import Recipe
-from kdzoo.trainer import DistillationTrainer
+from kdzoo.trainer import DistillationTrainer, accepted_inputs
 
 Progress = Callable[[int, int], None]
+INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of
 
 
 @dataclass
@@ -39,13 +40,20 @@ class Outcome:
         score: the task's one number, 0 to 100.
         predictions: by validation split, in the rows' order: class ids, or scores.
         references: the labels in the same form.
+        curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``; the last entry is
+            the final one.
         samples_per_second: training rows over training time.
-        train_seconds: wall time of the training.
+        tokens_per_second: their tokens, padding left out, over training time.
+        train_seconds: wall time of the training; evaluations and the making of a cache are not in it.
         step_seconds: mean seconds of a step, split as in `kdzoo.stopwatch.PARTS`.
+        cached: whether the teacher's activations were read from a cache.
         evaluation_samples_per_second: validation rows over the time of predicting them.
+        inference: by batch size, ``latency_ms`` (a batch's, the median) and ``rows_per_second``, on validation rows of
+            median length.
+        flops: floating-point operations of a forward pass of one row of ``max_length`` tokens.
         parameters: of the model as it is saved.
         loss_parameters: of the objective, which are not.
-        peak_memory: bytes; the accelerator's, or the process's resident set on a CPU.
+        peak_memory: bytes while it trained; the accelerator's, or on a CPU the process's resident set.
         history: the Trainer's log.
     """
 
@@ -53,11 +61,16 @@ class Outcome:
     score: float
     predictions: dict[str, list[float]]
     references: dict[str, list[float]]
+    curve: list[dict[str, float]]
     samples_per_second: float
+    tokens_per_second: float
     train_seconds: float
     steps: int
     step_seconds: dict[str, float]
+    cached: bool
     evaluation_samples_per_second: float
+    inference: dict[str, dict[str, float]]
+    flops: int
     parameters: int
     loss_parameters: int
     peak_memory: int
@@ -78,6 +91,8 @@ def train(
     save: bool = False,
     evaluate_only: bool = False,
     log_gradients: bool = False,
+    evaluations: int = 0,
+    cache: TeacherCache | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Train a student by a recipe and evaluate it.
@@ -95,6 +110,8 @@ def train(
         save: keep a checkpoint an epoch, go on from the last one, and write the model in the end.
         evaluate_only: leave the training out.
         log_gradients: put the terms' gradient norms and cosines into the history.
+        evaluations: how often to take the score while training, at even distances; it changes nothing else.
+        cache: of the teacher's activations.
         progress: told the steps done and the steps to do.
 
     Raises:
@@ -137,6 +154,7 @@ def train(
             teacher=teacher,
             recipe=recipe,
             log_gradients=log_gradients,
+            cache=cache,
             args=arguments,
             train_dataset=data["train"],
             data_collator=task.collator(tokenizer),
@@ -144,45 +162,83 @@ def train(
             callbacks=callbacks,
         )
     trainer.pop_callback(PrinterCallback)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    ran = {"train_runtime": 0.0, "train_samples_per_second": 0.0}
+    curve = _Curve(trainer, task, data, evaluations)
+    trainer.add_callback(curve)
+    reset_peak_memory()
+    ran = {"train_runtime": 0.0}
     resumed = 0
     if not evaluate_only:
         checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
         ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-    by_split, predictions, references, seconds, rows = {}, {}, {}, 0.0, 0
-    for split in task.validation_splits:
-        if split not in data:
-            continue
-        start = time.perf_counter()
-        logits, labels = predict(trainer, data[split])
-        seconds += time.perf_counter() - start
-        rows += len(labels)
-        by_split[split] = task.evaluate(logits, labels)
-        predictions[split] = _written(task.predictions(logits))
-        references[split] = _written(labels)
-    metrics = task.flatten(by_split)
+    peak = peak_memory()
+    seconds = max(float(ran["train_runtime"]) - curve.paused, 0.0)
+    start = time.perf_counter()
+    metrics, predictions, references = evaluated(trainer, task, data)
+    predicting = time.perf_counter() - start
     if save:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         trainer.save_model(str(folder))
-    done = max(trainer.state.global_step - resumed, 1)
+    done = trainer.state.global_step - resumed
+    rows = budget.epochs * len(data["train"]) * done / max(trainer.state.global_step, 1)
+    per_second = rows / seconds if seconds else 0.0
+    score = task.score(metrics)
     return Outcome(
         metrics=metrics,
-        score=task.score(metrics),
-        predictions=predictions,
-        references=references,
-        # The Trainer counts the rows from before a resume too.
-        samples_per_second=float(ran["train_samples_per_second"]) * done / max(trainer.state.global_step, 1),
-        train_seconds=float(ran["train_runtime"]),
+        score=score,
+        predictions={split: _written(values) for split, values in predictions.items()},
+        references={split: _written(values) for split, values in references.items()},
+        curve=[*curve.points, {"step": trainer.state.global_step, "seconds": seconds, "score": score}],
+        samples_per_second=per_second,
+        tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
+        train_seconds=seconds,
         steps=trainer.state.global_step,
-        step_seconds={part: seconds / done for part, seconds in trainer.stopwatch.seconds.items()},
-        evaluation_samples_per_second=rows / max(seconds, 1e-9),
+        step_seconds={part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
+        cached=trainer.teacher_rows is not None,
+        evaluation_samples_per_second=sum(map(len, references.values())) / max(predicting, 1e-9),
+        inference=inference(student, data, task, tokenizer),
+        flops=forward_flops(student, budget.max_length),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
-        peak_memory=_peak_memory(),
+        peak_memory=peak,
         history=trainer.state.log_history,
     )
+
+
+def evaluated(
+    trainer: DistillationTrainer, task: Task, data: DatasetDict
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The task's metrics on its validation splits, and by split the predictions and the labels."""
+    by_split, predictions, references = {}, {}, {}
+    for split in task.validation_splits:
+        if split in data:
+            logits, labels = predict(trainer, data[split])
+            by_split[split] = task.evaluate(logits, labels)
+            predictions[split], references[split] = task.predictions(logits), labels
+    return task.flatten(by_split), predictions, references
+
+
+def inference(
+    model: PreTrainedModel, data: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, dict[str, float]]:
+    """By batch size, a forward pass's median milliseconds and the rows a second, on rows of median length.
+
+    Args:
+        model: on the device it is measured on.
+        data: the task's tokenised splits.
+        task: what for.
+        tokenizer: theirs.
+    """
+    rows = next(data[split] for split in task.validation_splits if split in data)
+    names = accepted_inputs(model)
+    middle = np.argsort(np.asarray(rows["length"]), kind="stable")
+    found = {}
+    for size, repeats in INFERENCE.items():
+        first = max(len(middle) // 2 - size // 2, 0)
+        batch = [rows[int(index)] for index in np.resize(middle[first : first + size], size)]
+        taken = task.collator(tokenizer)(batch)
+        given = {name: value.to(model.device) for name, value in taken.items() if name in names}
+        found[str(size)] = forward_speed(model, given, size, repeats)
+    return found
 
 
 def _written(values: np.ndarray) -> list[float]:
@@ -229,16 +285,35 @@ def quiet() -> None:
     disable_progress_bar()
 
 
+class _Curve(TrainerCallback):
+    """Takes the score while a model trains, out of the training's time and without touching its random numbers."""
+
+    def __init__(self, trainer: DistillationTrainer, task: Task, data: DatasetDict, times: int) -> None:
+        self._evaluated = lambda: task.score(evaluated(trainer, task, data)[0])
+        self._stopwatch, self._times = trainer.stopwatch, times
+        self.points: list[dict[str, float]] = []
+        self.paused = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._start = time.perf_counter()
+        # The last score is the one that is taken in the end.
+        self._at = {round(state.max_steps * part / (self._times + 1)) for part in range(1, self._times + 1)}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step not in self._at or not 0 < state.global_step < state.max_steps:
+            return
+        now = time.perf_counter()
+        with torch.random.fork_rng():
+            score = self._evaluated()
+        self.points.append({"step": state.global_step, "seconds": now - self._start - self.paused, "score": score})
+        model.train()
+        self.paused += time.perf_counter() - now
+        self._stopwatch.start()
+
+
 class _Steps(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress(state.global_step, state.max_steps)
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

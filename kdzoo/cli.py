@@ -228,6 +228,15 @@ def compare(
     precision: Precision = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="The teacher's; as --epochs by default.")] = None,
     teacher_learning_rate: Annotated[float | None, typer.Option(help="The teacher's highest rate.")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=0, help="Scores taken while each model trains, for the learning curves; 4.")
+    ] = None,
+    cache_limit: Annotated[
+        float | None,
+        typer.Option(min=0, help="Most gigabytes a task of the teacher's activations on disk; 1; 0: none."),
+    ] = None,
+    cache_folder: Annotated[str | None, typer.Option(help="Where they are kept; OUT/cache by default.")] = None,
+    cache_precision: Annotated[str | None, typer.Option(help="In which they are kept: fp32, bf16 or fp16.")] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Trainings at the same time, each on its share of the processor's threads.")
     ] = 1,
@@ -248,7 +257,8 @@ def compare(
         teacher_budget=teacher_budget,
         finetune_teacher=finetune_teacher,
         overrides=tuple(set_ or ()),
-        **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows),
+        **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows, evaluations=evaluations),
+        **_given(cache_limit=cache_limit, cache_folder=cache_folder, cache_precision=cache_precision),
     )
     comparison = Comparison(settings, out, console)
     records = comparison.run(workers)

@@ -68,5 +68,6 @@ def results(folder: Path) -> dict[str, Any]:
     for name, record in records(folder).items():
         history = [{k: v for k, v in entry.items() if not k.endswith(timed)} for entry in record["history"]]
         steady = ("task", "method", "seed", "configuration", "metrics", "score", "predictions", "steps", "parameters")
-        kept[name] = {key: record[key] for key in steady} | {"history": history}
+        curve = [(point["step"], point["score"]) for point in record["curve"]]
+        kept[name] = {key: record[key] for key in steady} | {"history": history, "curve": curve}
     return kept

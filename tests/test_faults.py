@@ -52,8 +52,10 @@ def undisturbed(grid: Path) -> dict[str, Any]:
 
 
 def left_over(folder: Path) -> set[str]:
-    """Files that are neither a comparison's results nor its lock."""
+    """Files that are neither a comparison's results, nor its lock, nor the teacher's activations."""
     known = {"config.json", "results.csv", ".lock"}
+    known |= {str(path.relative_to(folder)) for path in folder.glob("cache/*/[!.]*.safetensors")}
+    known |= {str(path.relative_to(folder)) for path in folder.glob("cache/*/.lock")}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return {name for name in files - known if not name.startswith(("cells/sst2-", "teachers/sst2/"))}
 

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import platform
-import signal
 import time
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
-from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.activations import Needs
+from kdzoo.bench.launchers import Failure, Files, InProcess, Job, Launcher, Result
+from kdzoo.bench.live import Board
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
-from kdzoo.bench.records import FORMAT, Records
+from kdzoo.bench.records import FORMAT, Records, is_full_disk, read_json
 from kdzoo.bench.settings import Settings
-from kdzoo.bench.table import TEACHER, read_records, write_csv
+from kdzoo.bench.table import TEACHER, read_records, terminal_table, write_csv
+from kdzoo.bench.tracking import check_trackers, tracked
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.bench.training import Progress as StepProgress
 from kdzoo.cache import TeacherCache, megabytes
@@ -45,7 +38,6 @@ from kdzoo.registry import available
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
-Job = tuple[str, str, int]
 ALL = "all"  # in place of methods: every registered recipe
 UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
@@ -57,13 +49,20 @@ class Comparison:
         settings: what to run.
         folder: where its records go, and where those of an interrupted run are found.
         console: where progress is shown.
+        trackers: ``"tensorboard"`` and ``"wandb"``, to log each training to; into ``logs`` in the folder.
+
+    Attributes:
+        failed: why trainings failed, by task, method and seed, once it has run.
 
     Raises:
         KdzooError: for anything that would make a cell impossible.
     """
 
-    def __init__(self, settings: Settings, folder: Path, console: Console) -> None:
+    def __init__(self, settings: Settings, folder: Path, console: Console, trackers: tuple[str, ...] = ()) -> None:
         quiet()
+        check_trackers(trackers)
+        self.trackers = trackers
+        self.failed: dict[Job, str] = {}
         if settings.student is None:
             settings = settings.model_copy(update={"student": every_other_layer(settings.teacher)})
         if not settings.finetune_teacher:
@@ -150,32 +149,93 @@ class Comparison:
                     if (task.name, method) not in self.impossible:
                         yield task, method, seed
 
-    def run(self, workers: int = 1) -> list[dict[str, Any]]:
+    @property
+    def title(self) -> str:
+        """Of its table."""
+        seeds = "one seed" if self.settings.seeds == 1 else f"mean ± std over {self.settings.seeds} seeds"
+        return f"Validation scores, {seeds}; teacher {self.settings.teacher}, student {self.student}"
+
+    def run(
+        self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False
+    ) -> list[dict[str, Any]]:
         """Run what is missing; the records of the whole grid, teachers included.
 
+        A training that fails is recorded under ``failed``, and the others go on; a failed teacher's cells are left out.
+
         Args:
-            workers: processes that train at the same time, each on its share of the processor's threads.
+            launcher: where the trainings run; one after the other in this process by default.
+            command: what was asked for, as it was typed; kept beside the records.
+            retry_failed: run again what failed in an earlier run.
 
         Raises:
-            DistillationFailure: when a loss becomes NaN or infinite, or a record cannot be written.
+            DistillationFailure: when a record cannot be written.
         """
-        teachers = [(task.name, TEACHER, 0) for task in self.tasks]
-        cells = [(task.name, method, seed) for task, method, seed in self.cells()]
-        with self.records.claimed(), progress_bar(self.console) as bar:
+        launcher = launcher or InProcess()
+        grid: dict[Job, list[Job]] = {(task.name, TEACHER, 0): [] for task in self.tasks}
+        for task, method, seed in self.cells():
+            grid[task.name, TEACHER, 0].append((task.name, method, seed))
+        self.failed = {}
+        with self.records.claimed(command):
+            for line in self.records.set_aside_damaged():
+                self._say(f"warning: {line}")
+            jobs = [job for teacher, cells in grid.items() for job in (teacher, *cells)]
+            done = {job: record for job in jobs if (record := self.find(job)) is not None}
+            steps = {job: self._steps(*job) for job in jobs if job not in done}
             for task in self.tasks:
-                if any(self.find(job) is None for job in cells if job[0] == task.name):
+                if any(job in steps for job in grid[task.name, TEACHER, 0]):
                     self._announce_cache(task)
-            overall = bar.add_task("comparing", total=sum(self._steps(*job) for job in teachers + cells))
-            if workers == 1:
-                jobs = [job for teacher in teachers for job in (teacher, *(c for c in cells if c[0] == teacher[0]))]
-                done = [self._alone(job, bar, overall) for job in jobs]
-            else:
-                with self._pool(workers) as pool:
-                    done = [
-                        record for jobs in (teachers, cells) for record in self._side_by_side(jobs, pool, bar, overall)
-                    ]
-            write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
-        return done
+            with Board(self.console, steps, self._table, self._wide, launcher.doing) as board:
+                waiting: deque[Job] = deque()
+
+                def plan(jobs: Sequence[Job]) -> Iterator[Job]:
+                    """Those that are to run, with the cells of the teachers that are done."""
+                    for job in jobs:
+                        why = None if job in done or retry_failed else self._failed_before(job)
+                        if why is not None:
+                            fail(job, why, f"failed before: {why}; --retry-failed runs it again")
+                        elif job in done:
+                            yield from plan(grid.get(job, []))
+                        else:
+                            yield job
+
+                def fail(job: Job, why: str, line: str) -> None:
+                    without = [cell for cell in grid.get(job, []) if cell in steps]
+                    self.failed[job] = why
+                    board.failed(job, line + (f"; {len(without)} cells are left out" if without else ""), without)
+
+                for job, record in done.items():
+                    self._failure_path(job).unlink(missing_ok=True)  # where a run was killed just before it did
+                    board.found(record)
+                waiting.extend(plan([*grid]))
+                if launcher.side_by_side:  # no worker waits for the last teacher then
+                    waiting = deque(sorted(waiting, key=lambda job: job[1] != TEACHER))
+                for job, result in launcher.run(self, waiting, board):
+                    if isinstance(result, Failure):
+                        self._record_failure(job, result)
+                        fail(job, result.error, f"failed: {result.error}")
+                        continue
+                    if job not in grid:  # a teacher's is with its weights
+                        self.records.write(self._path(job), result)
+                    self._failure_path(job).unlink(missing_ok=True)
+                    done[job] = result
+                    board.ended(job, result)
+                    new = [*plan(grid.get(job, []))]
+                    if launcher.side_by_side:
+                        waiting.extend(new)
+                    else:
+                        waiting.extendleft(reversed(new))
+            if done:
+                write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
+        return [done[job] for job in jobs if job in done]
+
+    def summary_of_failures(self) -> str:
+        """One line about the trainings that failed."""
+        (job, why), *others = self.failed.items()
+        more = f", and {len(others)} more" if others else ""
+        return (
+            f"{' '.join(map(str, job))} failed{more}: {why}; {self.records.folder / 'failed'} has what went wrong, and "
+            "--retry-failed runs it again"
+        )
 
     def cached(self, task: Task) -> tuple[set[str], int]:
         """The methods whose teacher is read from the cache, those that need least first, and the bytes they take."""
@@ -210,8 +270,21 @@ class Comparison:
         """
         return self.records.find(self._path(job), self._configuration(job))
 
+    def attempt(self, job: Job, progress: StepProgress | None = None) -> Result:
+        """Train a teacher or a cell; its record, or why there is none.
+
+        Raises:
+            Exception: of a disk that is full, which is no fault of the cell.
+        """
+        try:
+            return self.train(job, progress)
+        except Exception as error:
+            if is_full_disk(error):
+                raise
+            return Failure.of(error)
+
     def train(self, job: Job, progress: StepProgress | None = None) -> dict[str, Any]:
-        """Train a teacher or a cell, and write its record.
+        """Train a teacher, into its folder, or a cell; its record.
 
         Args:
             job: task, method and seed; the method of a teacher is ``"teacher"``.
@@ -229,19 +302,20 @@ class Comparison:
         if method == TEACHER:
             return self._train_teacher(job, started, shared)
         recipe, teacher = self.recipes[method], self._teacher(task)
-        outcome = train(
-            make_student(self.student, teacher, seed=seed),
-            teacher if recipe.needs_teacher else None,
-            recipe,
-            cache=self.cache if method in self.cached(task)[0] else None,
-            evaluations=self.settings.evaluations,
-            budget=self.settings.budget,
-            folder=self.records.folder / "work",
-            **shared,
-        )
-        record = self._record(self._configuration(job), outcome, started)
-        self.records.write(self._path(job), record)
-        return record
+        configuration = self._configuration(job)
+        with tracked(self.trackers, self.path(self._logs(job)), self._logs(job), configuration) as callbacks:
+            outcome = train(
+                make_student(self.student, teacher, seed=seed),
+                teacher if recipe.needs_teacher else None,
+                recipe,
+                cache=self.cache if method in self.cached(task)[0] else None,
+                evaluations=self.settings.evaluations,
+                budget=self.settings.budget,
+                folder=self.records.folder / "work",
+                callbacks=callbacks,
+                **shared,
+            )
+        return self._record(configuration, outcome, started)
 
     def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
@@ -262,42 +336,63 @@ class Comparison:
             self.records.write(scratch / "record.json", record)
         return record
 
-    def _alone(self, job: Job, bar: Progress, overall: TaskID) -> dict[str, Any]:
-        record = self.find(job)
-        if record is not None:
-            bar.advance(overall, self._steps(*job))
-            return record
-        with _Part(bar, overall, " ".join(str(part) for part in job[: 2 if job[1] == TEACHER else 3])) as part:
-            record = self.train(job, part.advance)
-        self._report(record)
-        return record
+    def moved(self, folder: Path) -> Comparison:
+        """The same comparison in another folder, without a terminal."""
+        moved = copy.copy(self)
+        moved.records = self.records.moved(folder)
+        moved.cache = TeacherCache(self.settings.cache_folder or folder / "cache", precision=self.cache.precision)
+        return moved
 
-    def _side_by_side(
-        self, jobs: list[Job], pool: ProcessPoolExecutor, bar: Progress, overall: TaskID
-    ) -> list[dict[str, Any]]:
-        records = {job: self.find(job) for job in jobs}
-        missing = [job for job, record in records.items() if record is None]
-        bar.advance(overall, sum(self._steps(*job) for job in jobs if job not in missing))
-        running = {pool.submit(_work, job): job for job in missing}
-        for future in as_completed(running):
-            job, record = running[future], future.result()
-            records[job] = record
-            bar.advance(overall, self._steps(*job))
-            self._report(record)
-        return [record for record in records.values() if record is not None]
+    def path(self, part: str) -> Path:
+        """Where a part of the folder is."""
+        return self.records.folder / part
 
-    @contextmanager
-    def _pool(self, workers: int) -> Iterator[ProcessPoolExecutor]:
-        threads = max(1, torch.get_num_threads() // workers)
-        settings = (self.settings, self.records.folder, threads)
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, settings) as pool:
-            try:
-                yield pool
-            except BaseException:
-                # Leaving the pool would wait for the trainings under way.
-                for child in active_children():
-                    child.terminate()
-                raise
+    def reads(self, job: Job) -> list[str]:
+        """The parts of the folder that a training needs: a cell, its teacher."""
+        return [] if job[1] == TEACHER else [f"teachers/{job[0]}"]
+
+    def writes(self, job: Job) -> list[str]:
+        """The parts of the folder that a training leaves there itself."""
+        return [self._logs(job), *([f"teachers/{job[0]}"] if job[1] == TEACHER else [])]
+
+    def receive(self, part: str, files: Files) -> None:
+        """Put such a part in its place, whole or not at all."""
+        with self.records.building(self.path(part)) as scratch:
+            for name, content in files.items():
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).write_bytes(content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs, the rows in full: the files they are mapped from may not be there."""
+        rows = {
+            task: DatasetDict({name: Dataset(split.with_format("arrow")[:]) for name, split in splits.items()})
+            for task, splits in self.data.items()
+        }
+        return self.__dict__ | {"console": None, "data": rows, "_tokenized_tasks": {}, "_teachers": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        quiet()
+        self.__dict__.update(state, console=Console(quiet=True))
+
+    def _failure_path(self, job: Job) -> Path:
+        return self.records.failed(*job)
+
+    def _failed_before(self, job: Job) -> str | None:
+        """Why a training failed, if it did with this configuration."""
+        path = self._failure_path(job)
+        found = read_json(path) if path.exists() else {}
+        return str(found.get("error")) if found.get("configuration") == self._configuration(job) else None
+
+    def _record_failure(self, job: Job, failure: Failure) -> None:
+        names = dict(zip(("task", "method", "seed"), job, strict=True))
+        said = {"configuration": self._configuration(job), **failure._asdict(), "finished": _now()}
+        self.records.write(self._failure_path(job), {"format": FORMAT, **names, **said})
+
+    def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
+        return terminal_table(records, self.title, failed=failed)
+
+    def _logs(self, job: Job) -> str:
+        return f"logs/{'-'.join(map(str, job))}"
 
     def _path(self, job: Job) -> Path:
         name, method, seed = job
@@ -346,13 +441,6 @@ class Comparison:
             "finished": _now(),
         }
 
-    def _report(self, record: dict[str, Any]) -> None:
-        metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
-        self._say(
-            f"{record['task']:<6} {record['method']:<{self._wide}} seed {record['seed']}  {metrics:<40} "
-            f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s"
-        )
-
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -374,55 +462,6 @@ def _overridden(recipes: list[Recipe], overrides: tuple[str, ...]) -> list[Recip
             raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
         recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
     return recipes
-
-
-_comparison: Comparison | None = None  # a worker's own
-
-
-def _start_worker(settings: Settings, folder: Path, threads: int) -> None:
-    global _comparison
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    torch.set_num_threads(threads)
-    _comparison = Comparison(settings, folder, Console(quiet=True))
-
-
-def _work(job: Job) -> dict[str, Any]:
-    assert _comparison is not None
-    return _comparison.train(job)
-
-
-class _Part:
-    """One training's share of the progress bar."""
-
-    def __init__(self, bar: Progress, overall: TaskID, name: str) -> None:
-        self._bar, self._overall, self._name, self._done = bar, overall, name, 0
-
-    def __enter__(self) -> _Part:
-        self._bar.update(self._overall, description=self._name)
-        return self
-
-    def advance(self, done: int, total: int) -> None:
-        """Called after each step with the steps done of this training."""
-        self._bar.advance(self._overall, done - self._done)
-        self._done = done
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.update(self._overall, description="comparing")
-
-
-def progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def device_name() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -84,6 +85,12 @@ class Records:
             # What an earlier run had, and this one has not, comes after.
             for axis, names in old.get("order", {}).items():
                 self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))
+
+    def moved(self, folder: Path) -> Records:
+        """The same in another folder, whose files are left as they are."""
+        moved = copy.copy(self)
+        moved.folder, moved.config = folder, folder / self.config.name
+        return moved
 
     @contextmanager
     def claimed(self, command: str = "") -> Iterator[None]:
@@ -206,6 +213,12 @@ def _of_torch(error: BaseException | None) -> bool:
 def record_paths(folder: Path) -> list[Path]:
     """The files of all records of a comparison's folder, its teachers' first."""
     return sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
+
+
+def read_failures(folder: Path) -> list[tuple[str, str, int]]:
+    """Task, method and seed of the trainings that failed in a comparison's folder."""
+    found = [read_json(path) for path in sorted(folder.glob("failed/*.json"))]
+    return [(failure["task"], failure["method"], failure["seed"]) for failure in found]
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 from datasets import DatasetDict
 from rich.console import Console
 
-from kdzoo.bench.compare import device_name, progress_bar
+from kdzoo.bench.compare import device_name
+from kdzoo.bench.live import progress_bar
 from kdzoo.bench.models import check_head, check_length, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget

@@ -12,20 +12,11 @@ from typing import Any
 
 from rich.table import Table
 
-from kdzoo.bench.records import FORMAT, read_json, write_atomically
+from kdzoo.bench.records import read_json, read_record, record_paths, write_atomically
 from kdzoo.bench.statistics import AVERAGE, LEVEL, Bootstrap, marks
 from kdzoo.bench.statistics import TEACHER as TEACHER
 from kdzoo.errors import KdzooError, unknown
 
-NUMBER = (int, float)
-NEEDED: dict[str, Any] = {
-    "task": str,
-    "method": str,
-    "seed": int,
-    "score": NUMBER,
-    "samples_per_second": NUMBER,
-    "parameters": NUMBER,
-}
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
          "loss_parameters", "flops", "evaluation_samples_per_second", "device")  # fmt: skip
@@ -81,17 +72,20 @@ def means_of(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {row.method: row.means | ({AVERAGE: row.average} if tasks == row.scores.keys() else {}) for row in students}
 
 
-def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> tuple[list[str], list[list[str]]]:
+def cells_of(
+    records: Sequence[dict[str, Any]], against: str | None = None, failed: Sequence[tuple[str, str, int]] = ()
+) -> tuple[list[str], list[list[str]]]:
     """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters.
 
     Args:
         records: of a comparison.
         against: a method; one column more has each other's difference to it with its interval.
+        failed: task, method and seed of trainings without a record; their columns count them.
 
     Raises:
         KdzooError: when there is no such method.
     """
-    tasks = list({record["task"]: None for record in records})
+    tasks = list({record["task"]: None for record in records} | {task: None for task, _, _ in failed})
     rows = rows_of(records)
     teacher = next((row for row in rows if row.method == TEACHER), None)
     if against is not None and against not in (row.method for row in rows):
@@ -104,7 +98,7 @@ def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> t
         body.append(
             [
                 row.method,
-                *(_mean_std(row.scores.get(task, [])) for task in tasks),
+                *(_with_failures(_mean_std(row.scores.get(task, [])), task, row.method, failed) for task in tasks),
                 f"{row.average:.1f}" if complete else "",
                 "" if retention is None else f"{retention:.1%}",
                 f"{row.samples_per_second:.0f}",
@@ -122,12 +116,20 @@ def cells_of(records: Sequence[dict[str, Any]], against: str | None = None) -> t
         for row, cells in zip(rows, body, strict=True):
             gain = None if row.method == against else bootstrap.difference(row.method, against)
             cells.append("" if gain is None else str(gain))
+    for method in dict.fromkeys(method for _, method, _ in failed if method not in (row.method for row in rows)):
+        told = [_with_failures("", task, method, failed) for task in tasks]
+        body.append([method, *told, *[""] * (len(head) - 1 - len(tasks))])
     return head, body
 
 
-def terminal_table(records: Sequence[dict[str, Any]], title: str, against: str | None = None) -> Table:
+def terminal_table(
+    records: Sequence[dict[str, Any]],
+    title: str,
+    against: str | None = None,
+    failed: Sequence[tuple[str, str, int]] = (),
+) -> Table:
     """The table for a rich console; the best student of each task in bold."""
-    head, body = cells_of(records, against)
+    head, body = cells_of(records, against, failed)
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
@@ -144,9 +146,11 @@ def terminal_table(records: Sequence[dict[str, Any]], title: str, against: str |
     return table
 
 
-def markdown_table(records: Sequence[dict[str, Any]], against: str | None = None) -> str:
+def markdown_table(
+    records: Sequence[dict[str, Any]], against: str | None = None, failed: Sequence[tuple[str, str, int]] = ()
+) -> str:
     """The table in Markdown."""
-    head, body = cells_of(records, against)
+    head, body = cells_of(records, against, failed)
     align = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *body)) + "\n"
 
@@ -239,15 +243,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     Raises:
         KdzooError: when there is none, or one is damaged or written by a newer kdzoo.
     """
-    paths = sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
+    paths = record_paths(folder)
     if not paths:
         raise KdzooError(f"{folder} holds no records; `kdzoo compare --out {folder}` writes them")
-    records = [read_json(path) for path in paths]
-    for path, record in zip(paths, records, strict=True):
-        if record.get("format", FORMAT) > FORMAT:
-            raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
-        if lacking := [name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind)]:
-            raise KdzooError(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
+    records = [read_record(path) for path in paths]
     order = read_json(folder / "config.json").get("order", {}) if (folder / "config.json").exists() else {}
     return sorted(
         records,
@@ -267,3 +266,8 @@ def _mean_std(scores: list[float]) -> str:
     if not scores:
         return ""
     return f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else "")
+
+
+def _with_failures(scores: str, task: str, method: str, failed: Sequence[tuple[str, str, int]]) -> str:
+    number = sum(job[:2] == (task, method) for job in failed)
+    return ", ".join(part for part in (scores, f"{number} failed" if number else "") if part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ def train(
     log_gradients: bool = False,
     evaluations: int = 0,
     cache: TeacherCache | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> Outcome:
     """Train a student by a recipe and evaluate it.
@@ -112,6 +113,7 @@ def train(
         log_gradients: put the terms' gradient norms and cosines into the history.
         evaluations: how often to take the score while training, at even distances; it changes nothing else.
         cache: of the teacher's activations.
+        callbacks: more of the Trainer's.
         progress: told the steps done and the steps to do.
 
     Raises:
@@ -119,7 +121,7 @@ def train(
         DistillationFailure: when the loss becomes NaN or infinite.
     """
     quiet()
-    callbacks = [_Steps(progress)] if progress is not None else []
+    callbacks = [*callbacks, *([_Steps(progress)] if progress is not None else [])]
     steps = budget.batch_size * budget.gradient_accumulation
     total = max(1, int(np.ceil(len(data["train"]) / steps) * budget.epochs))
     arguments = TrainingArguments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 import warnings
@@ -42,6 +43,10 @@ Warmup = Annotated[float | None, typer.Option("--warmup-ratio", help="Share of t
 Decay = Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")]
 Length = Annotated[int | None, typer.Option("--max-length", help="Most tokens a row keeps.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
+
+
+bench_app = typer.Typer(help="Measurements of whole trainings.", rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 
 @app.callback()
@@ -207,6 +212,7 @@ def distill(
 
 @app.command()
 def compare(
+    context: typer.Context,
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
     methods: Annotated[str, typer.Option(help=METHODS_HELP)] = METHODS,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
@@ -238,14 +244,33 @@ def compare(
     cache_folder: Annotated[str | None, typer.Option(help="Where they are kept; OUT/cache by default.")] = None,
     cache_precision: Annotated[str | None, typer.Option(help="In which they are kept: fp32, bf16 or fp16.")] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Trainings at the same time, each on its share of the processor's threads.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Trainings at the same time, each on its share of the processor's threads."),
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="Where they run: 'local', or 'ray' on a Ray cluster.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="The cluster's, HOST:PORT or 'auto'; without it one is started here.")
+    ] = None,
+    cpus_per_cell: Annotated[
+        float | None, typer.Option(min=0.001, help="CPUs that Ray gives each training; 1.")
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(min=0, help="GPUs that Ray gives each training; 1 where the cluster has any.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what failed in an earlier run.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log each training into OUT/logs.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log each training to Weights & Biases.")] = False,
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
     budget = _budget(locals())
     from kdzoo.bench.compare import Comparison
+    from kdzoo.bench.launchers import make_launcher
     from kdzoo.bench.table import terminal_table
 
+    place = make_launcher(launcher, workers=workers, address=ray_address, cpus=cpus_per_cell, gpus=gpus_per_cell)
+    trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     teacher_budget = budget | _given(epochs=teacher_epochs, learning_rate=teacher_learning_rate)
     settings = _settings(
         tasks=tasks,
@@ -260,12 +285,12 @@ def compare(
         **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows, evaluations=evaluations),
         **_given(cache_limit=cache_limit, cache_folder=cache_folder, cache_precision=cache_precision),
     )
-    comparison = Comparison(settings, out, console)
-    records = comparison.run(workers)
-    seeds_text = "one seed" if settings.seeds == 1 else f"mean ± std over {settings.seeds} seeds"
-    title = f"Validation scores, {seeds_text}; teacher {settings.teacher}, student {comparison.student}"
-    console.print(terminal_table(records, title))
+    comparison = Comparison(settings, out, console, trackers)
+    records = comparison.run(place, command=context.obj, retry_failed=retry_failed)
+    console.print(terminal_table(records, comparison.title, failed=[*comparison.failed]))
     console.print(f"records: {out}/cells, table: {out}/results.csv", highlight=False, soft_wrap=True)
+    if comparison.failed:
+        raise DistillationFailure(comparison.summary_of_failures())
 
 
 @app.command()
@@ -333,6 +358,48 @@ def profile(
     console.print(f"record and plot: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
+@bench_app.command()
+def throughput(
+    methods: Annotated[str, typer.Option(help=METHODS_HELP)] = METHODS,
+    teacher: Annotated[str, typer.Option(help="A size such as 6x384,heads=12, a folder or a hub name.")] = "6x384",
+    student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "4x312",
+    batch_sizes: Annotated[str, typer.Option(help="Rows a step, separated by commas.")] = "32",
+    lengths: Annotated[str, typer.Option(help="Tokens a row, separated by commas.")] = "128",
+    steps: Annotated[int, typer.Option(min=1, help="Steps a repeat.")] = 5,
+    warmup: Annotated[int, typer.Option(min=1, help="Steps before the first repeat.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats to take medians of.")] = 3,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    out: Annotated[Path, typer.Option(help="A JSON file for the figures.")] = Path("runs/throughput.json"),
+    set_: Set = None,
+) -> None:
+    """Training and inference throughput of methods, without training to convergence."""
+    from kdzoo.bench import throughput as bench
+
+    request = bench.Request.of(
+        methods,
+        tuple(set_ or ()),
+        teacher=teacher,
+        student=student,
+        batch_sizes=_names(batch_sizes),
+        lengths=_names(lengths),
+        steps=steps,
+        warmup=warmup,
+        repeats=repeats,
+        precision=precision,
+    )
+    measured = bench.measure(request)
+    results: list[Any] = []
+    with console.status("measuring inference") as status:
+        setting = next(measured)
+        for result in measured:
+            results.append(result)
+            bench.write_throughput(out, setting, results)
+            status.update(f"measuring: {len(results)} of {request.total}")
+    for table_ in bench.throughput_tables(setting, results):
+        console.print(table_)
+    console.print(f"record: {out}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 def table(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost`.")],
@@ -342,6 +409,7 @@ def table(
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of the costs of losses."""
+    from kdzoo.bench.records import read_failures
     from kdzoo.bench.table import markdown_table, read_records, terminal_table
 
     if folder.is_file():
@@ -353,11 +421,11 @@ def table(
         else:
             console.print(cost_table(costs, setting))
         return
-    records = read_records(folder)
+    records, failed = read_records(folder), read_failures(folder)
     if markdown:
-        typer.echo(markdown_table(records, against), nl=False)
+        typer.echo(markdown_table(records, against, failed), nl=False)
     else:
-        console.print(terminal_table(records, str(folder), against))
+        console.print(terminal_table(records, str(folder), against, failed))
 
 
 def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:
@@ -443,7 +511,8 @@ def main(arguments: list[str] | None = None) -> None:
     stopped = "stopped; the same command goes on from the last finished part"
     try:
         # Some versions of typer return the code of an exit, and of Ctrl-C, which others raise.
-        code = app(arguments or ["--help"], prog_name="kdzoo", standalone_mode=False) or 0
+        command = shlex.join(["kdzoo", *arguments])
+        code = app(arguments or ["--help"], prog_name="kdzoo", standalone_mode=False, obj=command) or 0
         if code == 130:
             code = _fail(stopped, 130, debug)
     except typer.Exit as exit_:

@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.activations import Needs
-from kdzoo.bench.launchers import Failure, Files, InProcess, Job, Launcher, Result
+from kdzoo.bench.launchers import Failure, Files, InProcess, Job, Launcher, Progress, Result
 from kdzoo.bench.live import Board
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, is_full_disk, read_json
@@ -29,16 +29,13 @@ from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, read_records, terminal_table, write_csv
 from kdzoo.bench.tracking import check_trackers, tracked
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
-from kdzoo.bench.training import Progress as StepProgress
 from kdzoo.cache import TeacherCache, megabytes
-from kdzoo.errors import KdzooError, KdzooWarning, unknown
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.glue import Task, get_task, load
-from kdzoo.recipe import Recipe
-from kdzoo.registry import available
+from kdzoo.recipe import ALL, Recipe, load_recipes
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
-ALL = "all"  # in place of methods: every registered recipe
 UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
@@ -75,23 +72,15 @@ class Comparison:
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
-        self.recipes: dict[str, Recipe] = {}
-        everything = ALL in settings.methods
-        own = [method for method in settings.methods if method != ALL]
-        methods = [*available("recipes"), *own] if everything else own
-        for recipe in _overridden([Recipe.load(method) for method in methods], settings.overrides):
-            if recipe.name in self.recipes:
-                raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
-            self.recipes[recipe.name] = recipe
+        self.recipes = load_recipes(settings.methods, settings.overrides)
         self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(settings.teacher, settings.data)
         self.cache = TeacherCache(settings.cache_folder or folder / "cache", precision=settings.cache_precision)
-        self._teacher_needs: dict[
-            tuple[str, str], tuple[Any, Needs]
-        ] = {}  # by task and method, with the teacher's config
+        # By task and method, with the teacher's config.
+        self._teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
         self.data: dict[str, DatasetDict] = {}
@@ -99,7 +88,7 @@ class Comparison:
             self.data[task.name] = load(
                 task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
             )
-        self.check(leave_out=everything)
+        self.check(leave_out=ALL in settings.methods)
 
     @property
     def student(self) -> str:
@@ -270,7 +259,7 @@ class Comparison:
         """
         return self.records.find(self._path(job), self._configuration(job))
 
-    def attempt(self, job: Job, progress: StepProgress | None = None) -> Result:
+    def attempt(self, job: Job, progress: Progress | None = None) -> Result:
         """Train a teacher or a cell; its record, or why there is none.
 
         Raises:
@@ -283,7 +272,7 @@ class Comparison:
                 raise
             return Failure.of(error)
 
-    def train(self, job: Job, progress: StepProgress | None = None) -> dict[str, Any]:
+    def train(self, job: Job, progress: Progress | None = None) -> dict[str, Any]:
         """Train a teacher, into its folder, or a cell; its record.
 
         Args:
@@ -420,7 +409,11 @@ class Comparison:
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
             # One at a time: cells come task by task.
-            self._teachers = {task.name: load_model(self.records.teacher(task.name), task.num_labels)}
+            folder = self.records.teacher(task.name)
+            try:
+                self._teachers = {task.name: load_model(folder, task.num_labels)}
+            except KdzooError as error:
+                raise KdzooError(f"{error}; remove {folder}, and the teacher is trained again") from None
         return self._teachers[task.name]
 
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
@@ -448,20 +441,6 @@ class Comparison:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
         rows = len(self.data[name]["train"])
         return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
-
-
-def _overridden(recipes: list[Recipe], overrides: tuple[str, ...]) -> list[Recipe]:
-    """The recipes with settings changed: a loss's in those that hold it (one must), a recipe's own in all."""
-    for setting in overrides:
-        loss = setting.partition("=")[0].split(".")[0]
-        if loss in Recipe.model_fields:
-            recipes = [recipe.override([setting]) for recipe in recipes]
-            continue
-        holding = [recipe for recipe in recipes if loss in recipe.losses]
-        if not holding:
-            raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
-        recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
-    return recipes
 
 
 def device_name() -> str:

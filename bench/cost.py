@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from rich.table import Table
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
 
 from kdzoo.activations import QKV, Activations, capture
 from kdzoo.bench.compare import device_name
 from kdzoo.bench.measure import peak_bytes, seconds
+from kdzoo.bench.models import model_of_size
 from kdzoo.bench.records import read_json, write_atomically
 from kdzoo.errors import KdzooError
 from kdzoo.objective import Objective, Term
-from kdzoo.students import parse_student
 
 CLASSES, VOCABULARY, TRAINING_ROWS = 3, 1000, 100_000
 
@@ -69,7 +68,10 @@ def measure_costs(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    models: list[Any] = [_model(size, length).to(device) for size in (student, teacher)]
+    models: list[Any] = [
+        model_of_size(size, positions=length, num_labels=CLASSES, vocabulary=VOCABULARY).to(device)
+        for size in (student, teacher)
+    ]
     # Every objective is made first, so that one that cannot work stops the command before any work.
     objectives = {name: Objective([Term(name)]).bind(*models, num_samples=TRAINING_ROWS).to(device) for name in names}
     ids = torch.randint(VOCABULARY, (batch_size, length), device=device)
@@ -153,23 +155,6 @@ def _cells(costs: Sequence[Cost]) -> list[list[str]]:
         [c.name, c.feature, f"{c.milliseconds:.2f}", f"{c.of_backward:.3f}", f"{c.peak_memory / 1e6:.1f}"]
         for c in sorted(costs, key=lambda cost: cost.milliseconds)
     ]
-
-
-def _model(size: str, length: int) -> Any:
-    spec = parse_student(size)
-    if spec.layers is None or spec.width is None:
-        raise KdzooError(f"{size!r} is no size; give one such as 4x312 or 4x312,heads=12,ffn=1200")
-    head: dict[str, Any] = {"num_labels": CLASSES}  # a field of the base class, which the type checker does not see
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        num_hidden_layers=spec.layers,
-        hidden_size=spec.width,
-        num_attention_heads=spec.heads or 12,
-        intermediate_size=spec.feed_forward or 4 * spec.width,
-        max_position_embeddings=max(length, 8),
-        **head,
-    )
-    return BertForSequenceClassification(config).eval()
 
 
 @torch.no_grad()

@@ -30,6 +30,28 @@ def is_size(teacher: str) -> bool:
     return parse_student(teacher).layers is not None
 
 
+def model_of_size(size: str, *, positions: int, num_labels: int, vocabulary: int = 30522) -> PreTrainedModel:
+    """A BERT with fresh weights in evaluation mode, to measure with.
+
+    Raises:
+        KdzooError: when ``size`` is none.
+    """
+    spec = parse_student(size)
+    if spec.layers is None or spec.width is None:
+        raise KdzooError(f"{size!r} is no size; give one such as 4x312 or 4x312,heads=12,ffn=1200")
+    head: dict[str, Any] = {"num_labels": num_labels}  # a field of the base class, which the type checker does not see
+    config = BertConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=spec.layers,
+        hidden_size=spec.width,
+        num_attention_heads=spec.heads or 12,
+        intermediate_size=spec.feed_forward or 4 * spec.width,
+        max_position_embeddings=max(positions, 8),
+        **head,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
 def load_tokenizer(teacher: str, data: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a teacher; for one from a size, that of the synthetic sentences.
 

@@ -319,6 +319,39 @@ class Recipe(_Strict):
         return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
 
 
+ALL = "all"  # in place of a method: every registered recipe
+
+
+def load_recipes(methods: Iterable[str], overrides: Iterable[str] = ()) -> dict[str, Recipe]:
+    """Recipes by name, with settings changed: a loss's in those that hold it, a recipe's own in all.
+
+    Args:
+        methods: names, YAML files or expressions; ``"all"`` stands for every registered recipe.
+        overrides: ``LOSS.OPTION=VALUE`` or ``KEY=VALUE``; see `Recipe.override`.
+
+    Raises:
+        KdzooError: for a method that is none, a loss that no recipe holds, or two recipes of one name.
+    """
+    methods = list(methods)
+    named = [*available("recipes"), *(m for m in methods if m != ALL)] if ALL in methods else methods
+    recipes = [Recipe.load(method) for method in named]
+    for setting in overrides:
+        loss = setting.partition("=")[0].split(".")[0]
+        if loss in Recipe.model_fields:
+            recipes = [recipe.override([setting]) for recipe in recipes]
+            continue
+        holding = [recipe for recipe in recipes if loss in recipe.losses]
+        if not holding:
+            raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
+        recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
+    by_name: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if recipe.name in by_name:
+            raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
+        by_name[recipe.name] = recipe
+    return by_name
+
+
 def _join(schedules: list[Schedule]) -> Schedule:
     """One schedule from those of successive stages; a stage's start replaces the zero at its predecessor's end."""
     if len(schedules) == 1:

@@ -267,14 +267,33 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
         assert record["format"] == 1 and record["configuration"]["shared"]["data"] == "synthetic"
         assert record["samples_per_second"] > 0 and record["steps"] == 2 and record["peak_memory"] > 2**20
         assert set(record["step_seconds"]) == {*PARTS}
+        assert 5 * record["samples_per_second"] < record["tokens_per_second"] < 40 * record["samples_per_second"]
+        assert record["flops"] > 0 and set(record["inference"]) == {"1", "32"}
+        assert all(speed["latency_ms"] > 0 for speed in record["inference"].values())
+        assert [point["step"] for point in record["curve"]] == [2] if record["method"] == "teacher" else [1, 2]
+        assert record["curve"][-1]["score"] == record["score"]
         assert record["evaluation_samples_per_second"] > 0 and record["rows"] == {"train": 64, "validation": 32}
         assert record["versions"]["torch"] == torch.__version__ and record["device"]
         assert record["started"] <= record["finished"]
     crd, teacher = kept["sst2-crd-0"], kept["sst2-teacher"]
     assert crd["loss_parameters"] > 0 and kept["sst2-none-0"]["loss_parameters"] == 0
     assert crd["parameters"] == kept["sst2-none-0"]["parameters"] < teacher["parameters"]
+    assert crd["flops"] < teacher["flops"]
+    assert crd["cached"] and not kept["sst2-none-0"]["cached"] and not teacher["cached"]
+    assert "sst2   the teacher's activations are kept for crd: 0.0 MB" in out
     assert crd["step_seconds"]["teacher"] > 0 and kept["sst2-none-0"]["step_seconds"]["teacher"] < 1e-3
     assert set(kept["stsb-none-0"]["metrics"]) == {"pearson", "spearmanr"}
+
+    # Neither the cache nor the learning curve changes what is learned.
+    other = tmp_path / "live"
+    options = ("--evaluations", 0, "--cache-limit", 0)
+    commands.works("compare", *GRID, *SIZES, *options, "--out", other)
+    assert not (other / "cache").exists()
+    for name, record in records(other).items():
+        assert not record["cached"] and len(record["curve"]) == 1
+        assert record["score"] == pytest.approx(kept[name]["score"], abs=1e-4)
+        losses, same = ([e["loss"] for e in r["history"] if "loss" in e] for r in (record, kept[name]))
+        assert losses == pytest.approx(same, rel=1e-4)
 
     # The table, from the records by hand.
     table = cells_of(out)

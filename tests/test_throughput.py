@@ -1,0 +1,62 @@
+"""`kdzoo bench throughput`: what it measures, its record, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Commands
+
+from kdzoo.bench import throughput
+from kdzoo.stopwatch import PARTS
+
+SIZES = ("--teacher", "2x16,heads=2", "--student", "1x8,heads=2", "--steps", 2, "--repeats", 2, "--warmup", 1)
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+def test_every_method_batch_and_length(commands: Commands, tmp_path: Path) -> None:
+    record = tmp_path / "throughput.json"
+    shapes = ("--batch-sizes", "2,3", "--lengths", "8,16")
+    out = commands.works("bench", "throughput", "--methods", "none,kd,lrc", *shapes, *SIZES, "--out", record)
+    setting, results = throughput.read_throughput(record)
+    kinds = [("none", ""), ("kd", "live"), ("kd", "cache"), ("lrc", "live"), ("lrc", "cache")]
+    expected = [(method, source, batch, length) for length in (8, 16) for batch in (2, 3) for method, source in kinds]
+    assert [(r.method, r.teacher, r.batch_size, r.length) for r in results] == expected
+    for result in results:
+        assert set(result.step_seconds) == {*PARTS} and result.peak_memory > 2**20 and result.spread >= 1
+        assert result.tokens_per_second == pytest.approx(result.samples_per_second * result.length)
+        assert result.step_seconds["backward"] > 0 and result.step_seconds["optimizer"] > 0
+        parts = sum(result.step_seconds.values())
+        assert 0.3 < result.samples_per_second * parts / result.batch_size < 3, "medians of parts and of the whole"
+    plain, live = (max(r.step_seconds["teacher"] for r in results if r.teacher == source) for source in ("", "live"))
+    assert live > 3 * plain, "a whole forward pass against nothing"
+    teacher, student = (setting["models"][name] for name in ("teacher", "student"))
+    assert teacher["parameters"] > student["parameters"]
+    assert teacher["by_length"]["16"]["flops"] > 1.9 * teacher["by_length"]["8"]["flops"]
+    assert student["by_length"]["8"]["inference"]["1"]["latency_ms"] > 0
+    assert "lrc" in out and "cache" in out and str(record) in out
+    assert json.loads(record.read_text())["setting"]["precision"] == "fp32"
+    text = throughput.throughput_markdown(setting, results)
+    assert text.count("| kd | cache |") == 4 and "| teacher 2x16,heads=2 |" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--batch-sizes", "2,x"), "the batch size 'x' is no whole number above 0"),
+        (("--lengths", "0"), "the length '0' is no whole number above 0"),
+        (("--precision", "fp8"), "unknown precision 'fp8'"),
+        (("--methods", "kdd"), "kdd"),
+        (("--methods", "attention_kl + ce", "--student", "1x8,heads=4"), "heads"),
+        (("--teacher", "no/such"), "no/such"),
+    ],
+)
+def test_bad_input(options: tuple[str, ...], says: str, commands: Commands, tmp_path: Path) -> None:
+    record = tmp_path / "throughput.json"
+    commands.fails("bench", "throughput", *SIZES, *options, "--out", record, says=(says,))
+    assert not record.exists()

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 import kdzoo
-from kdzoo.bench.training import Progress
 from kdzoo.errors import KdzooError, unknown
 
 LAUNCHERS = ("local", "ray")
@@ -38,7 +37,8 @@ TOLD_EVERY = 0.5  # seconds between two reports of a worker's steps
 CONNECT_SECONDS = 10  # to find a port at the cluster's address
 JOIN_SECONDS = 90  # to join a cluster, and for its machines to answer
 
-Job = tuple[str, str, int]
+Job = tuple[str, str, int]  # task, method and seed
+Progress = Callable[[int, int], None]  # is told the steps done and the steps to do
 Files = dict[str, bytes]
 
 

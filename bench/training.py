@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from kdzoo.bench.launchers import Progress
 from kdzoo.bench.measure import forward_flops, forward_speed, peak_memory, reset_peak_memory
 from kdzoo.bench.settings import Budget
 from kdzoo.cache import TeacherCache
@@ -27,7 +28,6 @@ from kdzoo.glue import Task
 from kdzoo.recipe import Recipe
 from kdzoo.trainer import DistillationTrainer, accepted_inputs
 
-Progress = Callable[[int, int], None]
 INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of
 
 

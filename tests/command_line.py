@@ -55,9 +55,14 @@ class Commands:
         return ran.err
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The files of a comparison's records."""
+    return [*folder.glob("cells/*.json"), *folder.glob("teachers/[!.]*/record.json")]
+
+
 def records(folder: Path) -> dict[str, Any]:
     """A comparison's records by file name, the teachers' by task."""
-    paths = [*folder.glob("cells/*.json"), *folder.glob("teachers/*/record.json")]
+    paths = record_files(folder)
     return {p.stem if p.stem != "record" else f"{p.parent.name}-teacher": json.loads(p.read_text()) for p in paths}
 
 

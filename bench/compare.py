@@ -26,7 +26,7 @@ from kdzoo.bench.live import Board
 from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, is_full_disk, read_json
 from kdzoo.bench.settings import Settings
-from kdzoo.bench.table import TEACHER, read_records, terminal_table, write_csv
+from kdzoo.bench.table import TEACHER, terminal_table
 from kdzoo.bench.tracking import check_trackers, tracked
 from kdzoo.bench.training import Outcome, check_precision, quiet, train
 from kdzoo.cache import TeacherCache, megabytes
@@ -214,7 +214,9 @@ class Comparison:
                     else:
                         waiting.extendleft(reversed(new))
             if done:
-                write_csv(self.records.folder / "results.csv", read_records(self.records.folder))
+                from kdzoo.bench.report import write_results  # matplotlib is loaded for it
+
+                write_results(self.records.folder)
         return [done[job] for job in jobs if job in done]
 
     def summary_of_failures(self) -> str:

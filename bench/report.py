@@ -28,6 +28,7 @@ from kdzoo.bench.statistics import (
     ranking,
 )
 from kdzoo.bench.table import PARTS, csv_table, latex_table, means_of, read_records, rows_of
+from kdzoo.errors import KdzooError
 
 BASELINE = "none"
 REACHED = 0.95  # of the best student's score: the score that the time to reach is told of
@@ -80,10 +81,12 @@ def write_results(folder: Path, out: Path | None = None) -> list[Path]:
         The files written.
 
     Raises:
-        KdzooError: when there are no records, or one is damaged.
+        KdzooError: when there are no records, one is damaged, or ``out`` is a folder.
         DistillationFailure: when a file cannot be written.
     """
     records = read_records(folder)
+    if out is not None and out.is_dir():
+        raise KdzooError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     report = Report(folder, records)
     texts = {out or folder / "report.html": report.html()}
     if out is None:
@@ -293,8 +296,9 @@ class Report:
 
     def _parts(self, method: str) -> dict[str, float]:
         """Mean seconds of a training step by part."""
-        found = {part: self._mean(method, lambda r, part=part: r.get("step_seconds", {}).get(part)) for part in PARTS}
-        return {part: seconds for part, seconds in found.items() if seconds is not None}
+        splits = [record.get("step_seconds", {}) for record in self._of([method])]
+        found = {part: [split[part] for split in splits if part in split] for part in PARTS}
+        return {part: fmean(seconds) for part, seconds in found.items() if seconds}
 
     def _step_plot(self) -> str | None:
         parts = {method: self._parts(method) for method in self.students}

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kdzoo.bench.records import read_json, read_record, record_paths, write_atomically
+from kdzoo.bench.records import read_json, read_record, record_paths
 from kdzoo.bench.statistics import AVERAGE, LEVEL, Bootstrap, marks
 from kdzoo.bench.statistics import TEACHER as TEACHER
 from kdzoo.errors import KdzooError, unknown
@@ -230,11 +230,6 @@ def csv_table(records: Sequence[dict[str, Any]]) -> str:
             values += [of_batch.get(name, "") for name in ("latency_ms", "rows_per_second")]
         writer.writerow(values)
     return text.getvalue()
-
-
-def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write `csv_table` to a file."""
-    write_atomically(path, csv_table(records))
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The command line: list, show, check, finetune, distill, compare, table, cost, profile."""
+"""The command line: list, show, check, finetune, distill, compare, table, report, cost, profile."""
 
 from __future__ import annotations
 
@@ -288,7 +288,8 @@ def compare(
     comparison = Comparison(settings, out, console, trackers)
     records = comparison.run(place, command=context.obj, retry_failed=retry_failed)
     console.print(terminal_table(records, comparison.title, failed=[*comparison.failed]))
-    console.print(f"records: {out}/cells, table: {out}/results.csv", highlight=False, soft_wrap=True)
+    written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
+    console.print(written, highlight=False, soft_wrap=True)
     if comparison.failed:
         raise DistillationFailure(comparison.summary_of_failures())
 
@@ -404,13 +405,17 @@ def throughput(
 def table(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost`.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
     against: Annotated[
         str | None, typer.Option(help="A method to give each other's difference to, with its interval.")
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of the costs of losses."""
     from kdzoo.bench.records import read_failures
-    from kdzoo.bench.table import markdown_table, read_records, terminal_table
+    from kdzoo.bench.table import latex_table, markdown_table, read_records, terminal_table
+
+    if latex and (markdown or folder.is_file()):
+        raise KdzooError("--latex is for the folder of a comparison, and not together with --markdown")
 
     if folder.is_file():
         from kdzoo.bench.cost import cost_markdown, cost_table, read_costs
@@ -422,10 +427,25 @@ def table(
             console.print(cost_table(costs, setting))
         return
     records, failed = read_records(folder), read_failures(folder)
-    if markdown:
+    if latex:
+        typer.echo(latex_table(records, against), nl=False)
+    elif markdown:
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         console.print(terminal_table(records, str(folder), against, failed))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
+) -> None:
+    """The report of a comparison's records, one HTML file; in the folder, with its tables as CSV and LaTeX."""
+    from kdzoo.bench.report import write_results
+
+    with console.status("drawing the report"):
+        files = write_results(folder, out)
+    console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
 def _settings(*, tasks: str, methods: str, data: str, teacher: str, student: str, **given: Any) -> Any:

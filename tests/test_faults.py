@@ -53,7 +53,7 @@ def undisturbed(grid: Path) -> dict[str, Any]:
 
 def left_over(folder: Path) -> set[str]:
     """Files that are neither a comparison's results, nor its lock, nor the teacher's activations."""
-    known = {"config.json", "results.csv", ".lock"}
+    known = {"config.json", "report.html", "results.csv", "results.tex", ".lock"}
     known |= {str(path.relative_to(folder)) for path in folder.glob("cache/*/[!.]*.safetensors")}
     known |= {str(path.relative_to(folder)) for path in folder.glob("cache/*/.lock")}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdzoo.loss import unit
+from kdzoo.kernels.gram import slot_shares
 from kdzoo.registry import register
-from kdzoo.structure import StructureLoss
+from kdzoo.structure import GramLoss
 
 
 @register("cka")
-class CKA(StructureLoss):
+class CKA(GramLoss):
     """One minus the linear centred kernel alignment of student and teacher.
 
         1 - ⟨K_s, K_t⟩ / (‖K_s‖ ‖K_t‖),   K = X̃ X̃ᵀ of the rows X̃ less their mean
@@ -22,6 +22,7 @@ class CKA(StructureLoss):
 
     Args:
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student: (B, D_s), (B, S, D_s), (B, M, D_s) or (B, M, S, D_s).
@@ -52,20 +53,7 @@ class CKA(StructureLoss):
     paper = "Kornblith et al. 2019, Similarity of Neural Network Representations Revisited"
     year = 2019
     url = "https://arxiv.org/abs/1905.00414"
+    relation = "cka"
 
-    def structure(self, student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> tuple[Tensor, Tensor]:
-        losses = 1 - (_kernel(student, real) * _kernel(teacher, real)).sum((1, 2))
-        rows, mine = real.sum(1).to(losses.dtype), real[:, own].sum(1).to(losses.dtype)
-        # A slot counts once, in equal parts with each of its rows.
-        weights = torch.where(rows > 1, mine / rows.clamp_min(1), 0.0)
-        return (losses * weights).sum(), weights.sum()
-
-
-def _kernel(vectors: Tensor, real: Tensor) -> Tensor:
-    """The centred Gram matrices (slots, N, N), scaled to length one; zero where all rows are equal."""
-    # Equal rows are exactly zero after one of them is taken off, but not after their rounded mean is.
-    first = real.int().argmax(1)[:, None, None].expand(-1, 1, vectors.shape[-1])
-    vectors = (vectors - vectors.gather(1, first)) * real.unsqueeze(-1)
-    mean = vectors.sum(1, keepdim=True) / real.sum(1).clamp_min(1)[:, None, None]
-    vectors = (vectors - mean) * real.unsqueeze(-1)
-    return unit((vectors @ vectors.mT).flatten(1)).view(len(real), real.shape[1], -1)
+    def count(self, real: Tensor, own: slice, dtype: torch.dtype) -> Tensor:
+        return slot_shares(real, own, dtype).sum()

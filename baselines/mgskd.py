@@ -10,9 +10,10 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.gram import gram, squared_distances
 from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_positive
 from kdzoo.registry import register, register_recipe
-from kdzoo.structure import angle_loss, geometry, real_pairs
+from kdzoo.structure import real_pairs
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe
@@ -208,7 +209,8 @@ class MGSKD(DistillationLoss):
         slots = student.shape[1] * heads
         pooled = (gather_rows(torch.einsum("bs,blsd->bld", weights, side))[0] for side in (student, teacher))
         ours, theirs = (side.reshape(len(side), slots, -1).transpose(0, 1) for side in pooled)
-        total = angle_loss(ours, theirs, (everyone != 0).expand(slots, -1), slice(own, own + len(student)))
+        mask = (everyone != 0).expand(slots, -1)
+        total = gram(ours, theirs, "angle", mask=mask, own=slice(own, own + len(student)))
         return total / _counted(heads * rows.sum() * everyone.sum().to(student.dtype) ** 2)
 
     def _tokens(self, student: Tensor, teacher: Tensor, real: Tensor, heads: int) -> Tensor:
@@ -286,13 +288,13 @@ def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor) -> T
         others: (B, k1, k2) positions.
     """
     length = states.shape[1]
-    gram, inverse = geometry(states, real)
-    at = gram.diagonal(dim1=1, dim2=2).gather(1, vertices)[..., None, None]
+    _, squares = squared_distances(states, real)
+    inverse = torch.where(squares > 0, squares, torch.inf).rsqrt()
     rows = vertices.unsqueeze(-1).expand(-1, -1, length)
-    own, scale = (table.gather(1, rows).gather(2, others) for table in (gram, inverse))
+    own, scale = (table.gather(1, rows).gather(2, others) for table in (squares, inverse))
     between = (others.unsqueeze(-1) * length + others.unsqueeze(-2)).flatten(1)
-    products = gram.flatten(1).gather(1, between).view(*others.shape, -1)
-    products = products - own.unsqueeze(-1) - own.unsqueeze(-2) + at
+    opposite = squares.flatten(1).gather(1, between).view(*others.shape, -1)
+    products = (own.unsqueeze(-1) + own.unsqueeze(-2) - opposite) / 2
     return products * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 

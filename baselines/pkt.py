@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdzoo.loss import unit
 from kdzoo.registry import register
-from kdzoo.structure import StructureLoss, real_pairs
-
-EPSILON = 1e-7
+from kdzoo.structure import GramLoss, real_pairs
 
 
 @register("pkt")
-class PKT(StructureLoss):
+class PKT(GramLoss):
     """Divergence of the distributions over neighbours that the cosines between the rows define.
 
         1/B · Σ_i Σ_j p_ij · log((p_ij + ε) / (q_ij + ε)),   ε = 1e-7
@@ -25,6 +22,7 @@ class PKT(StructureLoss):
     Args:
         variant: ``"released"`` is the authors' code: the mean over all B² entries, B times smaller, and the norms of
             the cosines have 1e-7 added. (The paper has the sum over all entries.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student: (B, D_s), (B, S, D_s), (B, M, D_s) or (B, M, S, D_s).
@@ -57,19 +55,7 @@ class PKT(StructureLoss):
     paper = "Passalis & Tefas 2018, Learning Deep Representations with Probabilistic Knowledge Transfer"
     year = 2018
     url = "https://arxiv.org/abs/1803.10837"
+    relation = "pkt"
 
-    def structure(self, student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> tuple[Tensor, Tensor]:
-        pairs = real_pairs(real)
-        ours, theirs = self._neighbours(student, pairs), self._neighbours(teacher, pairs)
-        losses = theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()
-        return losses[:, own].sum(), (pairs if self.variant == "released" else real)[:, own].sum()
-
-    def _neighbours(self, vectors: Tensor, pairs: Tensor) -> Tensor:
-        """Probabilities (slots, N, N), 0 where a row is not real."""
-        if self.variant == "released":
-            directions = vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + EPSILON)
-        else:
-            directions = unit(vectors)
-        alike = torch.where(pairs, (directions @ directions.mT + 1) / 2, 0.0)
-        summed = alike.sum(-1, keepdim=True)
-        return alike / torch.where(summed > 0, summed, 1.0)
+    def count(self, real: Tensor, own: slice, dtype: torch.dtype) -> Tensor:
+        return (real_pairs(real) if self.variant == "released" else real)[:, own].sum()

@@ -5,33 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.registry import register, register_recipe
-from kdzoo.structure import StructureLoss, angle_loss, real_pairs
+from kdzoo.structure import GramLoss, real_pairs
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe
 
 PAPER = "Park et al. 2019, Relational Knowledge Distillation"
 URL = "https://arxiv.org/abs/1904.05068"
-SMALLEST = 1e-6  # the root of the 1e-12 at which the authors' code clamps squared distances
 
 
 @register("rkd_distance")
-class RKDDistance(StructureLoss):
+class RKDDistance(GramLoss):
     """Smooth-L1 between the student's and the teacher's pairwise distances, each in units of its own mean.
 
         1/B² · Σ_ij h(|s_i - s_j| / μ_s, |t_i - t_j| / μ_t)
 
     with h(a, b) = ½ (a - b)² up to a difference of 1 and linear beyond, and μ the mean distance of two different
-    rows. The distance of two different rows is at least 1e-6, so that duplicates have a finite gradient: none.
+    rows. The distance of two different rows is at least 1e-6 (the root of the 1e-12 of the authors' code), so that
+    duplicates have a finite gradient: none.
     Layers and positions are compared each by itself, over the rows (of all processes) that are real there; the mean
     is over all pairs of all of them. One row alone has loss 0. Rows are not normalised first, as some code does.
 
     Args:
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student: (B, D_s), (B, S, D_s), (B, M, D_s) or (B, M, S, D_s).
@@ -59,25 +59,14 @@ class RKDDistance(StructureLoss):
     complexity = "O(B²·D) a slot, B² memory"
     related = ("rkd_angle", "sp", "cc", "mgskd")
     paper, year, url = PAPER, 2019, URL
+    relation = "distance"
 
-    def structure(self, student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> tuple[Tensor, Tensor]:
-        pairs = real_pairs(real)
-        losses = F.smooth_l1_loss(_scaled(student, pairs), _scaled(teacher, pairs), reduction="none")
-        return losses[:, own].sum(), pairs[:, own].sum()
-
-
-def _scaled(vectors: Tensor, pairs: Tensor) -> Tensor:
-    """Distances (slots, N, N) over their mean; 0 between a row and itself and where a row is not real."""
-    different = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
-    # Not by way of the dot products, whose rounding would give equal rows a distance, and a gradient.
-    apart = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = torch.where(different, apart.clamp_min(SMALLEST), 0.0)
-    mean = apart.sum((1, 2), keepdim=True) / different.sum((1, 2), keepdim=True).clamp_min(1)
-    return apart / torch.where(mean > 0, mean, 1.0)
+    def count(self, real: Tensor, own: slice, dtype: torch.dtype) -> Tensor:
+        return real_pairs(real)[:, own].sum()
 
 
 @register("rkd_angle")
-class RKDAngle(StructureLoss):
+class RKDAngle(GramLoss):
     """Smooth-L1 between the cosines of the angles that all triplets of rows form in student and teacher.
 
         1/B³ · Σ_ijk h(cos(s_j - s_i, s_k - s_i), cos(t_j - t_i, t_k - t_i))
@@ -86,10 +75,11 @@ class RKDAngle(StructureLoss):
     them, have cosine 0 and count. Layers and positions are compared each by itself, over the rows (of all processes)
     that are real there; the mean is over all triplets of all of them. One row alone has loss 0.
 
-    No B³ tensor is made: the cosines come from the B×B dot products, a few vertices at a time.
+    No B³ tensor is made, forward or backward: the cosines come from the B×B distances, a tile at a time.
 
     Args:
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student: (B, D_s), (B, S, D_s), (B, M, D_s) or (B, M, S, D_s).
@@ -114,10 +104,10 @@ class RKDAngle(StructureLoss):
     complexity = "O(B²·D + B³) a slot, B² memory"
     related = ("rkd_distance", "mgskd")
     paper, year, url = PAPER, 2019, URL
+    relation = "angle"
 
-    def structure(self, student: Tensor, teacher: Tensor, real: Tensor, own: slice) -> tuple[Tensor, Tensor]:
-        triplets = real[:, own].sum(1) * real.sum(1).to(student.dtype) ** 2
-        return angle_loss(student, teacher, real, own), triplets.sum()
+    def count(self, real: Tensor, own: slice, dtype: torch.dtype) -> Tensor:
+        return (real[:, own].sum(1) * real.sum(1).to(dtype) ** 2).sum()
 
 
 @register_recipe("rkd")

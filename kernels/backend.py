@@ -25,7 +25,14 @@ CROSSOVERS: dict[str, int] = {}
 
 # Elements of the student under which, on a CPU, a kernel's reference with autograd is faster than its operator, whose
 # call costs more than such work.
-PLAIN: dict[str, int] = {"divergence": 65536, "hidden_mse": 524288, "cosine": 49152, "normalized_mse": 49152}
+PLAIN: dict[str, int] = {
+    "divergence": 65536,
+    "hidden_mse": 524288,
+    "cosine": 49152,
+    "normalized_mse": 49152,
+    "gram_distance": 8192,
+    "gram_sp": 16384,
+}
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -74,8 +74,8 @@ def test_rows_that_differ_by_rounding_alone_count_as_one() -> None:
 def test_the_angles_do_not_depend_on_how_many_vertices_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = torch.randn(7, 4).double().requires_grad_(), torch.randn(7, 6).double()
     results = []
-    for chunk in (1, 3 * 49, 10**6):
-        monkeypatch.setattr("kdzoo.structure.CHUNK_ON_CPU", chunk)
+    for chunk in (1, 2 * 2 * 7, 3 * 3 * 7, 10**6):
+        monkeypatch.setattr("kdzoo.kernels.gram.BLOCK", chunk)
         value = kdzoo.create("rkd_angle")(student, teacher)
         results.append((value, *torch.autograd.grad(value, student)))
     for other in results[1:]:

@@ -8,7 +8,7 @@ import torch
 from references import cos, mean, smooth_l1, softmax
 
 LAYOUTS = [("BSD", False), ("BSD", True), ("BMSD", False), ("BMSD", True)]
-SETTINGS = [{}, {"token_layers": 1, "k1": 2, "k2": 3}, {"token_layers": 0}]
+SETTINGS = [{}, {"token_layers": 1, "k1": 2, "k2": 3, "bias": True}, {"token_layers": 0}]
 
 
 def draw_options(rng, student_width, teacher_width, rows):

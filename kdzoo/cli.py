@@ -403,7 +403,9 @@ def throughput(
 
 @app.command()
 def table(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost`.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost` or `kdzoo bench throughput`.")
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
     against: Annotated[
@@ -411,12 +413,21 @@ def table(
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of the costs of losses."""
-    from kdzoo.bench.records import read_failures
+    from kdzoo.bench.records import read_failures, read_json
     from kdzoo.bench.table import latex_table, markdown_table, read_records, terminal_table
 
     if latex and (markdown or folder.is_file()):
         raise KdzooError("--latex is for the folder of a comparison, and not together with --markdown")
 
+    if folder.is_file() and "throughput" in read_json(folder):
+        from kdzoo.bench import throughput as bench
+
+        setting, results = bench.read_throughput(folder)
+        if markdown:
+            typer.echo(bench.throughput_markdown(setting, results), nl=False)
+        else:
+            console.print(*bench.throughput_tables(setting, results), sep="\n")
+        return
     if folder.is_file():
         from kdzoo.bench.cost import cost_markdown, cost_table, read_costs
 

@@ -42,6 +42,7 @@ def test_every_method_batch_and_length(commands: Commands, tmp_path: Path) -> No
     assert "lrc" in out and "cache" in out and str(record) in out
     assert json.loads(record.read_text())["setting"]["precision"] == "fp32"
     text = throughput.throughput_markdown(setting, results)
+    assert commands.works("table", record, "--markdown") == text
     assert text.count("| kd | cache |") == 4 and "| teacher 2x16,heads=2 |" in text
 
 

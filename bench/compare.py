@@ -290,23 +290,26 @@ class Comparison:
             "seed": seed,
             "progress": progress,
         }
-        if method == TEACHER:
-            return self._train_teacher(job, started, shared)
-        recipe, teacher = self.recipes[method], self._teacher(task)
-        configuration = self._configuration(job)
-        with tracked(self.trackers, self.path(self._logs(job)), self._logs(job), configuration) as callbacks:
-            outcome = train(
-                make_student(self.student, teacher, seed=seed),
-                teacher if recipe.needs_teacher else None,
-                recipe,
-                cache=self.cache if method in self.cached(task)[0] else None,
-                evaluations=self.settings.evaluations,
-                budget=self.settings.budget,
-                folder=self.records.folder / "work",
-                callbacks=callbacks,
-                **shared,
-            )
-        return self._record(configuration, outcome, started)
+        logs = self.path(self._logs(job)), "-".join(map(str, job))
+        with tracked(self.trackers, *logs, self._configuration(job)) as shared["callbacks"]:
+            if method == TEACHER:
+                record = self._train_teacher(job, started, shared)
+            else:
+                recipe, teacher = self.recipes[method], self._teacher(task)
+                outcome = train(
+                    make_student(self.student, teacher, seed=seed),
+                    teacher if recipe.needs_teacher else None,
+                    recipe,
+                    cache=self.cache if method in self.cached(task)[0] else None,
+                    evaluations=self.settings.evaluations,
+                    budget=self.settings.budget,
+                    folder=self.records.folder / "work",
+                    **shared,
+                )
+                record = self._record(self._configuration(job), outcome, started)
+            for callback in shared["callbacks"]:
+                callback.end(record)
+        return record
 
     def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings

@@ -31,10 +31,8 @@ def check_trackers(trackers: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def tracked(
-    trackers: tuple[str, ...], folder: Path, name: str, configuration: dict[str, Any]
-) -> Iterator[list[TrainerCallback]]:
-    """Callbacks that log a training.
+def tracked(trackers: tuple[str, ...], folder: Path, name: str, configuration: dict[str, Any]) -> Iterator[list[Logs]]:
+    """What logs a training.
 
     Args:
         trackers: of ``TRACKERS``.
@@ -63,11 +61,11 @@ def tracked(
             options = {"project": os.environ.get("WANDB_PROJECT", "kdzoo"), "name": name, "config": configuration}
             run = stack.enter_context(wandb.init(**options, dir=str(folder), reinit="finish_previous"))
             writes.append(run.log)
-        yield [_Logs(write) for write in writes]
+        yield [Logs(write) for write in writes]
 
 
-class _Logs(TrainerCallback):
-    """Hands on what the Trainer logs: the loss, each term's, the learning rate, and the scores."""
+class Logs(TrainerCallback):
+    """Hands on what the Trainer logs (the loss, each term's, the learning rate) and, in the end, the scores."""
 
     def __init__(self, write: Write) -> None:
         self._write = write
@@ -75,3 +73,8 @@ class _Logs(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))}
         self._write(numbers, state.global_step)
+
+    def end(self, record: dict[str, Any]) -> None:
+        """Hand on a record's scores."""
+        scores = {"score": record["score"], **record["metrics"]}
+        self._write({f"eval/{name}": value for name, value in scores.items()}, record["steps"])

@@ -70,7 +70,7 @@ def frontier(points: Sequence[Point], label: str, title: str, text: str) -> str:
     """
     best = front(points)
     with rc_context(STYLE):
-        figure, (axes,) = _figure(7.4, 5.0)
+        figure, (axes,) = _figure(7.4, 5.0, left=0.6)
         for point in points:
             if point.interval is not None:
                 axes.plot([point.x] * 2, [point.interval.low, point.interval.high], color=PALE, lw=0.7, zorder=1)
@@ -97,7 +97,7 @@ def curves(
         title, text: as for `frontier`.
     """
     with rc_context(STYLE):
-        figure, (axes,) = _figure(5.4, 3.2, right=1.25)
+        figure, (axes,) = _figure(5.4, 3.2, left=0.65, right=_room(shown))
         for name, line in lines.items():
             if name not in shown:
                 axes.plot(*zip(*line, strict=True), color=PALE, lw=0.8)
@@ -118,8 +118,9 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], ti
     across = min(len(panels), 4)
     down = math.ceil(len(panels) / across)
     with rc_context(STYLE):
-        size = 0.07 + 3.25 * across, 0.1 + 1.9 * down
-        figure, found = _figure(*size, across, down, right=1.0, bottom=0.3, top=0.25, between=(1.45, 0.45))
+        room = _room(names) + 0.45
+        figure, found = _figure(0.1 + (1.8 + room) * across, 0.1 + 1.9 * down, across, down, right=room - 0.4,
+                                bottom=0.3, top=0.25, between=(room, 0.45))  # fmt: skip
         for axes, (task, lines) in zip(found, panels.items(), strict=False):
             values = [value for line in lines.values() for _, value in line]
             if min(values) > 0 and max(values) > 20 * min(values):
@@ -215,6 +216,11 @@ def _figure(
         y = bottom + (down - 1 - number // across) * (deep + between[1])
         axes.set_position([x / width, y / height, inner / width, deep / height])
     return figure, panels
+
+
+def _room(names: Sequence[str]) -> float:
+    """Inches that the longest name takes beside a plot."""
+    return 0.25 + 0.6 * FONT / 72 * max(map(len, names), default=0)
 
 
 def _named_lines(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], names: Sequence[str]) -> None:

@@ -18,7 +18,6 @@ from kdzoo.bench.records import read_json, write_atomically
 from kdzoo.bench.statistics import (
     AVERAGE,
     LEVEL,
-    RESAMPLES,
     TEACHER,
     Bootstrap,
     Estimate,
@@ -132,7 +131,7 @@ class Report:
         )
         return environment.get_template("report.html.j2").render(
             level=f"{LEVEL:.0%}",
-            resamples=RESAMPLES,
+            resamples=self.bootstrap.resamples,
             reached=f"{REACHED:.0%}",
             baseline=BASELINE,
             tasks=self.tasks,
@@ -326,16 +325,16 @@ class Report:
             rows.append(
                 [
                     Cell(method, f"{tasks} of {len(self.tasks)} tasks" if tasks < len(self.tasks) else ""),
-                    Cell(_number(of("samples_per_second") or None, ",.0f")),
-                    Cell(_number(of("tokens_per_second") or None, ",.0f")),
-                    Cell(_number(1000 * sum(parts.values()) or None, ",.0f")),
-                    Cell(_number((of("train_seconds") or 0) or None, ",.0f")),
+                    Cell(_amount(of("samples_per_second"))),
+                    Cell(_amount(of("tokens_per_second"))),
+                    Cell(_amount(1000 * sum(parts.values()))),
+                    Cell(_amount(of("train_seconds"))),
                     Cell(_scaled(of("peak_memory"), "B")),
                     Cell(_scaled(of("parameters")), f"+ {_scaled(extra)} of the loss" if extra else ""),
                     Cell(_scaled(of("flops"))),
-                    Cell(_number(self._mean(method, lambda r: _inference(r, "1", "latency_ms")), ",.1f")),
-                    Cell(_number(self._mean(method, lambda r: _inference(r, "32", "latency_ms")), ",.1f")),
-                    Cell(_number(speed, ",.0f"), f"{speed / teacher:.2f} × the teacher" if speed and teacher else ""),
+                    Cell(_amount(self._mean(method, lambda r: _inference(r, "1", "latency_ms")))),
+                    Cell(_amount(self._mean(method, lambda r: _inference(r, "32", "latency_ms")))),
+                    Cell(_amount(speed), f"{speed / teacher:.2f} × the teacher" if speed and teacher else ""),
                 ]
             )
         head = ["method", "train rows/s", "tokens/s", "step, ms", "training, s", "peak memory", "parameters",
@@ -453,6 +452,11 @@ class Report:
 
 def _number(value: float | None, pattern: str) -> str:
     return NOTHING if value is None else format(value, pattern)
+
+
+def _amount(value: float | None) -> str:
+    """A speed or a time; 0 stands for one that was not measured."""
+    return _number(value or None, ",.1f" if value and value < 100 else ",.0f")
 
 
 def _scaled(value: float | None, unit: str = "") -> str:

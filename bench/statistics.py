@@ -60,6 +60,7 @@ class Bootstrap:
 
     Attributes:
         tasks: all of them.
+        resamples: how often each was drawn.
         unlabelled: those without labels, as in records written before they were kept; they have no intervals.
 
     Raises:
@@ -70,6 +71,7 @@ class Bootstrap:
         self, records: Sequence[dict[str, Any]], *, level: float = LEVEL, resamples: int | None = None, seed: int = 0
     ) -> None:
         self.tasks = list({record["task"]: None for record in records})
+        self.resamples = resamples or RESAMPLES
         self._level = level
         labels = {record["task"]: record["references"] for record in records if record.get("references")}
         self.unlabelled = [task for task in self.tasks if task not in labels]
@@ -77,10 +79,9 @@ class Bootstrap:
         self._scores: dict[str, dict[str, dict[int, np.ndarray]]] = {task: {} for task in self.tasks}
         for task in self.tasks:
             own = [record for record in records if record["task"] == task and record.get("predictions")]
-            times = resamples or RESAMPLES
-            drawn = np.full((len(own), 1 + times), np.nan)
+            drawn = np.full((len(own), 1 + self.resamples), np.nan)
             if task in labels and own:
-                drawn = _resampled(task, own, labels[task], times, seed)
+                drawn = _resampled(task, own, labels[task], self.resamples, seed)
             for record, values in zip(own, drawn, strict=True):
                 self._scores[task].setdefault(record["method"], {})[record["seed"]] = values
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +205,8 @@ def latex_table(
 
 
 def latex(text: str) -> str:
-    """Text with what LaTeX gives a meaning to escaped."""
-    return "".join(LATEX.get(sign, sign) for sign in text)
+    """Text with what LaTeX gives a meaning to escaped, and minus signs for those of numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", "".join(LATEX.get(sign, sign) for sign in text))
 
 
 def csv_table(records: Sequence[dict[str, Any]]) -> str:

@@ -219,6 +219,7 @@ def test_a_ranking_needs_methods_and_tasks() -> None:
 
 def test_the_table_against_a_method(commands: Commands, tmp_path: Path) -> None:
     commands.works("compare", "--tasks", "sst2,stsb", "--methods", "none,kd", *SIZES, "--out", tmp_path)
+    assert {"report.html", "results.csv", "results.tex"} <= {path.name for path in tmp_path.iterdir()}
     out = commands.works("table", tmp_path, "--markdown", "--against", "none")
     head, _, teacher, none, kd = [[part.strip() for part in line.split("|")[1:-1]] for line in out.splitlines()]
     assert head[-1] == "to none [95%]" and none[-1] == "" and teacher[0] == "teacher"

@@ -24,6 +24,7 @@ EPSILON = 1e-12
 class ModelShape:
     """What a loss has to know of a model to fit it.
 
+    ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
     ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
     """
 
@@ -39,11 +40,12 @@ class ModelShape:
         model = unwrap(model)
         config: Any = model.config
         can_record = getattr(model, "_can_set_attn_implementation", None)
+        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
             num_heads=num_heads(config),
-            num_labels=config.num_labels,
+            num_labels=config.num_labels if output is None else config.vocab_size,
             exact_scores=can_record is None or can_record(),
         )
 
@@ -64,6 +66,7 @@ class DistillationLoss(nn.Module):
             weight, and ``"teacher_head"``, the teacher's classification head as a function of CLS states of its
             last layer, (B, D) to (B, C).
         needs_teacher: False for a loss on the labels alone.
+        token_labels: its labels are (B, S), one a position and -100 where there is none.
         top_only: the loss is meant for the last layer unless a layer map is given.
         stacked: an objective hands over all mapped layers at once, as (B, M, ...), instead of one by one.
         many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
@@ -84,6 +87,7 @@ class DistillationLoss(nn.Module):
     needs: frozenset[str] = frozenset()
     extras: ClassVar[frozenset[str]] = frozenset()
     needs_teacher: ClassVar[bool] = True
+    token_labels: ClassVar[bool] = False
     top_only: ClassVar[bool] = False
     stacked: ClassVar[bool] = False
     many_to_many: ClassVar[bool] = False

@@ -293,8 +293,8 @@ class Objective(nn.Module):
             progress: fraction of the training done, 0 to 1.
         """
         active = self.active(progress)
-        needs_teacher = any(term.kind.needs_teacher for term in active)
-        return self._taken(active, 0, progress), self._taken(active, 1, progress) if needs_teacher else None
+        using = [term for term in active if term.kind.needs_teacher]
+        return self._taken(active, 0, progress), self._taken(using, 1, progress) if using else None
 
     def teacher_needs(self) -> Needs | None:
         """What the teacher must expose over the whole training; None when no term needs one."""
@@ -307,12 +307,14 @@ class Objective(nn.Module):
         cls: set[int] = set()
         qkv: set[int] = set()
         kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
+        terms = list(terms)
         for term in terms:
             if term.feature in kept:
                 pairs = self._bound_pairs(term)
                 layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
                 kept[term.feature].update(pairs[at][side] for at in layers)
-        return Needs(hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv))
+        logits = any(term.feature == "logits" for term in terms)
+        return Needs(logits, hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv))
 
     def forward(
         self,
@@ -388,7 +390,9 @@ class Objective(nn.Module):
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head}
         context = context | {name: value for name, value in given.items() if name in term.kind.extras}
         if term.feature == "logits":
-            return losses[0](student.logits, None if teacher is None else teacher.logits, **context)
+            by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
+            seen = student.mask if by_token else None
+            return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = "hidden" if term.feature == "embedding" else term.feature
         mask = None if feature == "cls" else student.mask

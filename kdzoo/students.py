@@ -15,6 +15,7 @@ from torch import nn
 from kdzoo.activations import hidden_size, num_heads, num_layers, unwrap
 from kdzoo.errors import KdzooError, unknown
 
+HEADS = {"classifier": "ForSequenceClassification", "masked_lm": "ForMaskedLM", "none": ""}
 _FORMS = "a size such as '4x312' or '4x312,heads=12,ffn=1200', 'teacher:1,3,5', a folder or a hub name"
 _OPTIONS = ("heads", "ffn")
 
@@ -135,20 +136,22 @@ def make_student(
     num_labels: int | None = None,
     heads: int | None = None,
     feed_forward: int | None = None,
+    head: str = "classifier",
     seed: int = 0,
 ) -> Any:
-    """A student for a teacher, as a transformers sequence classification model in float32 and training mode.
+    """A student for a teacher, as a transformers model in float32 and training mode.
 
     Sizes as published: TinyBERT and LRC-BERT are ``"4x312,heads=12,ffn=1200"``, 14.5 M parameters with BERT's
     vocabulary; DistilBERT takes every other teacher layer, BERT-PKD the first ones.
 
     Args:
         spec: see `parse_student`. ``"teacher:..."`` also copies the embeddings, the pooler and the
-            classification head. (ModernBERT's first layer has no attention norm: the layer copied to that
+            head where the teacher has the same. (ModernBERT's first layer has no attention norm: the layer copied to that
             place goes without, and the teacher's first layer gets a new one anywhere else.)
-        teacher: a transformers sequence classification model.
+        teacher: a transformers encoder.
         num_labels: the task's labels, the teacher's by default; 1 is regression.
         heads, feed_forward: override those of a fresh student's ``spec``.
+        head: what the student has on top: ``"classifier"``, ``"masked_lm"`` or ``"none"``.
         seed: for every weight that is not copied or loaded. The caller's random state is left alone.
 
     Raises:
@@ -169,41 +172,52 @@ def make_student(
         )
         _check_sizes(parsed)
     if parsed.path is not None:
-        student = load_model(parsed.path, wanted.num_labels, seed=seed)
+        student = load_model(parsed.path, wanted.num_labels if head == "classifier" else None, head=head, seed=seed)
         if student.config.vocab_size != wanted.vocab_size:
             raise KdzooError(
                 f"the student {parsed.path!r} has a vocabulary of {student.config.vocab_size} tokens, the "
                 f"teacher of {wanted.vocab_size}; both must read the same tokens"
             )
         return student.train()
+    same = auto_class(teacher_model) is _auto_class(head)
+    config = student_config(parsed, wanted)
     with _seeded(seed):
-        student = type(teacher_model)(student_config(parsed, wanted)).float()
+        student = (type(teacher_model)(config) if same else _auto_class(head).from_config(config)).float()
     if parsed.teacher_layers is not None:
-        _copy_layers(teacher_model, student, parsed.teacher_layers)
+        models = (teacher_model, student) if same else (teacher_model.base_model, student.base_model)
+        _copy_layers(*models, parsed.teacher_layers)
     return student.train()
 
 
-def load_model(path: str | Path, num_labels: int | None = None, *, seed: int = 0) -> Any:
-    """Load a sequence classification model in float32 from safetensors files, in evaluation mode.
+def auto_class(model: nn.Module) -> Any:
+    """The class of transformers that loads a model of this kind, such as ``AutoModelForSequenceClassification``."""
+    name = type(unwrap(model)).__name__
+    return _auto_class(next((head for head, suffix in HEADS.items() if suffix and name.endswith(suffix)), "none"))
+
+
+def load_model(
+    path: str | Path, num_labels: int | None = None, *, head: str = "classifier", new_head: bool = True, seed: int = 0
+) -> Any:
+    """Load a model in float32 from safetensors files, in evaluation mode.
 
     Args:
         path: a folder written by ``save_pretrained``, or a hub name.
-        num_labels: the task's labels; by default what the checkpoint says. A checkpoint without a
-            classification head gets a new one.
+        num_labels: the task's labels; by default what the checkpoint says.
+        head: what it has on top: ``"classifier"``, ``"masked_lm"`` or ``"none"``.
+        new_head: give a checkpoint without that head a new one.
         seed: for the new head. The caller's random state is left alone.
 
     Raises:
         KdzooError: there is no such folder or hub name; it has no readable configuration or safetensors
             weights (a truncated file is named); weights of the encoder are missing; its head is for another
-            number of labels.
+            number of labels, or missing and not to be new.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
 
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with _seeded(seed), _quiet():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = _auto_class(head).from_pretrained(
                 name,
                 use_safetensors=True,
                 dtype=torch.float32,
@@ -220,7 +234,7 @@ def load_model(path: str | Path, num_labels: int | None = None, *, seed: int = 0
         raise KdzooError(f"cannot load the model {name!r}: {reason}") from error
     for key, found, wanted in report["mismatched_keys"]:
         # the head is what lies outside the base model
-        if num_labels is not None and not key.startswith(model.base_model_prefix + "."):
+        if num_labels is not None and not _in_base(key, model):
             raise KdzooError(
                 f"the model {name!r} has a head for {next(iter(found))} labels, the task has {num_labels}; "
                 "fine-tune it on this task first"
@@ -230,6 +244,9 @@ def load_model(path: str | Path, num_labels: int | None = None, *, seed: int = 0
         )
     if missing := [key for key in report["missing_keys"] if _in_encoder(key, model)]:
         raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
+    if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
+        what = {"classifier": "classification", "masked_lm": "masked-language-model"}[head]
+        raise KdzooError(f"the model {name!r} has no {what} head")
     return model
 
 
@@ -280,9 +297,21 @@ def _copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
     student.load_state_dict(copied, strict=False)  # not strict for ModernBERT's first layer
 
 
+def _auto_class(head: str) -> Any:
+    import transformers
+
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    return getattr(transformers, f"AutoModel{HEADS[head]}")
+
+
+def _in_base(key: str, model: Any) -> bool:
+    return model.base_model is model or key.startswith(model.base_model_prefix + ".")
+
+
 def _in_encoder(key: str, model: Any) -> bool:
     # a pooler is often left out of checkpoints, and trained with the head
-    return key.startswith(model.base_model_prefix + ".") and ".pooler." not in key
+    return _in_base(key, model) and "pooler." not in key
 
 
 def _broken_file(folder: str) -> str:

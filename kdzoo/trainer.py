@@ -26,6 +26,7 @@ from kdzoo.lrc import gradient_perturbation
 from kdzoo.objective import Objective, ObjectiveOutput
 from kdzoo.recipe import Recipe, Stage
 from kdzoo.stopwatch import Stopwatch
+from kdzoo.students import auto_class
 
 OBJECTIVE_FILE = "objective.safetensors"
 STUDENT_FILE = "model.safetensors"
@@ -379,7 +380,7 @@ class DistillationTrainer(Trainer):
         lines = [
             f"# {self.student.config.model_type} student distilled with {title}",
             f"{sum(p.numel() for p in self.student.parameters()) / 1e6:.1f} M parameters, "
-            f"{self.state.global_step} training steps. It loads with `AutoModelForSequenceClassification`.",
+            f"{self.state.global_step} training steps. It loads with `{auto_class(self.student).__name__}`.",
         ]
         if self.recipe is not None:
             citation = f"{self.recipe.citation}\n\n" if self.recipe.citation else ""
@@ -468,7 +469,7 @@ def _check_columns(objective: Objective, dataset: Any) -> None:
     for term in objective.terms:
         loss: Any = next(objective.losses[term.name].children())
         for need in sorted(loss.needs):
-            if need not in names:
+            if need not in names and not (need == "labels" and loss.token_labels):  # which the collator makes
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"
                 )

@@ -18,7 +18,14 @@ from kdzoo.errors import DistillationFailure, KdzooError
 
 FORMAT = 1
 NUMBER = (int, float)
-NEEDED = {"task": str, "method": str, "seed": int, "score": NUMBER, "samples_per_second": NUMBER, "parameters": NUMBER}
+NEEDED: dict[str, Any] = {
+    "task": str,
+    "method": str,
+    "seed": int,
+    "score": NUMBER,
+    "samples_per_second": NUMBER,
+    "parameters": NUMBER,
+}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 

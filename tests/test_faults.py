@@ -6,7 +6,9 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +24,7 @@ import torch
 from command_line import SIZES, TEACHER, Commands, records, results
 from safetensors.torch import load_file
 
-from kdzoo.bench import training
+from kdzoo.bench import compare, training
 from kdzoo.bench.records import write_atomically
 from kdzoo.errors import DistillationFailure
 
@@ -127,17 +129,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(training._Steps, "on_step_end", fail)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no more")])
 def test_no_teacher_is_left_half_made(
-    error: BaseException,
-    commands: Commands,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    undisturbed: dict[str, Any],
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, error)
-        assert commands(*GRID, "--out", tmp_path).code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+        interrupt(patch, KeyboardInterrupt())
+        assert commands(*GRID, "--out", tmp_path).code == 130
     assert [*(tmp_path / "teachers").iterdir()] == [] and left_over(tmp_path) == set()
     # What kill -9 leaves behind is no teacher, and the next run removes it.
     half = tmp_path / "teachers" / ".sst2-abc"
@@ -185,6 +182,101 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(
     whole_record = json.loads((tmp_path / "whole" / "record.json").read_text())
     assert record["metrics"] == whole_record["metrics"] and record["steps"] == 6
     assert equal(weights(), expected)
+
+
+# --- a training that fails --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def failing(method: str) -> Iterator[None]:
+    """The trainings of a method raise; a teacher's is called ``none``, as plain fine-tuning is."""
+    train = compare.train
+
+    def fail(student: Any, teacher: Any, recipe: Any, **options: Any) -> Any:
+        if recipe.name == method:
+            raise RuntimeError("something\nbroke")
+        return train(student, teacher, recipe, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "train", fail)
+        yield
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    says = ("sst2 kd 0 failed: RuntimeError: something broke", f"{tmp_path / 'failed'} has", "--retry-failed")
+    with failing("kd"):
+        ran = commands(*GRID, "--out", tmp_path)
+    assert ran.code == 1 and ran.err.startswith("kdzoo: ") and all(phrase in ran.err for phrase in says), ran.err
+    assert "sst2   kd   seed 0  failed: RuntimeError: something broke\n" in ran.out
+    path = tmp_path / "failed" / "sst2-kd-0.json"
+    failure = json.loads(path.read_text())
+    assert failure.keys() == {"format", "task", "method", "seed", "configuration", "error", "traceback", "finished"}
+    assert (failure["task"], failure["method"], failure["seed"]) == ("sst2", "kd", 0)
+    assert failure["error"] == "RuntimeError: something broke" and 'raise RuntimeError("some' in failure["traceback"]
+    assert failure["configuration"] == undisturbed["sst2-kd-0"]["configuration"]
+    expected = {name: result for name, result in undisturbed.items() if name != "sst2-kd-0"}
+    assert results(tmp_path) == expected
+    for out in (ran.out, commands.works("table", tmp_path), commands.works("table", tmp_path, "--markdown")):
+        assert any(re.match(r"[│|] kd +[│|] +1 failed", line) for line in out.splitlines()), out
+
+    # It is left alone, unless asked for.
+    kept, written = {name: file_of(tmp_path, name) for name in ("sst2-none-0", "sst2-lrc-0")}, path.read_bytes()
+    ran = commands(*GRID, "--out", tmp_path)
+    assert ran.code == 1 and "sst2   kd   seed 0  failed before: RuntimeError: something broke; --retry" in ran.out
+    assert path.read_bytes() == written and results(tmp_path) == expected
+    commands.works(*GRID, "--retry-failed", "--out", tmp_path)
+    assert not path.exists() and results(tmp_path) == undisturbed
+    assert {name: file_of(tmp_path, name) for name in kept} == kept
+    commands.works(*GRID, "--out", tmp_path)
+
+
+def test_a_failed_cell_of_another_recipe_is_run(commands: Commands, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    for temperature in (1e-42, 1.0):
+        mine.write_text(f"name: mine\nstages:\n- terms: [{{loss: kd, temperature: {temperature}}}]\n")
+        ran = commands("compare", "--tasks", "sst2", "--methods", mine, *SIZES, "--out", tmp_path / "out")
+        assert ran.code == (1 if temperature < 1 else 0), ran
+
+
+def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    grid = ("compare", "--tasks", "rte,sst2", "--methods", "kd,lrc", *SIZES, "--out", tmp_path)
+    make_teacher = compare.make_teacher
+
+    def fail_rte(name: str, tokenizer: Any, task: Any, seed: int = 0) -> Any:
+        if task.name == "rte":
+            raise MemoryError("no more")
+        return make_teacher(name, tokenizer, task, seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "make_teacher", fail_rte)
+        ran = commands(*grid)
+    assert ran.code == 1 and "rte teacher 0 failed: MemoryError: no more" in ran.err
+    assert "seed 0  failed: MemoryError: no more; 2 cells are left out" in ran.out
+    assert [path.name for path in (tmp_path / "failed").iterdir()] == ["rte-teacher-0.json"]
+    assert records(tmp_path).keys() == {"sst2-teacher", "sst2-kd-0", "sst2-lrc-0"}
+    again = commands(*grid)
+    assert again.code == 1 and "seed 0  failed before: MemoryError: no more" in again.out
+    commands.works(*grid, "--retry-failed")
+    assert records(tmp_path).keys() >= {"rte-teacher", "rte-kd-0", "rte-lrc-0"}
+    assert [*(tmp_path / "failed").iterdir()] == []
+    assert results(tmp_path)["sst2-kd-0"] == undisturbed["sst2-kd-0"]
+
+
+def test_nothing_but_failures(commands: Commands, tmp_path: Path) -> None:
+    with failing("none"):
+        ran = commands("compare", "--tasks", "sst2", "--methods", "kd", *SIZES, "--out", tmp_path)
+    assert ran.code == 1 and "sst2 teacher 0 failed: RuntimeError" in ran.err and "1 failed" in ran.out
+    commands.fails("table", tmp_path, says=("holds no records",))
+
+
+def test_the_command_is_kept(commands: Commands, tmp_path: Path) -> None:
+    given = (*SIZES, "--out", str(tmp_path / "a folder"))
+    commands.works("compare", "--tasks", "sst2", "--methods", "kd*0.5 + ce", *given)
+    kept = json.loads((tmp_path / "a folder" / "config.json").read_text())
+    assert shlex.split(kept["command"]) == ["kdzoo", "compare", "--tasks", "sst2", "--methods", "kd*0.5 + ce", *given]
+    assert "launcher" not in json.dumps(kept["shared"])
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
@@ -256,28 +348,68 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "list", "noise"])
-def test_damaged_records_are_named(
+def file_of(folder: Path, cell: str) -> tuple[int, int]:
+    """What changes when a record is written again."""
+    found = (folder / "cells" / f"{cell}.json").stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "list", "noise", "lacking"])
+def test_a_damaged_record_is_set_aside_and_computed_again(
     damage: str, commands: Commands, tmp_path: Path, undisturbed: dict[str, Any], grid: Path
 ) -> None:
     shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "cells" / "sst2-kd-0.json"
+    path, aside = tmp_path / "cells" / "sst2-kd-0.json", tmp_path / "cells" / "sst2-kd-0.json.damaged-1"
     whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[:200], "empty": b"", "list": b"[]", "noise": b"\xff\xfe\x00"}[damage])
-    says = (str(path), "remove it")
-    commands.fails(*GRID, "--out", tmp_path, says=says)
-    commands.fails("table", tmp_path, says=says)
-    path.unlink()
+    lacking = b'{"task": "sst2", "method": "kd", "seed": 0, "score": null}'
+    contents = {"truncated": whole[:200], "empty": b"", "list": b"[]", "noise": b"\xff\xfe\x00", "lacking": lacking}
+    path.write_bytes(contents[damage])
+    before = {name: file_of(tmp_path, name) for name in ("sst2-none-0", "sst2-lrc-0")}
+    commands.fails("table", tmp_path, says=(str(path), "remove it"))
+    out = commands.works(*GRID, "--out", tmp_path)
+    assert f"warning: {path}" in out and f"set aside as {aside}\n" in out
+    assert aside.read_bytes() == contents[damage] and results(tmp_path) == undisturbed
+    assert {name: file_of(tmp_path, name) for name in before} == before, "the others are as they were"
+
+    path.write_bytes(contents[damage])
     commands.works(*GRID, "--out", tmp_path)
+    assert path.with_name("sst2-kd-0.json.damaged-2").exists() and aside.exists()
+
+
+def test_a_damaged_record_of_a_teacher(
+    commands: Commands, tmp_path: Path, undisturbed: dict[str, Any], grid: Path
+) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "teachers" / "sst2" / "record.json").write_text("{")
+    out = commands.works(*GRID, "--out", tmp_path)
+    aside = tmp_path / "teachers" / ".sst2.damaged-1"
+    assert f"set aside as {aside}\n" in out and "sst2   teacher seed 0" in out and "sst2   kd " not in out
+    assert (aside / "record.json").read_text() == "{" and (aside / "model.safetensors").exists()
     assert results(tmp_path) == undisturbed
 
 
-def test_a_damaged_teacher_is_named(commands: Commands, tmp_path: Path, grid: Path) -> None:
+def test_a_damaged_teacher_is_named(
+    commands: Commands, tmp_path: Path, grid: Path, undisturbed: dict[str, Any]
+) -> None:
     shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
-    weights = tmp_path / "teachers" / "sst2" / "model.safetensors"
-    os.truncate(weights, 5000)
+    teacher = tmp_path / "teachers" / "sst2"
+    os.truncate(teacher / "model.safetensors", 5000)
     (tmp_path / "cells" / "sst2-kd-0.json").unlink()
-    commands.fails(*GRID, "--out", tmp_path, says=(str(weights), "truncated or damaged"))
+    ran = commands(*GRID, "--out", tmp_path)
+    says = (str(teacher / "model.safetensors"), "truncated or damaged", f"remove {teacher}", "--retry-failed")
+    assert ran.code == 1 and all(phrase in ran.err for phrase in says), ran
+    shutil.rmtree(teacher)
+    commands.works(*GRID, "--retry-failed", "--out", tmp_path)
+    assert results(tmp_path) == undisturbed
+
+
+def test_a_record_of_a_newer_kdzoo(commands: Commands, tmp_path: Path, grid: Path) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "cells" / "sst2-kd-0.json"
+    path.write_text(json.dumps({"format": 99, "result": 1}))
+    for command in ((*GRID, "--out"), ("table",)):
+        commands.fails(*command, tmp_path, says=(str(path), "newer kdzoo", "format 99"))
+    assert json.loads(path.read_text()) == {"format": 99, "result": 1}
 
 
 def test_a_folder_of_a_newer_kdzoo(commands: Commands, tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+"""Where trainings run: processes that die, a Ray cluster that loses a worker, and requests that cannot work."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SIZES, STUDENT, TEACHER, Commands, records, results
+
+from kdzoo.bench import launchers
+from kdzoo.bench.launchers import Failure, InProcess, Job, Pool, make_launcher
+from kdzoo.errors import KdzooError
+
+JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@dataclass
+class Scripted:
+    """Trains nothing: each attempt at a job leaves a line in a file, and may end its process or raise.
+
+    Attributes:
+        folder: where the file is.
+        deaths: by method, how many attempts end in a SIGKILL.
+        full: the method at which the disk is full.
+    """
+
+    folder: Path
+    deaths: dict[str, int]
+    full: str = ""
+
+    def attempt(self, job: Job, progress: Any = None) -> dict[str, Any]:
+        with (self.folder / "attempts").open("a") as file:
+            file.write(f"{job[1]}\n")
+        attempts = (self.folder / "attempts").read_text().split().count(job[1])
+        progress(1, 2)
+        if attempts <= self.deaths.get(job[1], 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job[1] == self.full:
+            raise OSError(28, "No space left on device")
+        return {"method": job[1], "process": os.getpid()}
+
+
+class Noted:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.died: list[tuple[str, str]] = []
+        self.steps: list[tuple[str, int, int]] = []
+
+    def started(self, job: Job) -> None:
+        self.begun.append(job[1])
+
+    def advanced(self, job: Job, done: int, total: int) -> None:
+        self.steps.append((job[1], done, total))
+
+    def retried(self, job: Job, reason: str) -> None:
+        self.died.append((job[1], reason))
+
+
+def run(launcher: Any, work: Scripted, more: list[Job] | None = None) -> tuple[dict[str, Any], Noted, list[str]]:
+    """Results by method, what the watcher was told, and the attempts; ``more`` jobs come after the first result."""
+    noted, found, jobs = Noted(), {}, deque(JOBS)
+    for job, result in launcher.run(work, jobs, noted):
+        found[job[1]] = result
+        if more:
+            jobs.extend(more)
+            more = None
+    return found, noted, (work.folder / "attempts").read_text().split()
+
+
+def test_one_after_the_other(tmp_path: Path) -> None:
+    found, noted, attempts = run(InProcess(), Scripted(tmp_path, {}), [("sst2", "fifth", 0)])
+    names = ["first", "second", "third", "fourth", "fifth"]
+    assert [*found] == names == noted.begun == attempts and noted.steps == [(name, 1, 2) for name in names]
+    assert {result["process"] for result in found.values()} == {os.getpid()}
+
+
+@pytest.mark.timeout(280)
+def test_a_process_that_dies_costs_its_own_job_alone(tmp_path: Path) -> None:
+    found, noted, attempts = run(Pool(2), Scripted(tmp_path, {"second": 1, "third": 9}), [("sst2", "fifth", 0)])
+    assert sorted(attempts) == sorted(["first", "second", "second", "third", "third", "fourth", "fifth"])
+    assert noted.died == [("second", "killed by SIGKILL"), ("third", "killed by SIGKILL")]
+    assert found.pop("third") == Failure("its process died 2 times: killed by SIGKILL")
+    assert found.keys() == {"first", "second", "fourth", "fifth"}
+    processes = {result["process"] for result in found.values()}
+    assert os.getpid() not in processes and len(processes) <= 4
+    assert not any(Path(f"/proc/{process}").exists() for process in processes), "no process is left over"
+
+
+@pytest.mark.timeout(280)
+def test_a_full_disk_stops_all_processes(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        run(Pool(2), Scripted(tmp_path, {}, full="second"))
+    assert not active_children()
+
+
+# --- requests that cannot work ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--launcher", "rai"), ("unknown launcher 'rai'", "did you mean 'ray'?")),
+        (("--ray-address", "auto"), ("--ray-address is for --launcher ray",)),
+        (("--gpus-per-cell", "1"), ("--gpus-per-cell is for --launcher ray",)),
+        (("--workers", "2", "--launcher", "ray"), ("--workers is for --launcher local",)),
+        (("--launcher", "ray", "--ray-address", "here"), ("--ray-address is 'here'", "HOST:PORT")),
+        (("--launcher", "ray", "--ray-address", "127.0.0.1:1"), ("no Ray cluster at 127.0.0.1:1", "refused")),
+        (("--launcher", "ray", "--ray-address", "127.0.0.1:99999"), ("no Ray cluster at 127.0.0.1:99999",)),
+    ],
+)
+def test_requests(options: tuple[str, ...], says: tuple[str, ...], commands: Commands, tmp_path: Path) -> None:
+    if "--ray-address" in options and "ray" in options:
+        pytest.importorskip("ray")
+    importlib.import_module("kdzoo.bench.compare")  # so that its seconds do not count
+    start = time.monotonic()
+    commands.fails("compare", *SIZES, *options, "--out", tmp_path / "out", says=says)
+    assert time.monotonic() - start < launchers.CONNECT_SECONDS + 5 and not (tmp_path / "out").exists()
+
+
+def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda name: None)
+    with pytest.raises(KdzooError, match=r"needs Ray; install it with: pip install 'kdzoo\[ray\]'"):
+        make_launcher("ray")
+
+
+def test_an_address_where_something_else_answers(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(launchers, "JOIN_SECONDS", 4)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        options = ("--launcher", "ray", "--ray-address", address, "--out", tmp_path)
+        says = (f"no Ray cluster at {address}: it did not answer as one in 4 s",)
+        commands.fails("compare", "--tasks", "sst2", "--methods", "none", *SIZES, *options, says=says)
+    assert records(tmp_path) == {}
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+def trainings() -> set[tuple[str, int]]:
+    """What Ray's workers of this machine train at the moment, with their process ids."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title = path.read_bytes().split(b"\0")[0].decode()
+        except OSError:
+            continue
+        if title.startswith("ray::sst2 "):
+            found.add((title.removeprefix("ray::"), int(path.parent.name)))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_ray_worker_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    rows = ("--train-rows", "2000", "--validation-rows", "100", "--epochs", "3", "--learning-rate", "0.01")
+    grid = (
+        "--tasks",
+        "sst2",
+        "--methods",
+        "none,kd",
+        "--seeds",
+        "2",
+        "--teacher",
+        TEACHER,
+        "--student",
+        STUDENT,
+        *rows,
+    )
+    kdzoo = [sys.executable, "-c", "from kdzoo.cli import main; main()", "compare", *grid, "--tensorboard", "--out"]
+    local = subprocess.run(
+        [*kdzoo, "local"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert local.returncode == 0, local.stderr
+
+    # Its machines work elsewhere, so that they cannot reach the folder by the path it was given.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    seen: set[tuple[str, int]] = set()
+    victim = None
+    try:
+        cluster.add_node(num_cpus=1)
+        ray = ("--launcher", "ray", "--ray-address", cluster.address)
+        process = subprocess.Popen(
+            [*kdzoo, "ray", *ray],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while process.poll() is None:
+                seen |= (now := trainings())
+                if victim is None and (of_kd := sorted(one for one in now if " kd " in one[0])):
+                    victim = of_kd[0]
+                    os.kill(victim[1], signal.SIGKILL)
+                time.sleep(0.02)
+            out, err = process.communicate()
+        finally:
+            process.kill()
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0, out + err
+    names = [f"sst2 {method} {seed}" for method in ("none", "kd") for seed in (0, 1)] + ["sst2 teacher 0"]
+    assert victim is not None
+    assert sorted(title for title, _ in seen) == sorted([*names, victim[0]]), "its cell alone was trained again"
+    assert results(tmp_path / "ray") == results(tmp_path / "local")
+    one, other = records(tmp_path / "local"), records(tmp_path / "ray")
+    assert {name: set(record) for name, record in one.items()} == {name: set(record) for name, record in other.items()}
+    for name in names:
+        assert len([*(tmp_path / "ray" / "logs" / name.replace(" ", "-")).glob("events*")]) == 1

@@ -81,7 +81,7 @@ class Cosine(DistillationLoss):
 @register_recipe("distilbert")
 def recipe() -> Recipe:
     """The triple loss in its published proportions, with the labels in the place of masked words."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="distilbert",
@@ -102,10 +102,17 @@ def recipe() -> Recipe:
                 )
             ),
         ),
+        general=General(
+            terms=(
+                TermSpec(loss="kd", temperature=2.0, weight=5.0),
+                TermSpec(loss="mlm", weight=2.0),
+                TermSpec(loss="cosine", layers="uniform[-1]", weight=1.0),
+            ),
+            training=Training(learning_rate=5e-4, epochs=3, warmup_ratio=0.05, max_length=512),
+        ),
         student="teacher:0,2,4,7,9,11",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=3, max_length=128),
         notes="Published for pre-training: KD, masked words and cosine at 5, 2 and 1 over every token, at temperature "
-        "2. On a task there are no masked words: the labels' cross-entropy stands in their place, and masked words are "
-        "left to the pre-training of the student that is brought along. The student starts from every other teacher "
-        "layer, those that the authors' script takes of twelve. On one logit the temperature has no effect.",
+        "2: the general stage. On a task there are no masked words: the labels' cross-entropy stands in their place. "
+        "The student starts from every other teacher layer, those that the authors' script takes of twelve. On one logit the temperature has no effect.",
     )

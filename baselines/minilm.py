@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.attention import (
-    attention_divergence,
-    attention_scores,
+    attention_difference,
     check_heads,
     check_qkv,
     check_shows_qkv,
-    relation,
-    valid_pairs,
+    relation_difference,
 )
-from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.loss import DistillationLoss, ModelShape, check_backend
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ class MiniLM(DistillationLoss):
 
     Args:
         variant: ``"paper"``, the only one. (The training code was not released.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors; mask (B, S), or (B, S, S).
@@ -58,19 +57,21 @@ class MiniLM(DistillationLoss):
     """
 
     features = ("qkv",)
+    fused = True
     top_only = True
     formula = (
         r"\frac{1}{A N} \sum_{a,q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq}) + D_{\mathrm{KL}}(R^t_{aq} \| R^s_{aq}),"
         r"\quad R = \mathrm{softmax}(V V^\top / \sqrt{d})"
     )
-    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    complexity = "O(B·A·S²·d)"
     related = ("minilmv2", "attention_kl")
     paper = "Wang et al. 2020, MiniLM: Deep Self-Attention Distillation"
     year = 2020
     url = "https://arxiv.org/abs/2002.10957"
 
-    def __init__(self, *, variant: str = "paper") -> None:
+    def __init__(self, *, variant: str = "paper", backend: str = "auto") -> None:
         super().__init__(variant=variant)
+        self.backend = check_backend(self.label, backend)
 
     @classmethod
     def fit(
@@ -82,16 +83,15 @@ class MiniLM(DistillationLoss):
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         check_qkv(self.label, student, teacher)
-        pairs = valid_pairs(mask)
-        scores = attention_scores(self.label, student, teacher, pairs, advice=ADVICE)
-        ours, theirs = (relation(side.value, side.value, pairs) for side in (student, teacher))
-        return attention_divergence(*scores, pairs) + attention_divergence(ours, theirs, pairs)
+        sides = student, teacher
+        attention = attention_difference(self.label, *sides, mask, "kl", backend=self.backend, advice=ADVICE)
+        return attention + relation_difference(*(side.value for side in sides), mask, backend=self.backend)
 
 
 @register_recipe("minilm")
 def recipe() -> Recipe:
     """The last layer's self-attention alone, then fine-tuning."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="minilm",
@@ -107,10 +107,14 @@ def recipe() -> Recipe:
             Stage(fraction=0.5, terms=(TermSpec(loss="minilm"),), lr_scheduler="constant"),
             Stage(fraction=0.5, terms=(TermSpec(loss="ce"),), lr_scheduler="linear"),
         ),
+        general=General(
+            terms=(TermSpec(loss="minilm"),),
+            training=Training(learning_rate=5e-4, batch_size=1024, warmup_ratio=0.01, max_length=512),
+        ),
         student="6x384,heads=12",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
-        notes="Published for pre-training text, where the relation loss stands alone and fine-tuning on the labels "
-        "follows. Here both run on the task, each for half of the steps, which is this recipe's choice: the loss "
-        "reaches neither the pooler nor the classification head, so it cannot do without the second stage. The paper "
+        notes="Published for pre-training text, where the relation loss stands alone (the general stage) and "
+        "fine-tuning on the labels follows. On a task both run, each for half of the steps, which is this recipe's "
+        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the second stage. The paper "
         "puts a teacher assistant between a large teacher and a student of at most half its depth and width.",
     )

@@ -8,15 +8,13 @@ from torch import Tensor
 
 from kdzoo.activations import QKV
 from kdzoo.attention import (
-    attention_divergence,
     check_attention,
     check_qkv,
     check_shows_qkv,
-    relation,
-    valid_pairs,
+    relation_difference,
 )
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive
+from kdzoo.loss import DistillationLoss, ModelShape, check_backend, check_positive
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ class MiniLMv2(DistillationLoss):
             largest number up to 12 that does. (The paper takes 48 for a base-sized teacher and 64 for a large one.)
         relations: which relations, in two letters each: ``"qk"`` is what attention itself is made of.
         variant: ``"paper"``, the only one. (The training code was not released.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, A and d each side's own; mask (B, S), or (B, S, S).
@@ -64,21 +63,28 @@ class MiniLMv2(DistillationLoss):
     """
 
     features = ("qkv",)
+    fused = True
     top_only = True
     formula = (
         r"\sum_{X \in \{Q,K,V\}} \frac{1}{H N} \sum_{h,q} D_{\mathrm{KL}}(R^{t,X}_{hq} \| R^{s,X}_{hq}),"
         r"\quad R^X_h = \mathrm{softmax}(X_h X_h^\top / \sqrt{d_h})"
     )
-    complexity = "O(B·S²·D) time, O(B·H·S²) memory"
+    complexity = "O(B·S²·D)"
     related = ("minilm",)
     paper = "Wang et al. 2021, MiniLMv2: Multi-Head Self-Attention Relation Distillation"
     year = 2021
     url = "https://arxiv.org/abs/2012.15828"
 
     def __init__(
-        self, relation_heads: int = 12, *, relations: tuple[str, ...] = ("qq", "kk", "vv"), variant: str = "paper"
+        self,
+        relation_heads: int = 12,
+        *,
+        relations: tuple[str, ...] = ("qq", "kk", "vv"),
+        variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         super().__init__(variant=variant)
+        self.backend = check_backend(self.label, backend)
         check_positive(self.label, relation_heads=relation_heads)
         for name in relations:
             if name not in RELATIONS:
@@ -105,14 +111,13 @@ class MiniLMv2(DistillationLoss):
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         check_qkv(self.label, student, teacher)
-        pairs = valid_pairs(mask)
-        check_attention(self.label, student, teacher, pairs)
+        check_attention(self.label, student, teacher, mask)
         sides = self._split("student", student), self._split("teacher", teacher)
         losses = []
         for name in self.relations:
             left, right = "qkv".index(name[0]), "qkv".index(name[1])
-            ours, theirs = (relation(side[left], side[right], pairs) for side in sides)
-            losses.append(attention_divergence(ours, theirs, pairs))
+            ours, theirs = (side[left] if left == right else (side[left], side[right]) for side in sides)
+            losses.append(relation_difference(ours, theirs, mask, backend=self.backend))
         return sum(losses[1:], losses[0])
 
     def _split(self, name: str, side: QKV) -> QKV:
@@ -131,7 +136,7 @@ class MiniLMv2(DistillationLoss):
 @register_recipe("minilmv2")
 def recipe() -> Recipe:
     """The relations of one layer alone, then fine-tuning."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="minilmv2",
@@ -147,11 +152,15 @@ def recipe() -> Recipe:
             Stage(fraction=0.5, terms=(TermSpec(loss="minilmv2"),), lr_scheduler="constant"),
             Stage(fraction=0.5, terms=(TermSpec(loss="ce"),), lr_scheduler="linear"),
         ),
+        general=General(
+            terms=(TermSpec(loss="minilmv2"),),
+            training=Training(learning_rate=6e-4, batch_size=256, warmup_ratio=0.01, max_length=512),
+        ),
         student="6x384,heads=12",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
-        notes="Published for pre-training text, where the relation loss stands alone and fine-tuning on the labels "
-        "follows. Here both run on the task, each for half of the steps, which is this recipe's choice: the loss "
-        "reaches neither the pooler nor the classification head, so it cannot do without the second stage. The number "
+        notes="Published for pre-training text, where the relation loss stands alone (the general stage) and "
+        "fine-tuning on the labels follows. On a task both run, each for half of the steps, which is this recipe's "
+        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the second stage. The number "
         "of relation heads is the largest up to 12 that divides both widths; the paper's for a base-sized teacher is "
         "minilmv2.relation_heads=48, and a large one is distilled from an upper middle layer "
         "(minilmv2.layers=[[5, 20]]) with 64.",

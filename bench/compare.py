@@ -36,7 +36,7 @@ from kdzoo.recipe import ALL, Recipe, load_recipes
 from kdzoo.students import load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
-UNUSED = {"title", "citation", "student", "training", "notes"}  # of a recipe; no cell depends on them
+UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
 class Comparison:

@@ -136,7 +136,7 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor) -> Tensor:
 @register_recipe("lrc")
 def recipe() -> Recipe:
     """COS-NCE alone for 80 % of the steps, then with KD and the labels, on perturbed embeddings throughout."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     contrast = TermSpec(loss="cos_nce", layers="uniform")
     return Recipe(
@@ -161,10 +161,12 @@ def recipe() -> Recipe:
                 ),
             ),
         ),
+        general=General(terms=(contrast,), training=Training(learning_rate=5e-5, max_length=128)),
         perturbation="gradient",
         student="4x312,heads=12,ffn=1200",
         training=Training(learning_rate=5e-5),
         notes="The perturbation has length one at every position, while an embedding's length grows with the root of "
         "the width: a narrow student is perturbed more, and one trained from scratch in few steps may learn little. "
-        "perturbation=null leaves it out.",
+        "perturbation=null leaves it out. The general stage is the contrast alone, the one of its losses that needs "
+        "neither labels nor classes; its hyper-parameters are those of the stages on a task.",
     )

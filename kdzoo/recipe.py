@@ -177,6 +177,18 @@ class Training(_Strict):
     max_length: int | None = Field(default=None, gt=0)
 
 
+class General(_Strict):
+    """A method's distillation on unlabelled text, before any task, whose student the stages on a task start from.
+
+    Attributes:
+        terms: the losses added up; none needs a task's labels.
+        training: the published hyper-parameters.
+    """
+
+    terms: tuple[TermSpec, ...] = Field(min_length=1)
+    training: Training = Training()
+
+
 class Recipe(_Strict):
     """A published method whole: stages, objectives, perturbation, student, hyper-parameters and citation.
 
@@ -187,6 +199,7 @@ class Recipe(_Strict):
         title: one line that says what it does.
         citation: where it was published.
         stages: in order.
+        general: what comes before them, on text, where there is such a stage; ``kdzoo pretrain`` runs it.
         perturbation: ``"gradient"`` for LRC-BERT's gradient perturbation.
         balance: how the terms are weighed against each other: see `kdzoo.objective.Objective`.
         student: the student it was published with, in the notation of ``--student``, as advice.
@@ -201,6 +214,7 @@ class Recipe(_Strict):
     title: str = ""
     citation: Citation | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
+    general: General | None = None
     perturbation: Literal["gradient"] | None = None
     balance: Literal["fixed", "uncertainty", "gradient_norm"] = "fixed"
     student: str | None = None
@@ -234,6 +248,19 @@ class Recipe(_Strict):
             spans.append((start, end, stage))
             start = end
         return spans
+
+    def on_text(self) -> Recipe:
+        """What it does on text, as a recipe of its own: its general stage, or where it has none, itself."""
+        if self.general is None:
+            return self
+        return Recipe(
+            name=f"{self.name}_general",
+            title=f"the general distillation of {self.name}",
+            citation=self.citation,
+            stages=(Stage(terms=self.general.terms),),
+            student=self.student,
+            training=self.general.training,
+        )
 
     def objective(self) -> Objective:
         """The objective of the whole run, each term weighted by stage; not bound to models yet."""

@@ -4,8 +4,8 @@
 
 needs the extra ``peers``. All three train with the cross-entropy of the student to the teacher's soft labels at
 temperature 1, where the three libraries' conventions agree in the gradient, with the same AdamW and clipping. They take
-turns, and of each the shortest of several runs counts, from the first batch to the last. kdzoo runs twice more often: with the live teacher, and with its
-cache warm.
+turns, and of each the shortest of several runs counts, from the first batch to the last. kdzoo runs twice a turn: with
+the live teacher, and with a warm cache.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from kdzoo.bench.models import check_head, check_length, load_tokenizer, make_te
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, quiet, train
+from kdzoo.cache import TeacherCache
 from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
@@ -36,6 +37,7 @@ def run_one(
     folder: Path,
     console: Console,
     log_gradients: bool = False,
+    cache_folder: str | None = None,
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
 
@@ -51,6 +53,7 @@ def run_one(
         folder: where the model and its ``record.json`` go.
         console: where progress is shown.
         log_gradients: put the terms' gradient norms and cosines into the record's history.
+        cache_folder: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
 
     Returns:
         The record.
@@ -109,6 +112,7 @@ def run_one(
             folder=folder,
             save=True,
             log_gradients=log_gradients,
+            cache=None if cache_folder is None else TeacherCache(cache_folder),
             progress=lambda done, total: bar.update(overall, completed=done, total=total),
         )
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}

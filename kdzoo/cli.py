@@ -199,6 +199,9 @@ def distill(
     log_gradients: Annotated[
         bool, typer.Option("--log-gradients", help="Record the norms and cosines of the terms' gradients.")
     ] = False,
+    cache_folder: Annotated[
+        str | None, typer.Option(help="Keep the teacher's activations there, so that it runs once a row.")
+    ] = None,
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
     given = _budget(locals())
@@ -207,7 +210,7 @@ def distill(
     recipe = Recipe.load(method).override(set_ or [])
     budget = recipe.training.model_dump(exclude_none=True) | given
     rows = train_rows, validation_rows
-    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients=log_gradients)
+    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder)
 
 
 @app.command()
@@ -418,7 +421,6 @@ def table(
 
     if latex and (markdown or folder.is_file()):
         raise KdzooError("--latex is for the folder of a comparison, and not together with --markdown")
-
     if folder.is_file() and "throughput" in read_json(folder):
         from kdzoo.bench import throughput as bench
 
@@ -479,6 +481,7 @@ def _run_one(
     validation_rows: int | None,
     out: Path,
     log_gradients: bool = False,
+    cache_folder: str | None = None,
 ) -> None:
     from kdzoo.bench.run import run_one
     from kdzoo.bench.settings import Budget, validated
@@ -496,6 +499,7 @@ def _run_one(
         folder=out,
         console=console,
         log_gradients=log_gradients,
+        cache_folder=cache_folder,
     )
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)

@@ -198,6 +198,13 @@ def test_finetune_then_distill(
     assert (student.config.num_hidden_layers, student.config.hidden_size) == (1, 16)
     assert len(AutoTokenizer.from_pretrained(out)) == student.config.vocab_size
 
+    # With the teacher's activations kept it learns the same, but for their rounding.
+    commands.works(*kd, "--cache-folder", tmp_path / "cache", "--out", tmp_path / "cached")
+    cached = json.loads((tmp_path / "cached" / "record.json").read_text())
+    assert cached["cached"] and not record["cached"] and [*(tmp_path / "cache").glob("*/logits.safetensors")]
+    for name, tensor in weights(tmp_path / "cached").items():
+        torch.testing.assert_close(tensor, weights(out)[name], atol=1e-4, rtol=1e-3)
+
     # A finished run is not repeated, nor is it anybody else's folder.
     before, count = weights(out), len(trained)
     assert commands.works(*kd, "--out", out) == said

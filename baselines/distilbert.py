@@ -114,5 +114,6 @@ def recipe() -> Recipe:
         training=Training(learning_rate=5e-5, batch_size=32, epochs=3, max_length=128),
         notes="Published for pre-training: KD, masked words and cosine at 5, 2 and 1 over every token, at temperature "
         "2: the general stage. On a task there are no masked words: the labels' cross-entropy stands in their place. "
-        "The student starts from every other teacher layer, those that the authors' script takes of twelve. On one logit the temperature has no effect.",
+        "The student starts from every other teacher layer, those that the authors' script takes of twelve. "
+        "On one logit the temperature has no effect.",
     )

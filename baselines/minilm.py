@@ -115,6 +115,7 @@ def recipe() -> Recipe:
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
         notes="Published for pre-training text, where the relation loss stands alone (the general stage) and "
         "fine-tuning on the labels follows. On a task both run, each for half of the steps, which is this recipe's "
-        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the second stage. The paper "
+        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the "
+        "second stage. The paper "
         "puts a teacher assistant between a large teacher and a student of at most half its depth and width.",
     )

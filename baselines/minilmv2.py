@@ -160,7 +160,8 @@ def recipe() -> Recipe:
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
         notes="Published for pre-training text, where the relation loss stands alone (the general stage) and "
         "fine-tuning on the labels follows. On a task both run, each for half of the steps, which is this recipe's "
-        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the second stage. The number "
+        "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the "
+        "second stage. The number "
         "of relation heads is the largest up to 12 that divides both widths; the paper's for a base-sized teacher is "
         "minilmv2.relation_heads=48, and a large one is distilled from an upper middle layer "
         "(minilmv2.layers=[[5, 20]]) with 64.",

@@ -145,8 +145,8 @@ def make_student(
     vocabulary; DistilBERT takes every other teacher layer, BERT-PKD the first ones.
 
     Args:
-        spec: see `parse_student`. ``"teacher:..."`` also copies the embeddings, the pooler, and the head where the teacher
-            has the same. (ModernBERT's first layer has no attention norm: the layer copied to that place goes
+        spec: see `parse_student`. ``"teacher:..."`` also copies the embeddings, the pooler, and the head where the
+            teacher has the same. (ModernBERT's first layer has no attention norm: the layer copied to that place goes
             without, and the teacher's first layer gets a new one anywhere else.)
         teacher: a transformers encoder.
         num_labels: the task's labels, the teacher's by default; 1 is regression.

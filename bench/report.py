@@ -146,7 +146,6 @@ class Report:
             scores=self._scores(),
             gains=self._gains(),
             best_two=self._best_two(),
-            ranking=self.ranking,
             ranks=self._ranks(self.ranking) if self.ranking else None,
             frontiers=list(self._frontiers()),
             step_plot=self._step_plot(),
@@ -177,7 +176,6 @@ class Report:
     def _scores(self) -> Table:
         columns = [AVERAGE, *self.tasks]
         seen = marks(self.means, self.bootstrap, columns)
-        whole = self.rows.get(TEACHER)
         rows = []
         for method in self.methods:
             row = self.rows[method]
@@ -189,12 +187,19 @@ class Report:
                 text += f" ± {stdev(spread[column]):.1f}" if column in value and len(spread[column]) > 1 else ""
                 note = _interval(self.bootstrap.score(method, column))
                 cells.append(Cell(text, note, seen.get((method, column), "")))
-            share = value[AVERAGE] / whole.average if AVERAGE in value and whole and whole.average else None
             kept = self.bootstrap.retention(method) if method != TEACHER else None
-            cells.append(Cell(_number(share, ".1%"), f"{kept.low:.1%} to {kept.high:.1%}" if kept else ""))
+            cells.append(
+                Cell(_number(self._retained(method), ".1%"), f"{kept.low:.1%} to {kept.high:.1%}" if kept else "")
+            )
             cells.append(Cell(_number(self.ranking.ranks.get(method) if self.ranking else None, ".2f")))
             rows.append(cells)
         return Table("Validation scores", ["method", *columns, "retention", "mean rank"], rows)
+
+    def _retained(self, method: str) -> float | None:
+        """A method's average over the teacher's, where both have all tasks."""
+        own, whole = self.rows[method], self.rows.get(TEACHER)
+        complete = whole is not None and len(own.scores) == len(whole.scores) == len(self.tasks)
+        return own.average / whole.average if whole is not None and complete and whole.average > 0 else None
 
     def _averages(self, method: str) -> list[float]:
         """Over tasks, of each seed that has all of them."""
@@ -247,7 +252,7 @@ class Report:
         if not order:
             return []
         first = order[0]
-        kept = self.rows[first].average / self.rows[TEACHER].average if TEACHER in self.rows else None
+        kept = self._retained(first)
         said = f"{first} has the best average score, {self.means[first][AVERAGE]:.1f}"
         found = [said + (f": {kept:.1%} of the teacher's." if kept else ".")]
         level = [mark for mark in marks(self.means, self.bootstrap, [AVERAGE]).values() if mark == "level"]

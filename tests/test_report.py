@@ -320,9 +320,12 @@ def test_one_method_and_no_teacher(tmp_path: Path) -> None:
     page = Page(write_results(tmp_path, tmp_path / "sub" / "one.html")[0].read_text())
     assert list(page.tables) == ["Validation scores", "What each method costs", "Seconds of training to reach a score"]
     assert not (tmp_path / "results.csv").exists(), "with a file named, that file alone is written"
-    (tmp_path / "cells" / "rte-kd-0.json").unlink()
     (tmp_path / "teachers" / "rte").mkdir(parents=True)
-    (tmp_path / "teachers" / "rte" / "record.json").write_text(json.dumps(record("rte", "teacher", 0)))
+    helpless = {**record("rte", "teacher", 0), "score": 0.0}
+    (tmp_path / "teachers" / "rte" / "record.json").write_text(json.dumps(helpless))
+    page = Page(write_results(tmp_path)[0].read_text())
+    assert of_method(page.tables["Validation scores"], "kd")["retention"].startswith("–")
+    (tmp_path / "cells" / "rte-kd-0.json").unlink()
     assert "Comparison of 0 methods" in Page(write_results(tmp_path)[0].read_text()).text
 
 

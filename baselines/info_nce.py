@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kdzoo.distributed import gather_rows, processes
-from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, check_positive, masked_mean, unit
+from kdzoo.distributed import gather_rows, mean_over_processes, processes
+from kdzoo.errors import unknown
+from kdzoo.kernels.backend import BACKENDS
+from kdzoo.kernels.info_nce import info_nce, info_nce_rows
+from kdzoo.loss import DistillationLoss, check_positive
 from kdzoo.registry import register
 
 
@@ -21,6 +25,9 @@ class InfoNCE(DistillationLoss):
     contrasted each by itself: a row competes with the other rows at the same layer and position, where those
     are real, and the mean is over all valid ones. One row alone has only its positive, and loss 0.
 
+    All layers and positions are one operator, which streams over the keys and writes the gradient with the value: no
+    (B, B) matrix is made. Half precision is read as it is and summed in float32.
+
     Args:
         temperature: τ, above 0.
         symmetric: add the other side, each teacher vector against the student vectors of all rows.
@@ -29,6 +36,7 @@ class InfoNCE(DistillationLoss):
             none.
         bias: give W a bias.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
         student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (B, S) where there are
@@ -57,11 +65,12 @@ class InfoNCE(DistillationLoss):
     features = ("cls", "hidden")
     extras = frozenset({"queue"})
     contrastive = True
+    fused = True
     formula = (
         r"-\frac{1}{B} \sum_i \log \frac{\exp(\cos(W s_i, t_i) / \tau)}"
         r"{\sum_j \exp(\cos(W s_i, t_j) / \tau)}"
     )
-    complexity = "O(B·(B + queue)·D) a slot, B·(B + queue) memory"
+    complexity = "O(B·(B + queue)·D) a slot"
     related = ("cos_nce", "crd", "pkt")
     paper = "van den Oord et al. 2018, Representation Learning with Contrastive Predictive Coding"
     year = 2018
@@ -76,43 +85,46 @@ class InfoNCE(DistillationLoss):
         teacher_dim: int | None = None,
         bias: bool = False,
         variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
         check_positive(self.label, temperature=temperature)
+        if backend not in BACKENDS:
+            raise unknown(f"backend of {self.label}", backend, BACKENDS)
         self.temperature = temperature
         self.symmetric = symmetric
+        self.backend = backend
 
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, queue: Tensor | None = None
     ) -> Tensor:
         student, teacher, slots = self.vectors(student, teacher, mask)
-        if queue is not None:
-            if queue.dim() != 2 or queue.shape[1] != teacher.shape[-1]:
-                shapes = f"queue {tuple(queue.shape)} and teacher {tuple(teacher.shape)}"
-                raise KdzooError(f"{self.label}: {shapes} do not fit; a queue is (N, {teacher.shape[-1]})")
-            queue = unit(queue.detach().to(teacher.dtype))
-        student, teacher = unit(student), unit(teacher)
-        losses = self._contrast(student, teacher, slots, queue)
+        teacher = teacher.to(student.dtype)
+        queue = None if queue is None else queue.to(teacher.dtype)
+        options: dict[str, Any] = {"temperature": self.temperature, "backend": self.backend}
+        if processes() == 1:
+            return info_nce(student, teacher, mask=mask, queue=queue, symmetric=self.symmetric, **options)
+        counted = torch.ones_like(student[..., 0], dtype=torch.bool) if slots is None else slots
+        # The mean, so that the average over processes, which is taken of the gradients, is the whole batch's.
+        count = mean_over_processes(counted.sum())
+        if student.dim() > 2:
+            # Another process may lack positions that this one has: those are masked there.
+            counted = counted[:, 0] if counted.dim() == 3 else counted
+            mask = gather_rows(counted.to(torch.uint8))[0]
+        everyone, start = gather_rows(teacher)
+        opposite = None
         if self.symmetric:
-            losses = losses + self._contrast(teacher, student, slots, None)
-        return masked_mean(losses, slots)
-
-    def _contrast(self, anchors: Tensor, keys: Tensor, slots: Tensor | None, queue: Tensor | None) -> Tensor:
-        """Losses (B, ...) of unit anchors (B, ..., D) against the unit keys of all rows at the same slot."""
-        if processes() > 1 and slots is None:
-            # Another process may lack positions that this one has.
-            slots = torch.ones(anchors.shape[:-1], dtype=torch.bool, device=anchors.device)
-        anchors, (keys, own) = anchors / self.temperature, gather_rows(keys)
-        similarity = _by_slot(anchors) @ _by_slot(keys).mT
-        if slots is not None:
-            valid = _by_slot(gather_rows(slots.to(torch.uint8))[0].unsqueeze(-1)).mT
-            similarity = similarity.masked_fill(valid == 0, torch.finfo(similarity.dtype).min / 2)
-        if queue is not None:
-            similarity = torch.cat([similarity, _by_slot(anchors) @ queue.T], dim=-1)
-        losses = similarity.logsumexp(-1) - similarity.diagonal(offset=own, dim1=1, dim2=2)
-        return losses.T.reshape(anchors.shape[:-1])
-
-
-def _by_slot(vectors: Tensor) -> Tensor:
-    """(B, ..., D) as (slots, B, D)."""
-    return vectors.unsqueeze(1).flatten(1, -2).transpose(0, 1)
+            ours, _ = gather_rows(student.detach())
+            losses, sums = info_nce_rows(teacher, ours, mask=mask, start=start, **options)
+            opposite = losses, gather_rows(sums)[0]
+        return info_nce(
+            student,
+            everyone,
+            mask=mask,
+            queue=queue,
+            symmetric=self.symmetric,
+            start=start,
+            opposite=opposite,
+            count=count,
+            **options,
+        )

@@ -122,33 +122,8 @@ def train(
     """
     quiet()
     callbacks = [*callbacks, *([_Steps(progress)] if progress is not None else [])]
-    steps = budget.batch_size * budget.gradient_accumulation
-    total = max(1, int(np.ceil(len(data["train"]) / steps) * budget.epochs))
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=budget.epochs,
-        per_device_train_batch_size=budget.batch_size,
-        per_device_eval_batch_size=2 * budget.batch_size,
-        gradient_accumulation_steps=budget.gradient_accumulation,
-        learning_rate=budget.learning_rate,
-        warmup_steps=int(np.ceil(budget.warmup_ratio * total)),
-        weight_decay=budget.weight_decay,
-        max_grad_norm=budget.max_grad_norm,
-        bf16=budget.precision == "bf16",
-        fp16=budget.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
-        seed=seed,
-        data_seed=seed,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=max(1, total // 20),
-        save_strategy="epoch" if save else "no",
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-    )
+    total = total_steps(budget, len(data["train"]))
+    arguments = training_arguments(budget, total, seed, folder, save_strategy="epoch" if save else "no")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
         trainer = DistillationTrainer(
@@ -203,6 +178,48 @@ def train(
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
         peak_memory=peak,
         history=trainer.state.log_history,
+    )
+
+
+def total_steps(budget: Budget, rows: int) -> int:
+    """Updates of a training on so many rows."""
+    return max(1, int(np.ceil(rows / (budget.batch_size * budget.gradient_accumulation)) * budget.epochs))
+
+
+def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **more: Any) -> TrainingArguments:
+    """The Trainer's arguments for a budget.
+
+    Args:
+        budget: how long and how fast.
+        total: its steps.
+        seed: of everything drawn.
+        folder: for checkpoints.
+        more: further arguments.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=budget.epochs,
+        per_device_train_batch_size=budget.batch_size,
+        per_device_eval_batch_size=2 * budget.batch_size,
+        gradient_accumulation_steps=budget.gradient_accumulation,
+        learning_rate=budget.learning_rate,
+        warmup_steps=int(np.ceil(budget.warmup_ratio * total)),
+        weight_decay=budget.weight_decay,
+        max_grad_norm=budget.max_grad_norm,
+        bf16=budget.precision == "bf16",
+        fp16=budget.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        data_seed=seed,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=max(1, total // 20),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        **more,
     )
 
 

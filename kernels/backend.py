@@ -23,9 +23,10 @@ EPSILON = 1e-12
 # not been measured, and takes Triton at every size.
 CROSSOVERS: dict[str, int] = {}
 
-# Elements of the student under which, on a CPU, a kernel's reference with autograd is faster than its operator, whose
+# Elements of the student under which, on a CPU, plain PyTorch with autograd is faster than a kernel's operator, whose
 # call costs more than such work.
 PLAIN: dict[str, int] = {
+    "cos_nce": 49152,
     "divergence": 65536,
     "hidden_mse": 524288,
     "cosine": 49152,
@@ -103,7 +104,7 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
 
 
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
-    """Whether a kernel leaves a small tensor on a CPU to its reference, when no backend is asked for."""
+    """Whether a kernel leaves a small tensor on a CPU to plain PyTorch, when no backend is asked for."""
     if backend != "auto" or os.environ.get(VARIABLE):
         return False
     return tensor.device.type == "cpu" and tensor.numel() < PLAIN.get(kernel, 0)

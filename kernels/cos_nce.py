@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdzoo.kernels.backend import (
     EPSILON,
+    PLAIN,
     Decision,
     KernelError,
     accumulator,
@@ -26,6 +27,7 @@ from kdzoo.kernels.backend import (
     jit,
     load,
     once,
+    plain,
     power_of_2,
     scaled,
     text,
@@ -135,6 +137,9 @@ def cos_nce(
         # A tensor in each case, so that the number of rows is no constant of a compiled graph.
         every = torch.full((), math.prod(student.shape[:-1]), dtype=torch.float64, device=student.device)
         count = every if mask is None else mask.sum() * (student.shape[1] if student.dim() == 4 else 1)
+    count = count.detach().to(accumulator(student.dtype)).clamp_min(EPSILON)
+    if negatives is None and totals is None and plain("cos_nce", student, backend):
+        return _plain(student, teacher.detach(), mask) / count
     value: Tensor
     value, _ = torch.ops.kdzoo.cos_nce(
         student,
@@ -142,11 +147,25 @@ def cos_nce(
         mask,
         negatives,
         *(totals or (None, None)),
-        count.detach().to(accumulator(student.dtype)).clamp_min(EPSILON),
+        count,
         student.requires_grad and torch.is_grad_enabled(),
         backend,
     )
     return value
+
+
+def _plain(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """The sum over the anchors from the slots' totals, with autograd: for batches that cost less than the operator."""
+    dtype, rows = accumulator(student.dtype), torch.full((), len(student), device=student.device)
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    if mask is not None:
+        mask = mask if student.dim() == 3 else mask.unsqueeze(1).expand(student.shape[:-1])
+        student, teacher = (side.masked_fill(~mask.unsqueeze(-1), 0.0) for side in (student, teacher))
+        rows = mask.sum(0).unsqueeze(-1)
+    other = unit(teacher)
+    direction = (other.sum(0) - other) * (0.5 / (rows - 1).clamp_min(1)) - 1.5 * other
+    values = 2 + (unit(student) * direction).sum(-1)
+    return (values if mask is None else torch.where(mask, values, 0.0)).sum()
 
 
 def cos_nce_totals(teacher: Tensor, *, mask: Tensor | None = None, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -272,6 +291,9 @@ def _(teacher: Tensor, mask: Tensor | None, backend: str) -> tuple[Tensor, Tenso
 
 def decision(tensor: Tensor, backend: str = "auto") -> Decision:
     """The backend for a student or teacher, and why."""
+    if plain("cos_nce", tensor, backend):
+        compared = f"{tensor.numel()} elements, under {PLAIN['cos_nce']} plain PyTorch was measured faster"
+        return Decision("torch", compared)
     width = tensor.shape[-1]
     unfit = f"a width of {width} is above {MAX_WIDTH}" if width > MAX_WIDTH else None
     return choose("cos_nce", tensor, backend, unfit)

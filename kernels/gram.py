@@ -426,7 +426,9 @@ def _distance(ours: Tensor, theirs: Tensor, real: Tensor, own: slice, with_gradi
     count = real.sum(1).to(one.dtype)
     count = (count * (count - 1)).clamp_min_(1)[:, None, None]
     means = [(side.sum((1, 2), keepdim=True) / count).masked_fill_(count == 1, 1.0) for side in (one, two)]
-    total, weights = (_triton_distance if fused else _torch_distance)(one, two, *means, count, own, with_gradient)
+    total, weights = (_triton_distance if fused else _torch_distance)(
+        one, two, means[0], means[1], count, own, with_gradient
+    )
     return total, None if weights is None else _weighed(moved, weights)
 
 

@@ -8,7 +8,7 @@ import torch
 import kdzoo
 from kdzoo import KdzooError
 from kdzoo.bench.measure import peak_bytes
-from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, cos_nce_totals
+from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, cos_nce_totals, decision
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (7, 3, 5), (7, 2, 3, 5)])
@@ -30,6 +30,24 @@ def test_totals_of_two_halves_make_the_whole(shape: tuple[int, ...]) -> None:
     whole = cos_nce_reference(student, teacher, mask=mask)
     torch.testing.assert_close(value, whole)
     torch.testing.assert_close(*(torch.autograd.grad(one, student)[0] for one in (value, whole)))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 5), (0, 5), (7, 3, 5), (7, 2, 3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_small_batches_are_left_to_plain_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    student, teacher = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    mask = (torch.rand(shape[0], shape[-2]) < 0.6) if len(shape) > 2 else None
+    if mask is not None:
+        student[~mask if len(shape) == 3 else ~mask.unsqueeze(1).expand(shape[:-1])] = torch.nan
+        student[0] = 0
+    results = []
+    for options in ({"backend": "auto"}, {"backend": "torch"}):
+        leaf = student.detach().requires_grad_()
+        value = cos_nce(leaf, teacher, mask=mask, **options)  # type: ignore[arg-type]
+        results.append((value, *torch.autograd.grad(value, leaf)))
+    assert "plain PyTorch" in decision(student).reason
+    for plain, operator in zip(*results, strict=True):
+        torch.testing.assert_close(plain, operator)
 
 
 def test_memory_is_the_gradient_and_little_else() -> None:

@@ -1,4 +1,4 @@
-"""The command line: list, show, check, finetune, distill, compare, table, report, cost, profile."""
+"""The command line: list, show, check, finetune, pretrain, distill, compare, table, report, cost, profile."""
 
 from __future__ import annotations
 
@@ -211,6 +211,63 @@ def distill(
     budget = recipe.training.model_dump(exclude_none=True) | given
     rows = train_rows, validation_rows
     _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder)
+
+
+@app.command()
+def pretrain(
+    text: Annotated[
+        list[str], typer.Option(help="A text file, a folder of .txt files, or a datasets folder; repeatable.")
+    ],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model.")],
+    out: Out,
+    method: Annotated[
+        str, typer.Option(help="A recipe with a general stage, a YAML file, or an expression: 'hidden_mse + mlm'.")
+    ] = "tinybert",
+    student: Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")] = "4x312",
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates, instead of epochs.")] = None,
+    pack: Annotated[bool, typer.Option(help="Fill rows with several lines, or keep each line by itself.")] = True,
+    text_column: Annotated[str, typer.Option(help="The text's column in a datasets folder.")] = "text",
+    mlm_probability: Annotated[float, typer.Option(help="Share of tokens to predict, where mlm is a loss.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Of new weights, dropout, masks and the order of the rows.")] = 0,
+    set_: Set = None,
+    epochs: Epochs = None,
+    batch_size: Batch = None,
+    gradient_accumulation: Accumulation = None,
+    learning_rate: Rate = None,
+    warmup_ratio: Warmup = None,
+    weight_decay: Decay = None,
+    max_length: Length = None,
+    precision: Precision = None,
+) -> None:
+    """General distillation: distil a pretrained encoder on unlabelled text into a student for --student."""
+    given = _budget(locals())
+    from kdzoo.bench.pretraining import pretrain as run
+    from kdzoo.bench.settings import Budget, validated
+    from kdzoo.recipe import Recipe
+
+    recipe = Recipe.load(method).on_text().override(set_ or [])
+    budget = validated(Budget, **(recipe.training.model_dump(exclude_none=True) | given))
+    record = run(
+        recipe=recipe,
+        text=text,
+        teacher=teacher,
+        student=student,
+        budget=budget,
+        folder=out,
+        console=console,
+        steps=steps,
+        pack=pack,
+        text_column=text_column,
+        mlm_probability=mlm_probability,
+        seed=seed,
+    )
+    losses = ", ".join(f"{name.removeprefix('loss/')} {value:.4g}" for name, value in record["losses"].items())
+    console.print(
+        f"{recipe.name}: {record['steps']} steps on {record['rows']} rows of text; {losses}; the encoder is in {out}, "
+        f"for --student {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -213,12 +213,21 @@ class Report:
         rows = []
         for method in self.students:
             if method != BASELINE:
-                gains = [_gain(self.bootstrap.difference(method, BASELINE, column)) for column in columns]
+                gains = [self._gain(method, BASELINE, column) for column in columns]
                 shared = sum(gain.text != NOTHING for gain in gains[1:])
                 if 0 < shared < len(self.tasks):
                     gains[0] = replace(gains[0], note=f"{gains[0].note}, {shared} of {len(self.tasks)} tasks")
                 rows.append([Cell(method), *gains])
         return Table(f"Points ahead of {BASELINE}", ["method", *columns], rows)
+
+    def _gain(self, method: str, against: str, column: str) -> Cell:
+        """How far one is ahead of another, with its interval where there is one."""
+        found = self.bootstrap.difference(method, against, column)
+        if found is not None:
+            mark = ("up" if found.value > 0 else "down") if found.sure else ""
+            return Cell(f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", mark)
+        own, other = (self.means[name].get(column) for name in (method, against))
+        return Cell(NOTHING if own is None or other is None else f"{own - other:+.1f}")
 
     def _best_two(self) -> Table | None:
         rows: list[list[Cell]] = []
@@ -228,7 +237,7 @@ class Report:
                 first, second = leading
                 gap = self.bootstrap.difference(first, second, column)
                 verdict = NOTHING if gap is None else "differ" if gap.sure else "cannot be told apart"
-                rows.append([Cell(column), Cell(first), Cell(second), _gain(gap), Cell(verdict)])
+                rows.append([*map(Cell, (column, first, second)), self._gain(first, second, column), Cell(verdict)])
         return Table("The best two", ["task", "best", "second", "difference", "they"], rows) if rows else None
 
     def _ranks(self, found: Ranking) -> tuple[str, str]:
@@ -474,13 +483,6 @@ def _scaled(value: float | None, unit: str = "") -> str:
 
 def _interval(found: Estimate | None) -> str:
     return f"{found.low:.1f} to {found.high:.1f}" if found else ""
-
-
-def _gain(found: Estimate | None) -> Cell:
-    if found is None:
-        return Cell(NOTHING)
-    mark = ("up" if found.value > 0 else "down") if found.sure else ""
-    return Cell(f"{found.value:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", mark)
 
 
 def _holds(found: Estimate) -> str:

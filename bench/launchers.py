@@ -310,7 +310,8 @@ class Ray(Launcher):
             parts: dict[str, Any] = {}  # of the folder, as they lie in the object store
             running: dict[Any, Job] = {}
             # A worker is kept for the next job, with what it has been sent.
-            task = ray.remote(**needed, max_retries=RAY_RETRIES, max_calls=0)(_work)
+            options: dict[str, Any] = {**needed, "max_retries": RAY_RETRIES, "max_calls": 0}
+            task = ray.remote(**options)(_work)
             try:
                 while jobs or running:
                     while jobs:

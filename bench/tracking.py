@@ -14,20 +14,25 @@ from transformers import TrainerCallback
 
 from kdzoo.errors import KdzooError
 
-TRACKERS = ("tensorboard", "wandb")
-
 Write = Callable[[dict[str, float], int], None]
 
 
 def check_trackers(trackers: tuple[str, ...]) -> None:
-    """Refuse trackers that are not installed.
+    """Refuse trackers that are not installed, or that nobody has logged in to.
 
     Raises:
-        KdzooError: says how to install one.
+        KdzooError: says what to do about it.
     """
     for name in trackers:
         if find_spec(name) is None:
-            raise KdzooError(f"--{name} needs the package {name}, which is not installed; pip install {name}")
+            raise KdzooError(f"--{name} needs the package {name}, which is not installed; pip install 'kdzoo[{name}]'")
+    if "wandb" in trackers and os.environ.get("WANDB_MODE", "online") == "online":
+        import wandb
+
+        try:
+            wandb.login()
+        except Exception as error:
+            raise KdzooError(f"--wandb: {error} (WANDB_MODE=offline logs into the folder alone)") from None
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def tracked(trackers: tuple[str, ...], folder: Path, name: str, configuration: d
     """What logs a training.
 
     Args:
-        trackers: of ``TRACKERS``.
+        trackers: ``"tensorboard"``, ``"wandb"``.
         folder: where the logs go; what an earlier attempt at this training left there goes away.
         name: the training's.
         configuration: what it was told.
@@ -59,7 +64,10 @@ def tracked(trackers: tuple[str, ...], folder: Path, name: str, configuration: d
             import wandb
 
             options = {"project": os.environ.get("WANDB_PROJECT", "kdzoo"), "name": name, "config": configuration}
-            run = stack.enter_context(wandb.init(**options, dir=str(folder), reinit="finish_previous"))
+            settings = wandb.Settings(silent=True)
+            run = stack.enter_context(
+                wandb.init(**options, dir=str(folder), reinit="finish_previous", settings=settings)
+            )
             writes.append(run.log)
         yield [Logs(write) for write in writes]
 

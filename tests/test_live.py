@@ -1,0 +1,127 @@
+"""What is shown and logged while a comparison runs: the screen of a terminal, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SIZES, Commands, records, results
+from rich.console import Console
+
+from kdzoo.bench import tracking
+from kdzoo.bench.launchers import Job
+from kdzoo.bench.live import Board
+
+GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
+JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+def play(terminal: bool) -> list[str]:
+    """What is written while one training ends, one fails, one dies and begins again, and one waits."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
+    table = lambda records, failed: f"{len(records)} in the table, {len(failed)} without"  # noqa: E731
+    with Board(console, dict.fromkeys(JOBS, 10), table, 7) as board:
+        teacher, none, kd, lrc, _ = JOBS
+        for job in (teacher, none, kd):
+            board.started(job)
+        speeds = {"samples_per_second": 1234.5, "train_seconds": 6.7}
+        board.ended(teacher, {"metrics": {"accuracy": 0.875}, **speeds})
+        board.advanced(none, 2, 4)
+        board.retried(none, "killed by SIGKILL")
+        board.started(none)
+        board.advanced(none, 1, 4)
+        board.failed(kd, "failed: it broke", [lrc])
+        if terminal:
+            board._live.refresh()
+            written.write("\n")
+    return written.getvalue().splitlines()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    assert [line.rstrip() for line in play(terminal=False)] == [
+        "sst2   teacher seed 0  accuracy 87.5                               1234 rows/s     6.7 s",
+        "sst2   none    seed 0  its process died (killed by SIGKILL); it begins again",
+        "sst2   kd      seed 0  failed: it broke",
+    ]
+
+
+def test_one_screen_on_a_terminal() -> None:
+    lines = play(terminal=True)
+    said = [line for line in lines if "sst2   " in line]
+    assert len(said) == 2 and "died" in said[0] and "it broke" in said[1], "what goes wrong stays above the screen"
+    last = max(index for index, line in enumerate(lines) if "trainings: " in line)
+    counts, bar, running, table = (line.rstrip() for line in lines[last : last + 4])
+    assert counts.endswith("trainings: 1 done, 1 failed, 1 running, 1 waiting")
+    assert "12/30 steps" in bar, "what cannot run any more is not waited for"
+    assert running == "sst2 none 0 20%" and table == "1 in the table, 1 without"
+
+
+def test_tensorboard(commands: Commands, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    commands.works(*GRID, "--out", tmp_path / "plain")
+    commands.works(*GRID, "--tensorboard", "--out", tmp_path / "logged")
+    assert results(tmp_path / "logged") == results(tmp_path / "plain"), "the same, and of the same configuration"
+    for name in ("sst2-teacher-0", "sst2-none-0", "sst2-kd-0"):
+        logs = accumulator.EventAccumulator(str(tmp_path / "logged" / "logs" / name)).Reload()
+        record = records(tmp_path / "logged")[name if name.split("-")[1] != "teacher" else "sst2-teacher"]
+        assert {"loss", "learning_rate", "eval/score"} <= set(logs.Tags()["scalars"])
+        assert [entry.value for entry in logs.Scalars("eval/score")] == pytest.approx([record["score"]])
+        logged = {entry["step"]: entry["loss"] for entry in record["history"] if "loss" in entry}
+        assert {entry.step: entry.value for entry in logs.Scalars("loss")} == pytest.approx(logged)
+    assert not (tmp_path / "plain" / "logs").exists()
+
+
+def test_weights_and_biases(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+
+    class Run:
+        def __init__(self, **options: Any) -> None:
+            self.options, self.logged, self.ended = options, [], False
+            runs.append(self)
+
+        def __enter__(self) -> Run:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.ended = True
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            self.logged.append((step, values))
+
+    fake: Any = types.ModuleType("wandb")
+    fake.init, fake.Settings, fake.login = Run, dict, lambda: True
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: fake)
+    commands.works(*GRID, "--wandb", "--out", tmp_path)
+    assert [run.options["name"] for run in runs] == ["sst2-teacher-0", "sst2-none-0", "sst2-kd-0"]
+    kept = records(tmp_path)["sst2-kd-0"]
+    assert runs[2].options["config"] == kept["configuration"] and all(run.ended for run in runs)
+    assert runs[2].logged[-1] == (2, {"eval/score": kept["score"], "eval/accuracy": kept["metrics"]["accuracy"]})
+    assert any("loss/kd" in values for _, values in runs[2].logged)
+
+    def refuse() -> None:
+        raise RuntimeError("No API key configured.")
+
+    fake.login = refuse
+    says = ("--wandb: No API key configured.", "WANDB_MODE=offline")
+    commands.fails(*GRID, "--wandb", "--out", tmp_path / "out", says=says)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_trackers_that_are_not_installed(
+    name: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    says = (f"--{name} needs the package {name}", f"pip install 'kdzoo[{name}]'")
+    commands.fails(*GRID, f"--{name}", "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def is_size(teacher: str) -> bool:
     return parse_student(teacher).layers is not None
 
 
-def model_of_size(size: str, *, positions: int, num_labels: int, vocabulary: int = 30522) -> PreTrainedModel:
+def model_of_size(size: str, *, positions: int, num_labels: int, vocabulary: int = 30522) -> Any:
     """A BERT with fresh weights in evaluation mode, to measure with.
 
     Raises:

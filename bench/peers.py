@@ -68,7 +68,7 @@ class Setting:
     def batches(self) -> DataLoader[Any]:
         """For a library that has no data loader of its own."""
         inputs = self.rows.select_columns(["input_ids", "attention_mask"])
-        return DataLoader(inputs, batch_size=self.batch_size, collate_fn=collate)  # type: ignore[arg-type]
+        return DataLoader(inputs, batch_size=self.batch_size, collate_fn=collate)
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

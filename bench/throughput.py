@@ -141,11 +141,11 @@ class _Repeats(TrainerCallback):
             self._stopwatch.start()
 
 
-def measure(request: Request) -> Iterator[Measured | dict[str, Any]]:
+def measure(request: Request) -> tuple[dict[str, Any], Iterator[Measured]]:
     """Measure each method with the live teacher, and once more from a warm cache where it needs a teacher.
 
-    Yields:
-        First the setting, both models' sizes and inference among it; then one result after the other.
+    Returns:
+        The setting, both models' sizes and inference among it, and the results as they come.
 
     Raises:
         KdzooError: where a model cannot be made, or a method does not work on it.
@@ -158,7 +158,7 @@ def measure(request: Request) -> Iterator[Measured | dict[str, Any]]:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)
             recipe.objective().bind(student, teacher, num_samples=EPOCH * max(request.batch_sizes))
-    yield {
+    setting = {
         "teacher": request.teacher,
         "student": request.student,
         "steps": request.steps,
@@ -176,6 +176,10 @@ def measure(request: Request) -> Iterator[Measured | dict[str, Any]]:
         "threads": torch.get_num_threads(),
         "versions": {package: version(package) for package in ("kdzoo", "torch", "transformers")},
     }
+    return setting, _results(request, teacher)
+
+
+def _results(request: Request, teacher: PreTrainedModel) -> Iterator[Measured]:
     with tempfile.TemporaryDirectory() as folder:
         for length in request.lengths:
             for batch_size in request.batch_sizes:
@@ -263,7 +267,7 @@ def throughput_markdown(setting: dict[str, Any], results: Sequence[Measured]) ->
     return "\n".join(parts)
 
 
-def _teacher(teacher: str, length: int) -> PreTrainedModel:
+def _teacher(teacher: str, length: int) -> Any:
     if is_size(teacher):
         return model_of_size(teacher, positions=length, num_labels=LABELS)
     model = load_model(teacher, LABELS)

@@ -457,9 +457,9 @@ def _hash_of_rows(dataset: Any, columns: list[str]) -> str:
             column = table.column(name).combine_chunks()
             found.update(f"{name} {column.type}".encode())
             while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-                found.update(np.ascontiguousarray(list_value_length(column).to_numpy(zero_copy_only=False)))
+                found.update(list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
                 column = column.flatten()
-            found.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)))
+            found.update(column.to_numpy(zero_copy_only=False).tobytes())
     return found.hexdigest()
 
 

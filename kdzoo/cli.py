@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kdzoo.distributed import launched
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, unknown
 
 app = typer.Typer(
@@ -21,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Knowledge-distillation losses for transformer encoders, and the bench that compares them.",
 )
-console = Console() if sys.stdout.isatty() else Console(width=160)
+first_process = launched()[0] == 0  # of those that torchrun has started; the others write and say nothing
+console = Console(quiet=not first_process) if sys.stdout.isatty() else Console(width=160, quiet=not first_process)
 
 ClickError: Any = typer.BadParameter.__mro__[2]  # click.ClickException, or what typer has in its place
 
@@ -448,10 +450,9 @@ def throughput(
         repeats=repeats,
         precision=precision,
     )
-    measured = bench.measure(request)
     results: list[Any] = []
     with console.status("measuring inference") as status:
-        setting = next(measured)
+        setting, measured = bench.measure(request)
         for result in measured:
             results.append(result)
             bench.write_throughput(out, setting, results)
@@ -625,5 +626,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"kdzoo: {' '.join(message.split())}", file=sys.stderr)
+    if first_process or code != 2:  # a request that cannot work is the same in all
+        print(f"kdzoo: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow bench check docs clean build/layout
+.PHONY: help compare compare-glue test test-slow kernels bench check docs clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -39,6 +39,9 @@ test: .venv/.dev ## the fast tests; PYTEST_ARGS="..." goes to pytest
 
 test-slow: .venv/.dev ## the slow tests
 	@.venv/bin/pytest -m "slow and not cuda" $(PYTEST_ARGS)
+
+kernels: .venv/.dev ## compiles every kernel ahead of time for sm_80, sm_90, gfx942: no spills, no GPU needed
+	@OMP_NUM_THREADS=1 .venv/bin/pytest tests/kernels/test_ahead_of_time.py -m slow -n logical -q $(PYTEST_ARGS)
 
 bench: .venv/.dev ## the benchmarks
 	@.venv/bin/pytest tests/benchmarks $(PYTEST_ARGS)

@@ -55,20 +55,22 @@ def _ones(good: dict[str, Any], *shape: int) -> torch.Tensor:
 
 
 def launches() -> Iterator[Callable[[], Any]]:
-    for dtype, shape in (
-        (torch.bfloat16, (256, 4, 128, 768)),
-        (torch.float16, (32, 4, 768)),
-        (torch.float32, (4096, 768)),
-        (torch.float32, (64, 48, 312)),
-        (torch.bfloat16, (1024, 4, 37)),
-        (torch.float32, (8, 512, MAX_WIDTH)),
+    for dtype, shape, tried in (
+        (torch.bfloat16, (256, 4, 128, 768), ("totals", "in batch", "no gradient", "backward")),
+        (torch.float32, (4096, 768), ("in batch", "backward")),
+        (torch.float32, (64, 48, 312), ("in batch", "negatives", "no gradient")),
+        (torch.bfloat16, (1024, 4, 37), ("in batch", "negatives")),
+        (torch.float32, (8, 512, MAX_WIDTH), ("totals", "in batch")),
     ):
         empty = partial(torch.empty, device="meta")
         student, count = empty(shape, dtype=dtype), empty(())
         mask = empty((shape[0], shape[-2]), dtype=torch.bool) if len(shape) > 2 else None
         negatives = empty((shape[0], 16, *shape[1:]), dtype=dtype)
-        yield partial(run_totals, student, mask, "triton")
-        yield partial(run, student, student, mask, None, None, None, count, True, "triton")
-        yield partial(run, student, student, None, negatives, None, None, count, True, "triton")
-        yield partial(run, student, student, mask, None, None, None, count, False, "triton")
-        yield partial(scale_in_place, student, count)
+        calls = {
+            "totals": partial(run_totals, student, mask, "triton"),
+            "in batch": partial(run, student, student, mask, None, None, None, count, True, "triton"),
+            "negatives": partial(run, student, student, None, negatives, None, None, count, True, "triton"),
+            "no gradient": partial(run, student, student, mask, None, None, None, count, False, "triton"),
+            "backward": partial(scale_in_place, student, count),
+        }
+        yield from (calls[form] for form in tried)

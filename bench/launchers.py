@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 import kdzoo
+from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, unknown
 
 LAUNCHERS = ("local", "ray")
@@ -134,6 +135,11 @@ def make_launcher(
     """
     if name not in LAUNCHERS:
         raise unknown("launcher", name, LAUNCHERS)
+    if launched()[1] > 1:
+        raise KdzooError(
+            "kdzoo compare is one process, and starts the others with --workers or --launcher ray; torchrun and "
+            "accelerate launch are for kdzoo distill and kdzoo finetune"
+        )
     given = {"--ray-address": address, "--cpus-per-cell": cpus, "--gpus-per-cell": gpus}
     if name == "local":
         for option, value in given.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, quiet, train
 from kdzoo.cache import TeacherCache
+from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
@@ -40,6 +42,8 @@ def run_one(
     cache_folder: str | None = None,
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
+
+    Of several processes, as ``torchrun`` starts them, the first one writes.
 
     Args:
         task_name: the task.
@@ -98,7 +102,8 @@ def run_one(
     tokenized = DatasetDict(
         {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
     )
-    with records.claimed(), progress_bar(console) as bar:
+    first = launched()[0] == 0
+    with records.claimed() if first else nullcontext(), progress_bar(console) as bar:
         overall = bar.add_task(f"{task.name} {recipe.name}", total=None)
         outcome = train(
             model,
@@ -116,5 +121,6 @@ def run_one(
             progress=lambda done, total: bar.update(overall, completed=done, total=total),
         )
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
-        records.write(record_path, record)
+        if first:
+            records.write(record_path, record)
     return record

@@ -23,6 +23,7 @@ from kdzoo.bench.launchers import Progress
 from kdzoo.bench.measure import forward_flops, forward_speed, peak_memory, reset_peak_memory
 from kdzoo.bench.settings import Budget
 from kdzoo.cache import TeacherCache
+from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.glue import Task
 from kdzoo.recipe import Recipe
@@ -183,7 +184,8 @@ def train(
 
 def total_steps(budget: Budget, rows: int) -> int:
     """Updates of a training on so many rows."""
-    return max(1, int(np.ceil(rows / (budget.batch_size * budget.gradient_accumulation)) * budget.epochs))
+    rows_an_update = budget.batch_size * budget.gradient_accumulation * launched()[1]
+    return max(1, int(np.ceil(rows / rows_an_update) * budget.epochs))
 
 
 def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **more: Any) -> TrainingArguments:
@@ -301,6 +303,8 @@ def quiet() -> None:
     """Keep the libraries' own bars and notices off the terminal, which shows ours."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # accelerate says it of an argument that the Trainer passes.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     disable_progress_bar()
 
 

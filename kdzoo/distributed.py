@@ -1,7 +1,11 @@
-"""What a loss needs of torch.distributed: means, sums and rows of all processes; in one process, its own."""
+"""What a loss needs of torch.distributed: means, sums and rows of all processes; in one process, its own.
+
+And which of the processes that a launcher such as ``torchrun`` has started is the one to write and print.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,6 +17,11 @@ from torch import Tensor
 def processes() -> int:
     """How many processes torch.distributed runs; 1 without it."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def launched() -> tuple[int, int]:
+    """This process's rank and the number of processes, as a launcher sets them before torch.distributed is there."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def mean_over_processes(tensor: Tensor) -> Tensor:

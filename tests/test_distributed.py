@@ -174,6 +174,51 @@ def test_the_halves_are_padded_to_different_lengths(outcomes: Any) -> None:
     assert any(a.shape[1] != b.shape[1] for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
+    import json
+
+    from command_line import ROWS, TEACHER
+    from transformers import AutoModelForSequenceClassification
+
+    from kdzoo.bench.models import load_tokenizer
+    from kdzoo.glue import get_task, load
+
+    def started(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        alone = [sys.executable, "-m", "kdzoo"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "kdzoo"]
+        command = [*(alone if processes == 1 else torchrun), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
+
+    rows = (*ROWS[:2], "--validation-rows", "33", *ROWS[4:])  # an odd number, which the processes cannot share evenly
+    assert (
+        started("finetune", "--task", "stsb", "--model", TEACHER, *rows, "--out", "teacher", processes=1).returncode
+        == 0
+    )
+    distill = ("distill", "--task", "stsb", "--teacher", "teacher", *rows, "--batch-size", "8", "--out", "student")
+    refused = started(*distill, "--method", "kdd")
+    assert refused.returncode and refused.stderr.count("kdzoo: unknown recipe 'kdd'") == 1
+
+    ran = started(*distill, "--method", "kd", "--student", "1x16,heads=2")
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 1 and "the model is in student" in ran.stdout, ran.stdout
+    record = json.loads((tmp_path / "student" / "record.json").read_text())
+    assert record["steps"] == 4, "eight rows a step and process"
+    # The predictions are those of the model that was written, in the rows' order.
+    task, tokenizer = get_task("stsb"), load_tokenizer(TEACHER, "synthetic")
+    validation = task.tokenize(load(task, "synthetic", train_rows=64, validation_rows=33)["validation"], tokenizer, 64)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
+    batch = task.collator(tokenizer)([validation[index] for index in range(33)])
+    taken = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    with torch.no_grad():
+        logits = model(**taken).logits
+    assert record["predictions"]["validation"] == pytest.approx(task.predictions(logits.numpy()).tolist(), abs=1e-4)
+    assert len(set(record["predictions"]["validation"])) > 30, "the order can be seen"
+    assert started(*distill, "--method", "kd", "--student", "1x16,heads=2").stdout == ran.stdout, "it is done"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(TESTS))
     target, me = Path(sys.argv[1]), sys.argv[2]

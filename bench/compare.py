@@ -21,9 +21,18 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.activations import Needs
+from kdzoo.bench.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.launchers import Failure, Files, InProcess, Job, Launcher, Progress, Result
-from kdzoo.bench.live import Board
-from kdzoo.bench.models import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer, make_teacher
+from kdzoo.bench.live import Board, progress_bar
+from kdzoo.bench.models import (
+    build_on_meta,
+    check_head,
+    check_labels,
+    check_length,
+    every_other_layer,
+    load_tokenizer,
+    make_teacher,
+)
 from kdzoo.bench.records import FORMAT, Records, is_full_disk, read_json
 from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, terminal_table
@@ -78,6 +87,8 @@ class Comparison:
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(settings.teacher, settings.data)
+        if settings.augment:
+            check_augmentation(settings.teacher, settings.augment_model, settings.glove)
         self.cache = TeacherCache(settings.cache_folder or folder / "cache", precision=settings.cache_precision)
         # By task and method, with the teacher's config.
         self._teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
@@ -105,6 +116,7 @@ class Comparison:
         Raises:
             KdzooError: names the method, the task and the reason.
         """
+        copies = 1 + self.settings.augment
         for task in self.tasks:
             teacher = build_on_meta(self.settings.teacher, self.tokenizer, task)
             on_disk = parse_student(self.student).path is not None
@@ -117,7 +129,8 @@ class Comparison:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
                         warnings.simplefilter("always", KdzooWarning)
                         objective = recipe.objective()
-                        objective.bind(student, teacher, num_samples=len(self.data[task.name]["train"]))
+                        objective.bind(student, teacher, num_samples=len(self.data[task.name]["train"]) * copies)
+                        check_labels(objective)
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None
@@ -172,6 +185,7 @@ class Comparison:
             steps = {job: self._steps(*job) for job in jobs if job not in done}
             for task in self.tasks:
                 if any(job in steps for job in grid[task.name, TEACHER, 0]):
+                    self._augment(task)
                     self._announce_cache(task)
             with Board(self.console, steps, self._table, self._wide, launcher.doing) as board:
                 waiting: deque[Job] = deque()
@@ -233,15 +247,33 @@ class Comparison:
         sizes: dict[str, tuple[int, Any, Needs]] = {}
         for (name, method), (config, needs) in self._teacher_needs.items():
             if name == task.name:
-                sizes[method] = (self.cache.nbytes(config, self._tokenized(task)["train"], needs), config, needs)
+                sizes[method] = (self.cache.nbytes(config, self._of_students(task)["train"], needs), config, needs)
         fitting: set[str] = set()
         together, taken = Needs(logits=False), 0
         for method, (_, config, needs) in sorted(sizes.items(), key=lambda entry: entry[1][0]):
-            size = self.cache.nbytes(config, self._tokenized(task)["train"], together | needs)
+            size = self.cache.nbytes(config, self._of_students(task)["train"], together | needs)
             if size <= self.settings.cache_limit * 1e9:
                 fitting.add(method)
                 together, taken = together | needs, size
         return fitting, taken
+
+    def _augment(self, task: Task) -> None:
+        """Add the students' training rows, ``augmented``, where they are others than the teacher's."""
+        settings, splits = self.settings, self.data[task.name]
+        if settings.augment and "augmented" not in splits:
+            with progress_bar(self.console) as bar:
+                rows = bar.add_task(f"{task.name} augmentation", total=len(splits["train"]))
+                splits["augmented"] = augmented_rows(
+                    splits["train"],
+                    task,
+                    settings.augment,
+                    teacher=settings.teacher,
+                    model=settings.augment_model,
+                    glove=settings.glove,
+                    folder=self.records.folder / "augmented",
+                    say=self._say,
+                    progress=lambda done: bar.update(rows, completed=done),
+                )
 
     def _announce_cache(self, task: Task) -> None:
         methods, size = self.cached(task)
@@ -285,7 +317,7 @@ class Comparison:
         task, started = get_task(name), _now()
         shared: dict[str, Any] = {
             "task": task,
-            "data": self._tokenized(task),
+            "data": self._tokenized(task) if method == TEACHER else self._of_students(task),
             "tokenizer": self.tokenizer,
             "seed": seed,
             "progress": progress,
@@ -411,6 +443,11 @@ class Comparison:
             )
         return self._tokenized_tasks[task.name]
 
+    def _of_students(self, task: Task) -> DatasetDict:
+        """The splits as the students have them, with the augmented rows for training where there are some."""
+        splits = self._tokenized(task)
+        return DatasetDict({**splits, "train": splits.get("augmented", splits["train"])})
+
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
             # One at a time: cells come task by task.
@@ -444,7 +481,7 @@ class Comparison:
 
     def _steps(self, name: str, method: str, seed: int) -> int:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
-        rows = len(self.data[name]["train"])
+        rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
         return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
 
 

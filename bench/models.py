@@ -20,6 +20,7 @@ from kdzoo.activations import num_layers
 from kdzoo.bench.settings import Budget
 from kdzoo.errors import KdzooError
 from kdzoo.glue import Task
+from kdzoo.objective import Objective
 from kdzoo.students import load_model, parse_student
 
 POSITIONS = 128  # of a teacher made from a size; its synthetic sentences are far shorter
@@ -126,6 +127,17 @@ def check_head(teacher: str) -> None:
             f"the teacher {teacher!r} ({architecture}) has no classification "
             "head to learn from; fine-tune it on the task first: kdzoo finetune"
         )
+
+
+def check_labels(objective: Objective) -> None:
+    """Refuse a loss on masked words, which a task's rows do not have.
+
+    Raises:
+        KdzooError: names its term.
+    """
+    for term in objective.terms:
+        if term.kind.token_labels:
+            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")
 
 
 def check_length(budget: Budget, tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> None:

@@ -30,7 +30,7 @@ from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, last_checkpoint, quiet, total_steps, training_arguments
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.recipe import Recipe
-from kdzoo.students import load_model, make_student
+from kdzoo.students import MissingHead, load_model, make_student
 from kdzoo.text import Text, packed
 from kdzoo.trainer import DistillationTrainer, accepted_inputs
 
@@ -256,14 +256,11 @@ def _models(recipe: Recipe, teacher: str, student: str, seed: int) -> tuple[PreT
     """Teacher and student, with a masked-language-model head where a loss compares or predicts words."""
     on_words = [term for term in recipe.objective().terms if term.feature == "logits"]
     head = "masked_lm" if on_words else "none"
-    must_have = any(term.kind.needs_teacher for term in on_words)
+    compared = ", ".join(term.name for term in on_words if term.kind.needs_teacher)
     try:
-        guide = load_model(teacher, head=head, new_head=not must_have, seed=seed)
-    except KdzooError as error:
-        if must_have and "head" in str(error):
-            names = ", ".join(term.name for term in on_words if term.kind.needs_teacher)
-            raise KdzooError(f"{error}, whose words {names} would compare; leave it out") from None
-        raise
+        guide = load_model(teacher, head=head, new_head=not compared, seed=seed)
+    except MissingHead as error:
+        raise KdzooError(f"{error}, whose words {compared} would compare; leave that out") from None
     return guide, make_student(student, guide, head=head, seed=seed)
 
 

@@ -11,9 +11,10 @@ import torch
 from datasets import DatasetDict
 from rich.console import Console
 
+from kdzoo.bench.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.compare import device_name
 from kdzoo.bench.live import progress_bar
-from kdzoo.bench.models import check_head, check_length, load_tokenizer, make_teacher
+from kdzoo.bench.models import check_head, check_labels, check_length, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, quiet, train
@@ -40,6 +41,9 @@ def run_one(
     console: Console,
     log_gradients: bool = False,
     cache_folder: str | None = None,
+    augment: int = 0,
+    augment_model: str | None = None,
+    glove: str | None = None,
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
 
@@ -58,6 +62,8 @@ def run_one(
         console: where progress is shown.
         log_gradients: put the terms' gradient norms and cosines into the record's history.
         cache_folder: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
+        augment: copies of each training row in which words are exchanged, added to the rows.
+        augment_model, glove: see `kdzoo.bench.augmentation.check_augmentation`.
 
     Returns:
         The record.
@@ -70,9 +76,11 @@ def run_one(
     check_precision(budget)
     task = get_task(task_name)
     tokenizer = load_tokenizer(teacher, data)
+    if augment:
+        check_augmentation(teacher, augment_model, glove)
     configuration = {
         "task": task.name,
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general"}),
         "data": data,
         "teacher": teacher,
         "student": student,
@@ -81,6 +89,7 @@ def run_one(
         "train_rows": train_rows,
         "validation_rows": validation_rows,
         **({"log_gradients": True} if log_gradients else {}),
+        **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
     }
     # config.json is the model's, which is written to the same folder.
     records = Records(folder, configuration, {}, file="run.json")
@@ -98,7 +107,18 @@ def run_one(
         model = make_student(student, guide, seed=seed)
     check_length(budget, tokenizer, model)
     with torch.device("meta"):
-        recipe.objective().bind(model, guide, num_samples=len(rows["train"]))
+        check_labels(recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment)))
+    if augment:
+        rows["train"] = augmented_rows(
+            rows["train"],
+            task,
+            augment,
+            teacher=teacher,
+            model=augment_model,
+            glove=glove,
+            folder=folder / "augmented",
+            say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
     tokenized = DatasetDict(
         {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
     )

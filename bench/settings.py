@@ -25,7 +25,8 @@ QUICKSTART: dict[str, Any] = {
 
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
-OPTIONAL = {"cache_precision"}  # left out of the records while they are at their defaults
+# Left out of the records while they are at their defaults.
+OPTIONAL = {"cache_precision", "augment", "augment_model", "glove"}
 
 
 class Budget(BaseModel):
@@ -69,6 +70,9 @@ class Settings(BaseModel):
         train_rows, validation_rows: how many to take; all when None.
         budget: of every student.
         teacher_budget: of the teacher.
+        augment: copies of each training row in which words are exchanged, added to the students' training rows.
+        augment_model: whose words they are, a folder or hub name; the teacher when None.
+        glove: a GloVe file for words that are several pieces, or where the model predicts none.
         overrides: settings of recipes changed, ``LOSS.OPTION=VALUE``.
         evaluations: how often each training is interrupted to take its score, for the learning curves.
         cache_folder: where the teachers' activations are kept; in the output folder when None.
@@ -89,6 +93,9 @@ class Settings(BaseModel):
     validation_rows: int | None = Field(default=None, ge=1)
     budget: Budget = Budget()
     teacher_budget: Budget = Budget()
+    augment: int = Field(default=0, ge=0)
+    augment_model: str | None = None
+    glove: str | None = None
     overrides: tuple[str, ...] = ()
     evaluations: int = Field(default=4, ge=0)
     cache_folder: str | None = None

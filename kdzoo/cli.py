@@ -44,6 +44,11 @@ Rate = Annotated[float | None, typer.Option("--learning-rate", help="The highest
 Warmup = Annotated[float | None, typer.Option("--warmup-ratio", help="Share of the steps that warm up.")]
 Decay = Annotated[float | None, typer.Option("--weight-decay", help="AdamW's weight decay.")]
 Length = Annotated[int | None, typer.Option("--max-length", help="Most tokens a row keeps.")]
+Augment = Annotated[int, typer.Option(min=0, help="Copies of each training row with words exchanged, as TinyBERT has.")]
+AugmentModel = Annotated[
+    str | None, typer.Option(help="The masked language model that says for which; the teacher by default.")
+]
+Glove = Annotated[str | None, typer.Option(help="A GloVe file, for words that are several pieces.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")]
 
 
@@ -198,6 +203,9 @@ def distill(
     weight_decay: Decay = None,
     max_length: Length = None,
     precision: Precision = None,
+    augment: Augment = 0,
+    augment_model: AugmentModel = None,
+    glove: Glove = None,
     log_gradients: Annotated[
         bool, typer.Option("--log-gradients", help="Record the norms and cosines of the terms' gradients.")
     ] = False,
@@ -212,7 +220,8 @@ def distill(
     recipe = Recipe.load(method).override(set_ or [])
     budget = recipe.training.model_dump(exclude_none=True) | given
     rows = train_rows, validation_rows
-    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder)
+    more = {"augment": augment, "augment_model": augment_model, "glove": glove}
+    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder, **more)
 
 
 @app.command()
@@ -296,6 +305,9 @@ def compare(
     precision: Precision = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="The teacher's; as --epochs by default.")] = None,
     teacher_learning_rate: Annotated[float | None, typer.Option(help="The teacher's highest rate.")] = None,
+    augment: Augment = 0,
+    augment_model: AugmentModel = None,
+    glove: Glove = None,
     evaluations: Annotated[
         int | None, typer.Option(min=0, help="Scores taken while each model trains, for the learning curves; 4.")
     ] = None,
@@ -344,6 +356,7 @@ def compare(
         teacher_budget=teacher_budget,
         finetune_teacher=finetune_teacher,
         overrides=tuple(set_ or ()),
+        **_given(augment=augment or None, augment_model=augment_model, glove=glove),
         **_given(seeds=seeds, train_rows=train_rows, validation_rows=validation_rows, evaluations=evaluations),
         **_given(cache_limit=cache_limit, cache_folder=cache_folder, cache_precision=cache_precision),
     )
@@ -540,6 +553,7 @@ def _run_one(
     out: Path,
     log_gradients: bool = False,
     cache_folder: str | None = None,
+    **augmentation: Any,
 ) -> None:
     from kdzoo.bench.run import run_one
     from kdzoo.bench.settings import Budget, validated
@@ -558,6 +572,7 @@ def _run_one(
         console=console,
         log_gradients=log_gradients,
         cache_folder=cache_folder,
+        **augmentation,
     )
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)

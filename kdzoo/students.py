@@ -20,6 +20,10 @@ _FORMS = "a size such as '4x312' or '4x312,heads=12,ffn=1200', 'teacher:1,3,5', 
 _OPTIONS = ("heads", "ffn")
 
 
+class MissingHead(KdzooError):
+    """A model without the head that is asked for."""
+
+
 @dataclass(frozen=True)
 class StudentSpec:
     """A student as it was asked for; one of ``layers``, ``teacher_layers`` and ``path`` is set.
@@ -210,7 +214,8 @@ def load_model(
     Raises:
         KdzooError: there is no such folder or hub name; it has no readable configuration or safetensors
             weights (a truncated file is named); weights of the encoder are missing; its head is for another
-            number of labels, or missing and not to be new.
+            number of labels.
+        MissingHead: it has none, and is not to get a new one.
     """
     from safetensors import SafetensorError
 
@@ -246,7 +251,7 @@ def load_model(
         raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
     if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
         what = {"classifier": "classification", "masked_lm": "masked-language-model"}[head]
-        raise KdzooError(f"the model {name!r} has no {what} head")
+        raise MissingHead(f"the model {name!r} has no {what} head")
     return model
 
 

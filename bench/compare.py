@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -212,21 +212,22 @@ class Comparison:
                 waiting.extend(plan([*grid]))
                 if launcher.side_by_side:  # no worker waits for the last teacher then
                     waiting = deque(sorted(waiting, key=lambda job: job[1] != TEACHER))
-                for job, result in launcher.run(self, waiting, board):
-                    if isinstance(result, Failure):
-                        self._record_failure(job, result)
-                        fail(job, result.error, f"failed: {result.error}")
-                        continue
-                    if job not in grid:  # a teacher's is with its weights
-                        self.records.write(self._path(job), result)
-                    self._failure_path(job).unlink(missing_ok=True)
-                    done[job] = result
-                    board.ended(job, result)
-                    new = [*plan(grid.get(job, []))]
-                    if launcher.side_by_side:
-                        waiting.extend(new)
-                    else:
-                        waiting.extendleft(reversed(new))
+                with closing(launcher.run(self, waiting, board)) as running:  # whatever happens, its processes end
+                    for job, result in running:
+                        if isinstance(result, Failure):
+                            self._record_failure(job, result)
+                            fail(job, result.error, f"failed: {result.error}")
+                            continue
+                        if job not in grid:  # a teacher's is with its weights
+                            self.records.write(self._path(job), result)
+                        self._failure_path(job).unlink(missing_ok=True)
+                        done[job] = result
+                        board.ended(job, result)
+                        new = [*plan(grid.get(job, []))]
+                        if launcher.side_by_side:
+                            waiting.extend(new)
+                        else:
+                            waiting.extendleft(reversed(new))
             if done:
                 from kdzoo.bench.report import write_results  # matplotlib is loaded for it
 

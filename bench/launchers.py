@@ -16,7 +16,7 @@ import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -106,7 +106,7 @@ class Launcher(ABC):
     doing = "running"
 
     @abstractmethod
-    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Iterator[tuple[Job, Result]]:
+    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Generator[tuple[Job, Result]]:
         """Run jobs from the left of the queue until it is empty; give each with its result as it ends.
 
         Whoever takes a result may put more jobs into the queue before asking for the next one. Leaving the iterator
@@ -158,7 +158,7 @@ class InProcess(Launcher):
 
     side_by_side = False
 
-    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Iterator[tuple[Job, Result]]:
+    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Generator[tuple[Job, Result]]:
         while jobs:
             job = jobs.popleft()
             watch.started(job)
@@ -180,7 +180,7 @@ class Pool(Launcher):
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
-    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Iterator[tuple[Job, Result]]:
+    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Generator[tuple[Job, Result]]:
         tries: Counter[Job] = Counter()
         threads = max(1, torch.get_num_threads() // self.workers)
         idle: list[_Worker] = []
@@ -307,7 +307,7 @@ class Ray(Launcher):
         if address is not None and address != "auto":
             _check_port(address)
 
-    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Iterator[tuple[Job, Result]]:
+    def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Generator[tuple[Job, Result]]:
         import ray
         from ray.exceptions import RayError
 
@@ -334,8 +334,8 @@ class Ray(Launcher):
                     try:
                         result, left = ray.get(ended)
                     except RayError as error:
-                        why = " ".join(str(error).split())
-                        result = Failure(f"its Ray worker died {RAY_RETRIES + 1} times: {why}")
+                        why = str(error).strip().splitlines()[0]
+                        result = Failure(f"Ray gave it up after {RAY_RETRIES} retries: {why}", str(error))
                     for part, files in left.items():
                         work.receive(part, files)
                     yield job, result

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
@@ -108,6 +109,14 @@ def test_a_process_that_dies_costs_its_own_job_alone(tmp_path: Path) -> None:
 def test_a_full_disk_stops_all_processes(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         run(Pool(2), Scripted(tmp_path, {}, full="second"))
+    assert not active_children()
+
+
+@pytest.mark.timeout(280)
+def test_leaving_early_stops_all_processes(tmp_path: Path) -> None:
+    with closing(Pool(2).run(Scripted(tmp_path, {}), deque(JOBS), Noted())) as running:  # type: ignore[arg-type]
+        next(running)
+        assert active_children()
     assert not active_children()
 
 

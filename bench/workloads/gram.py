@@ -38,7 +38,7 @@ def floor(sizes: dict[str, int], item: int) -> tuple[Floor, Floor]:
 
 WORKLOAD = Workload(
     axes=("BD",),
-    shapes={"cpu": ("64x768", "128x768", "256x768"), "cuda": ("256x768", "512x768", "1024x768")},
+    shapes={"cpu": ("32x768", "128x768", "256x768"), "cuda": ("256x768", "512x768", "1024x768")},
     inputs=inputs,
     gradient=("student",),
     kernel=gram,

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
-from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.attention import attention_difference, check_heads
+from kdzoo.loss import DistillationLoss, ModelShape, check_backend
 from kdzoo.registry import register
 
 
@@ -24,6 +24,7 @@ class AttentionCE(DistillationLoss):
     Args:
         variant: ``"paper"``, the only one. (TextBrewer's function without a mask takes the teacher's scores for
             probabilities and drops those below -1e-3, which is a mistake and not offered here.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it of a ``QKV``.
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores before the softmax (B, A, S, S), which
@@ -46,15 +47,17 @@ class AttentionCE(DistillationLoss):
     """
 
     features = ("qkv",)
+    fused = True
     formula = r"-\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} \sum_{k} A^t_{aqk} \log A^s_{aqk}"
-    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    complexity = "O(B·A·S²·d)"
     related = ("attention_kl", "attention_mse")
     paper = "Yang et al. 2020, TextBrewer: An Open-Source Knowledge Distillation Toolkit for NLP"
     year = 2020
     url = "https://arxiv.org/abs/2002.12620"
 
-    def __init__(self, *, variant: str = "paper") -> None:
+    def __init__(self, *, variant: str = "paper", backend: str = "auto") -> None:
         super().__init__(variant=variant)
+        self.backend = check_backend(self.label, backend)
 
     @classmethod
     def fit(
@@ -64,5 +67,4 @@ class AttentionCE(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        pairs = valid_pairs(mask)
-        return attention_divergence(*attention_scores(self.label, student, teacher, pairs), pairs, entropy=False)
+        return attention_difference(self.label, student, teacher, mask, "ce", backend=self.backend)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
-from kdzoo.loss import DistillationLoss, ModelShape
+from kdzoo.attention import attention_difference, check_heads
+from kdzoo.loss import DistillationLoss, ModelShape, check_backend
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class AttentionKL(DistillationLoss):
 
     Args:
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it of a ``QKV``.
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores before the softmax (B, A, S, S), which
@@ -54,15 +55,17 @@ class AttentionKL(DistillationLoss):
     """
 
     features = ("qkv",)
+    fused = True
     formula = r"\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq})"
-    complexity = "O(B·A·S²·d) time, O(B·A·S²) memory"
+    complexity = "O(B·A·S²·d)"
     related = ("attention_ce", "attention_mse", "minilm")
     paper = "Aguilar et al. 2020, Knowledge Distillation from Internal Representations"
     year = 2020
     url = "https://arxiv.org/abs/1910.03723"
 
-    def __init__(self, *, variant: str = "paper") -> None:
+    def __init__(self, *, variant: str = "paper", backend: str = "auto") -> None:
         super().__init__(variant=variant)
+        self.backend = check_backend(self.label, backend)
 
     @classmethod
     def fit(
@@ -72,8 +75,7 @@ class AttentionKL(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        pairs = valid_pairs(mask)
-        return attention_divergence(*attention_scores(self.label, student, teacher, pairs), pairs)
+        return attention_difference(self.label, student, teacher, mask, "kl", backend=self.backend)
 
 
 @register_recipe("ir_kd")

@@ -83,9 +83,9 @@ class MiniLM(DistillationLoss):
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         check_qkv(self.label, student, teacher)
-        sides = student, teacher
-        attention = attention_difference(self.label, *sides, mask, "kl", backend=self.backend, advice=ADVICE)
-        return attention + relation_difference(*(side.value for side in sides), mask, backend=self.backend)
+        backend = self.backend
+        attention = attention_difference(self.label, student, teacher, mask, "kl", backend=backend, advice=ADVICE)
+        return attention + relation_difference(student.value, teacher.value, mask, backend=backend)
 
 
 @register_recipe("minilm")

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.activations import QKV
-from kdzoo.attention import attention_divergence, attention_scores, check_heads, valid_pairs
+from kdzoo.attention import attention_difference, check_heads
 from kdzoo.errors import KdzooError
-from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, masked_mean, slot_mask
+from kdzoo.kernels.backend import accumulator
+from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_backend, masked_mean, slot_mask
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class MobileBERT(DistillationLoss):
             cross-entropy in place of the divergence (the same gradient), and means over all positions and
             queries, those of padding included. (Their code takes the teacher's mean over all of its layers
             by mistake, which their later one corrects, as here; and it divides the sum over layers by their number.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes the attention of a ``QKV``.
 
     Shapes:
         student, teacher: hidden states (B, D) or (B, S, D), with a mask (B, S) where there are positions; or a
@@ -73,6 +75,7 @@ class MobileBERT(DistillationLoss):
     """
 
     features = ("hidden", "qkv")
+    fused = True
     extras = frozenset({"student_attention", "teacher_attention"})
     variants = ("paper", "released")
     counts_padding = ("released",)
@@ -80,7 +83,7 @@ class MobileBERT(DistillationLoss):
         r"\frac{1}{N D} \sum_n \| W h^s_n - h^t_n \|^2 + "
         r"\frac{1}{A N} \sum_{a,q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq})"
     )
-    complexity = "O(B·S·D) time on hidden states; O(B·A·S²·d) time, O(B·A·S²) memory on attention"
+    complexity = "O(B·S·D) on hidden states; O(B·A·S²·d) on attention"
     related = ("hidden_mse", "attention_kl", "attention_ce")
     paper = "Sun et al. 2020, MobileBERT: a Compact Task-Agnostic BERT for Resource-Limited Devices"
     year = 2020
@@ -98,8 +101,10 @@ class MobileBERT(DistillationLoss):
         teacher_dim: int | None = None,
         bias: bool = False,
         variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
+        self.backend = check_backend(self.label, backend)
         self.decomposed = variant == "released" if decomposed is None else decomposed
         given = (hidden_weight, mean_weight, variance_weight, attention_weight)
         chosen = [own if weight is None else weight for weight, own in zip(given, WEIGHTS[variant], strict=True)]
@@ -138,15 +143,18 @@ class MobileBERT(DistillationLoss):
 
     def _attention(self, student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
         released = self.variant == "released"
-        pairs = valid_pairs(mask, padded_queries=released)
-        scores = attention_scores(self.label, student, teacher, pairs)
-        return self.attention_weight * attention_divergence(*scores, pairs, entropy=not released)
+        options: dict[str, Any] = {"padded_queries": released, "backend": self.backend}
+        kind = "ce" if released else "kl"
+        return self.attention_weight * attention_difference(self.label, student, teacher, mask, kind, **options)
 
     def _hidden(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         if self.variant == "released":
             slot_mask(self.label, student, mask)  # a mask that does not fit is a mistake here as well
             mask = None
         student, teacher, slots = self.vectors(student, teacher, mask)
+        student, teacher = (side.to(accumulator(side.dtype)) for side in (student, teacher))
+        if slots is not None:
+            student, teacher = (side.masked_fill(~slots.unsqueeze(-1), 0.0) for side in (student, teacher))
         if not self.decomposed:
             return self.hidden_weight * masked_mean(((student - teacher) ** 2).mean(-1), slots)
         normed = [F.layer_norm(side, side.shape[-1:], eps=EPSILON) for side in (student, teacher)]

@@ -264,9 +264,7 @@ def recipe() -> Recipe:
             Stage(fraction=0.77, terms=layers, lr_scheduler="constant"),
             Stage(fraction=0.23, terms=(TermSpec(loss="soft_ce"),), lr_scheduler="linear"),
         ),
-        general=General(
-            terms=layers, training=Training(learning_rate=1e-4, batch_size=256, epochs=3, max_length=128)
-        ),
+        general=General(terms=layers, training=Training(learning_rate=1e-4, batch_size=256, epochs=3, max_length=128)),
         student="4x312,heads=12,ffn=1200",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=13, max_length=128, warmup_ratio=0.0),
         notes="Ten epochs on the layers and three on the predictions, as published for the larger tasks (twenty and "

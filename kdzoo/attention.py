@@ -9,40 +9,91 @@ import torch
 from torch import Tensor
 
 from kdzoo.activations import QKV
+from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.backend import accumulator
+from kdzoo.kernels.relation import Factors, relation_count
+from kdzoo.kernels.relation import relation as fused_relation
 from kdzoo.loss import ModelShape, masked_mean
 
 PIECE = 2**19  # scores that a CPU works on at a time
 
 
-def attention_scores(
-    label: str, student: Any, teacher: Any, pairs: Tensor | None, *, advice: str = ""
-) -> tuple[Tensor, Tensor]:
-    """Scores before the softmax of both sides, QKᵀ/√d with each side's own d, checked against each other.
+def attention_difference(
+    label: str,
+    student: Any,
+    teacher: Any,
+    mask: Tensor | None,
+    kind: str,
+    *,
+    padded_queries: bool = False,
+    floor: float | None = None,
+    every: bool = False,
+    backend: str = "auto",
+    advice: str = "",
+) -> Tensor:
+    """How the attention of both sides differs, QKᵀ/√d with each side's own d; a kernel computes it of two `QKV`.
 
     Args:
         label: the loss's name, for messages.
         student: `QKV` of (B, A, S, d) tensors, or scores (B, A, S, S).
         teacher: likewise; the two may differ in d and in kind.
-        pairs: the pairs that count, from `valid_pairs`, or None. A query or key in no pair is set to
-            zero, so that what lies in padding cannot reach a gradient; the scores are left for the caller to
-            fill.
+        mask: as `valid_pairs` takes it.
+        kind: ``"mse"`` of the scores, or ``"kl"`` or ``"ce"`` of their softmax over valid keys.
+        padded_queries: let a query count that is not real itself.
+        floor: scores of ``floor`` or less become 0 on either side; for ``"mse"``.
+        every: take the mean over all pairs, with zeros for those that do not count; for ``"mse"``.
+        backend: what the kernel runs on.
         advice: what to do about unequal head counts, for the message.
 
     Raises:
         KdzooError: for other shapes, unequal head counts, or a mask that does not fit.
     """
-    ours, theirs = check_attention(label, student, teacher, pairs)
+    ours, theirs = check_attention(label, student, teacher, mask)
     if ours[1] != theirs[1]:
         raise KdzooError(
             f"{label}: the student has {ours[1]} attention heads and the teacher {theirs[1]} (scores {ours} "
             f"and {theirs}); head counts must be equal{advice}"
         )
-    return _scores(student, pairs), _scores(teacher, pairs)
+    if isinstance(student, QKV) and isinstance(teacher, QKV):
+        options: dict[str, Any] = {"padded_queries": padded_queries, "floor": floor, "every": every}
+        return relation_difference(student[:2], teacher[:2], mask, kind, backend=backend, **options)
+    pairs = valid_pairs(mask, padded_queries=padded_queries)
+    scores = [_scores(side, pairs) for side in (student, teacher)]
+    if kind != "mse":
+        return attention_divergence(scores[0], scores[1], pairs, entropy=kind == "kl")
+    if pairs is not None:
+        scores = [side.masked_fill(~pairs, 0.0) for side in scores]
+    if floor is not None:
+        scores = [side.masked_fill(side <= floor, 0.0) for side in scores]
+    return masked_mean((scores[0] - scores[1]) ** 2, None if every else pairs)
+
+
+def relation_difference(
+    student: Factors, teacher: Factors, mask: Tensor | None, kind: str = "kl", *, every: bool = False, **options: Any
+) -> Tensor:
+    """`kdzoo.kernels.relation.relation`, with the mean over the batch of all processes.
+
+    Args:
+        student: the factors (X, Y) of the relation X Yᵀ/√d, (B, A, S, d), or X alone for X Xᵀ/√d.
+        teacher: likewise.
+        mask: as `valid_pairs` takes it.
+        kind: as `attention_difference` takes it.
+        every: likewise.
+        options: the kernel's.
+    """
+    left = student if isinstance(student, Tensor) else student[0]
+    count = None
+    if every:
+        count = torch.full((), float(math.prod(left.shape[:-1]) * left.shape[-2]), device=left.device)
+    elif processes() > 1:
+        count = relation_count(student, mask=mask, kind=kind, padded_queries=options.get("padded_queries", False))
+    count = None if count is None else mean_over_processes(count)
+    return fused_relation(student, teacher, mask=mask, kind=kind, count=count, **options)
 
 
 def check_attention(
-    label: str, student: Any, teacher: Any, pairs: Tensor | None
+    label: str, student: Any, teacher: Any, mask: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes (B, A, S, S) of both sides' scores, which may differ in heads alone.
 
@@ -52,7 +103,7 @@ def check_attention(
     ours, theirs = _shape(label, "student", student), _shape(label, "teacher", teacher)
     if (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
         raise KdzooError(f"{label}: student scores {ours} and teacher scores {theirs} must agree in shape")
-    if pairs is not None and tuple(pairs.shape) != (ours[0], 1, *ours[2:]):
+    if mask is not None and tuple(mask.shape) not in ((ours[0], ours[2]), (ours[0], *ours[2:])):
         raise KdzooError(f"{label}: the mask does not fit scores {ours}; it is (B, S) or (B, S, S)")
     return ours, theirs
 
@@ -156,4 +207,9 @@ def _shape(label: str, name: str, side: Any) -> tuple[int, ...]:
 
 
 def _scores(side: Any, pairs: Tensor | None) -> Tensor:
-    return relation(side.query, side.key, pairs) if isinstance(side, QKV) else side
+    """Scores in the type that sums are taken in; of a `QKV`, those of a query or key in no pair that counts are 0."""
+    if isinstance(side, QKV):
+        dtype = accumulator(side.query.dtype)
+        return relation(side.query.to(dtype), side.key.to(dtype), pairs)
+    wide: Tensor = side.to(accumulator(side.dtype))
+    return wide

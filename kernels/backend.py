@@ -33,6 +33,7 @@ PLAIN: dict[str, int] = {
     "normalized_mse": 49152,
     "gram_distance": 8192,
     "gram_sp": 16384,
+    "relation": 20480,
 }
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

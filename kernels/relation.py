@@ -161,7 +161,7 @@ def relation(
             "as (B, A, S, d)"
         )
     queries, keys, pairs = _counted(mask, x_s, padded_queries)
-    if plain("relation", x_s, backend):
+    if _small(x_s, backend):
         options: dict[str, Any] = {"kind": kind, "padded_queries": padded_queries, "floor": floor, "count": count}
         return relation_reference(student, teacher, mask=mask, **options)
     if count is None:
@@ -201,10 +201,15 @@ def relation_count(
 def decision(student: Factors, backend: str = "auto") -> Decision:
     """The backend that `relation` takes for a student, and why."""
     left = _pair(student)[0]
-    if plain("relation", left, backend):
+    if _small(left, backend):
         compared = f"{left.numel()} elements, under {PLAIN['relation']} the plain formula was measured faster"
         return Decision("torch", compared)
     return choose("relation", left, backend)
+
+
+def _small(left: Tensor, backend: str) -> bool:
+    """Whether the reference is to be called in place of the operator; its scores fit a block whole."""
+    return plain("relation", left, backend) and math.prod(left.shape[:-1]) * left.shape[-2] <= BLOCK
 
 
 def _pair(side: Factors) -> Pair:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kdzoo.baselines.crd import CRD, bank_rows
+from kdzoo.baselines.crd import CRD
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.loss import ModelShape, affine, check_positive, masked_mean, unit
@@ -48,6 +48,7 @@ class CoDIR(CRD):
         variant: ``"released"`` is the authors' code: CRD's noise contrast (see ``crd``) of these summaries with these
             negatives, its two sides averaged; the positive comes from the bank, and means count padding. (They draw
             without replacement where there are more than K rows to draw from.)
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes the noise contrast, and updates the banks.
 
     Shapes:
         student: (B, M, S, student_dim) with an optional mask (B, S), or CLS states (B, M, student_dim).
@@ -102,6 +103,7 @@ class CoDIR(CRD):
         student_dim: int | None = None,
         teacher_dim: int | None = None,
         variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         if student_dim is None or teacher_dim is None:
             raise KdzooError(f"{self.label} embeds both sides, so it needs student_dim= and teacher_dim=")
@@ -118,6 +120,7 @@ class CoDIR(CRD):
             momentum,
             student_dim=num_layers * student_dim,
             teacher_dim=num_layers * teacher_dim,
+            backend=backend,
         )
         self.variant = variant
         self.num_layers = num_layers
@@ -177,19 +180,19 @@ class CoDIR(CRD):
             self._learn_labels(labels, sample_ids)
         if contrast_ids is None:
             contrast_ids = self._draw(labels)
-        student_bank, teacher_bank, positives, ids = self._candidates(ours, theirs, sample_ids, contrast_ids)
+        ids = self._ids(len(ours), sample_ids, contrast_ids)
         if released:
-            losses = self._contrast(ours, teacher_bank, positives[1], ids, self.z_student)
-            losses = (losses + self._contrast(theirs, student_bank, positives[0], ids, self.z_teacher)) / 2
+            value = self._contrast(ours, theirs, sample_ids, ids) / 2
         else:
-            anchors, bank = (theirs, student_bank) if self.anchor == "teacher" else (ours, teacher_bank)
+            sides = (theirs, self.student_bank) if self.anchor == "teacher" else (ours, self.teacher_bank)
+            anchors, bank = sides[0], sides[1].to(ours.dtype)
             positive = (ours * theirs).sum(-1, keepdim=True)
             negatives = torch.einsum("bf,bkf->bk", anchors, bank_rows(bank, ids))
             scores = torch.cat([positive, negatives], dim=1) / self.temperature
-            losses = scores.logsumexp(-1) - scores[:, 0]
+            value = masked_mean(scores.logsumexp(-1) - scores[:, 0], None if mask is None else mask.any(1))
         if self.training:
             self._remember(ours, theirs, sample_ids)
-        return masked_mean(losses, None if mask is None else mask.any(1))
+        return value
 
     @torch.no_grad()
     def _learn_labels(self, labels: Tensor, sample_ids: Tensor) -> None:
@@ -204,6 +207,17 @@ class CoDIR(CRD):
         others = torch.where(own < len(known), len(known) - own, len(known))
         place = torch.randint(2**62, (len(labels), self.num_negatives), device=labels.device) % others
         return order[(place + torch.where(place < ends[0], 0, own)) % len(known)]
+
+
+@torch.library.custom_op("kdzoo::bank_rows", mutates_args=(), schema="(Tensor bank, Tensor ids) -> Tensor")
+def bank_rows(bank: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a bank, which a compiler would read again in the backward pass, when the bank has changed."""
+    return bank[ids]
+
+
+@bank_rows.register_fake
+def _(bank: Tensor, ids: Tensor) -> Tensor:
+    return bank.new_empty(*ids.shape, bank.shape[1])
 
 
 def _summary(states: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.kernels.backend import BACKENDS
+from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
 from kdzoo.loss import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.recipe import Recipe, TermSpec
 
-EPSILON = 1e-7
 BANKS = ("dataset", "queue", "batch")
 
 
@@ -36,6 +37,9 @@ class CRD(DistillationLoss):
     mode, the banks' rows of this batch become normalise(m · old + (1 - m) · new). Under torch.distributed
     every process makes the updates of all; give them the same seed, so that their banks start alike.
 
+    Against a bank both sides are one operator, which scores negatives as it reads them and writes the gradients with
+    the value: no (B, K, feature_dim) tensor is made.
+
     Args:
         num_samples: n, rows of the data set, which ``sample_ids`` number from 0; or the length of the queue.
             Not needed for ``bank="batch"``.
@@ -52,6 +56,7 @@ class CRD(DistillationLoss):
             bank; the negatives are the other rows of the batch (of all processes), K = n - 1 with n rows;
             one row alone keeps its positive.
         variant: ``"paper"``, the only one.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it against a bank.
 
     Shapes:
         student: (B, student_dim). No mask.
@@ -89,7 +94,7 @@ class CRD(DistillationLoss):
         r"+ \sum_{k=1}^{K} \log \frac{K/n}{p_{ik} + K/n + \epsilon} \right], \quad "
         r"p_{ij} = \frac{1}{Z} \exp(e_s(s_i) \cdot b_{ij} / \tau)"
     )
-    complexity = "O(B·n·F) for banks of n ≤ B·K rows of width F, with B·n memory; O(B·K·F) in both beyond"
+    complexity = "O(B·K·F) for embeddings of width F"
     related = ("info_nce", "cos_nce")
     paper = "Tian et al. 2020, Contrastive Representation Distillation"
     year = 2020
@@ -107,8 +112,12 @@ class CRD(DistillationLoss):
         teacher_dim: int | None = None,
         bank: str = "dataset",
         variant: str = "paper",
+        backend: str = "auto",
     ) -> None:
         super().__init__(variant=variant)
+        if backend not in BACKENDS:
+            raise unknown(f"backend of {self.label}", backend, BACKENDS)
+        self.backend = backend
         if bank not in BANKS:
             raise unknown(f"bank of {self.label}", bank, BANKS)
         if student_dim is None or teacher_dim is None:
@@ -200,46 +209,34 @@ class CRD(DistillationLoss):
                 f"{tuple(student.shape)} and teacher {tuple(teacher.shape)}{given}"
             )
         ours, theirs = unit(affine(self.embed_student, student)), unit(affine(self.embed_teacher, teacher))
-        student_bank, teacher_bank, positives, ids = self._candidates(ours, theirs, sample_ids, contrast_ids)
-        losses = self._contrast(ours, teacher_bank, positives[1], ids, self.z_student)
-        losses = losses + self._contrast(theirs, student_bank, positives[0], ids, self.z_teacher)
-        if self.training and self.bank != "batch":
-            self._remember(ours, theirs, sample_ids)
-        return masked_mean(losses)
-
-    def _candidates(
-        self, ours: Tensor, theirs: Tensor, sample_ids: Tensor | None, contrast_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Both banks, both sides' positives (B, F), and the negatives' rows in the banks (B, K)."""
-        rows, device = len(ours), ours.device
         if self.bank == "batch":
             if contrast_ids is not None:
                 raise KdzooError(f'{self.label}: bank="batch" takes the batch\'s rows, not contrast_ids')
-            (student_bank, own), (teacher_bank, _) = gather_rows(ours), gather_rows(theirs)
-            everyone = len(student_bank)
-            ids = torch.arange(rows, device=device).unsqueeze(1) + own + torch.arange(1, everyone, device=device)
-            return student_bank, teacher_bank, (ours, theirs), ids % everyone
-        banks = self.student_bank.to(ours.dtype), self.teacher_bank.to(theirs.dtype)
-        size = len(banks[0])
+            return masked_mean(self._within_batch(ours, theirs))
+        value = self._contrast(ours, theirs, sample_ids, self._ids(rows, sample_ids, contrast_ids))
+        if self.training:
+            self._remember(ours, theirs, sample_ids)
+        return value
+
+    def _ids(self, rows: int, sample_ids: Tensor | None, contrast_ids: Tensor | None) -> Tensor:
+        """The negatives' rows in the banks (B, K); with the positives' checked."""
+        size = len(self.student_bank)
+        if self.bank == "dataset":
+            if sample_ids is None or sample_ids.shape != (rows,):
+                given = None if sample_ids is None else tuple(sample_ids.shape)
+                raise KdzooError(f"{self.label}: sample_ids {given} must be ({rows},), one for each row")
+            self._check_ids("sample_ids", sample_ids, size)
+        drawn = self.num_negatives
         if contrast_ids is None:
-            ids = torch.randint(size, (rows, self.num_negatives), device=device)
-        else:
-            drawn = self.num_negatives
-            columns = (drawn, drawn + 1) if self.bank == "dataset" else (drawn,)
-            if contrast_ids.dim() != 2 or len(contrast_ids) != rows or contrast_ids.shape[1] not in columns:
-                raise KdzooError(
-                    f"{self.label}: contrast_ids {tuple(contrast_ids.shape)} must be ({rows}, {drawn}), or with each "
-                    f'row itself first ({rows}, {drawn + 1}) (bank="dataset" only)'
-                )
-            self._check_ids("contrast_ids", contrast_ids, size)
-            ids = contrast_ids[:, -drawn:].long()
-        if self.bank == "queue":
-            return *banks, (ours, theirs), ids
-        if sample_ids is None or sample_ids.shape != (rows,):
-            given = None if sample_ids is None else tuple(sample_ids.shape)
-            raise KdzooError(f"{self.label}: sample_ids {given} must be ({rows},), one for each row")
-        self._check_ids("sample_ids", sample_ids, size)
-        return *banks, (bank_rows(banks[0], sample_ids), bank_rows(banks[1], sample_ids)), ids
+            return torch.randint(size, (rows, drawn), device=self.student_bank.device)
+        columns = (drawn, drawn + 1) if self.bank == "dataset" else (drawn,)
+        if contrast_ids.dim() != 2 or len(contrast_ids) != rows or contrast_ids.shape[1] not in columns:
+            raise KdzooError(
+                f"{self.label}: contrast_ids {tuple(contrast_ids.shape)} must be ({rows}, {drawn}), or with each "
+                f'row itself first ({rows}, {drawn + 1}) (bank="dataset" only)'
+            )
+        self._check_ids("contrast_ids", contrast_ids, size)
+        return contrast_ids[:, -drawn:].long()
 
     def _check_ids(self, name: str, ids: Tensor, size: int) -> None:
         if ids.is_floating_point():
@@ -253,48 +250,48 @@ class CRD(DistillationLoss):
                     f"{size - 1}"
                 )
 
-    def _contrast(self, anchors: Tensor, bank: Tensor, positives: Tensor, ids: Tensor, z: Tensor) -> Tensor:
-        """One side's losses (B,).
+    def _contrast(self, ours: Tensor, theirs: Tensor, sample_ids: Tensor | None, ids: Tensor) -> Tensor:
+        """Both sides' mean over the rows of all processes, against the banks."""
+        positives = None if self.bank == "queue" or sample_ids is None else sample_ids.long()
+        banks = self.student_bank.to(ours.dtype), self.teacher_bank.to(theirs.dtype)
+        options: dict[str, Any] = {
+            "sample_ids": positives,
+            "temperature": self.temperature,
+            "backend": self.backend,
+        }
+        known = torch.cat([self.z_student, self.z_teacher]).to(ours.dtype)
+        sums = crd_nce_sums(ours, theirs, *banks, ids, known, **options)
+        normaliser = self._normaliser(sums, ids.numel() + len(ids), len(banks[0]))
+        count = mean_over_processes(torch.full((), float(len(ours)), device=ours.device))
+        return crd_nce(ours, theirs, *banks, ids, normaliser, count=count, **options)
 
-        Args:
-            anchors: (B, F) the side's embeddings.
-            bank: (n, F) the other side's.
-            positives: (B, F) the rows' own in it.
-            ids: (B, K) the negatives' rows in the bank.
-            z: the buffer that holds the side's Z, 0 until it is known.
-        """
-        size, drawn = len(bank), ids.shape[1]
-        # A kept bank is updated in place after scoring, before autograd would look at it.
-        kept = self.bank != "batch"
-        against = anchors.detach() if kept else anchors
-        # Few rows, drawn often: all products once are cheaper than copying B·K rows of the bank.
-        whole = size <= ids.numel()
-        if whole:
-            negatives = (against @ bank.T).gather(1, ids)
-        else:
-            chosen = bank_rows(bank, ids) if kept else bank[ids]
-            negatives = torch.einsum("bf,bkf->bk", against, chosen)
-        scores = torch.cat([(anchors * positives).sum(-1, keepdim=True), negatives], dim=1) / self.temperature
-        counted = mean_over_processes(torch.full((), float(scores.numel()), device=scores.device))
-        first = (mean_over_processes(scores.exp().sum()) / counted).to(scores.dtype) * size
-        normaliser = torch.where(z > 0, z.to(scores.dtype), first)
+    def _normaliser(self, sums: Tensor, scores: int, size: int) -> Tensor:
+        """Z of both sides (2,): as kept or, from the sums of the first batch's exponentials, their mean · n."""
+        known = torch.cat([self.z_student, self.z_teacher]).to(sums.dtype)
+        counted = mean_over_processes(torch.full((), float(scores), device=sums.device))
+        normaliser = torch.where(known > 0, known, (mean_over_processes(sums) / counted).to(sums.dtype) * size)
         if self.training:
-            z.copy_(normaliser)
-        noise = drawn / size
-        # With u = log p - log(K/n + ε), log p / (p + K/n + ε) is logsigmoid(u), and the noise's is logsigmoid(-u)
-        # less log(1 + ε n / K).
-        odds = scores - normaliser.log() - math.log(noise + EPSILON)
-        losses = -F.logsigmoid(odds[:, 0]) - F.logsigmoid(-odds[:, 1:]).sum(1)
-        if drawn:
-            losses = losses + drawn * math.log1p(EPSILON / noise)
-        if kept:
-            # So the negatives' gradient is taken now; to copy the bank instead costs as much as to score it.
-            pull = odds[:, 1:].detach().sigmoid() / self.temperature
-            if whole:
-                gradient = pull.new_zeros(len(pull), size).scatter_add_(1, ids, pull) @ bank
-            else:
-                gradient = torch.einsum("bk,bkf->bf", pull, chosen)
-            losses = losses + ((anchors - against) * gradient).sum(-1)
+            self.z_student.copy_(normaliser[:1])
+            self.z_teacher.copy_(normaliser[1:])
+        return normaliser
+
+    def _within_batch(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Losses (B,), the negatives being the other rows of the batch."""
+        (student_bank, start), (teacher_bank, _) = gather_rows(ours), gather_rows(theirs)
+        size = len(student_bank)
+        sides = (ours @ teacher_bank.T / self.temperature, theirs @ student_bank.T / self.temperature)
+        normaliser = self._normaliser(torch.stack([side.exp().sum() for side in sides]), sides[0].numel(), size)
+        noise = (size - 1) / size
+        losses = ours.new_zeros(len(ours))
+        for scores, z in zip(sides, normaliser, strict=True):
+            # With u = log p - log(K/n + ε), log p / (p + K/n + ε) is logsigmoid(u), and the noise's is logsigmoid(-u)
+            # less log(1 + ε n / K).
+            odds = scores - z.log() - math.log(noise + EPSILON)
+            own = odds.diagonal(start)
+            others = torch.ones_like(odds, dtype=torch.bool).diagonal_scatter(torch.zeros_like(own).bool(), start)
+            losses = losses - F.logsigmoid(own) - torch.where(others, F.logsigmoid(-odds), 0.0).sum(1)
+            if size > 1:
+                losses = losses + (size - 1) * math.log1p(EPSILON / noise)
         return losses
 
     @torch.no_grad()
@@ -308,22 +305,10 @@ class CRD(DistillationLoss):
         else:
             assert sample_ids is not None
             ids, _ = gather_rows(sample_ids.long())
-        # Where an id comes twice, both write what its last row says: on a GPU either might come last.
-        last = torch.where(ids.unsqueeze(1) == ids, order, -1).amax(1)
-        for bank, new in ((self.student_bank, ours), (self.teacher_bank, theirs)):
-            new = new[last].to(bank.dtype)
-            bank[ids] = new if self.bank == "queue" else unit(torch.lerp(new, bank[ids], self.momentum))
-
-
-@torch.library.custom_op("kdzoo::bank_rows", mutates_args=(), schema="(Tensor bank, Tensor ids) -> Tensor")
-def bank_rows(bank: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a bank, which a compiler would read again in the backward pass, when the bank has changed."""
-    return bank[ids]
-
-
-@bank_rows.register_fake
-def _(bank: Tensor, ids: Tensor) -> Tensor:
-    return bank.new_empty(*ids.shape, bank.shape[1])
+        banks = self.student_bank, self.teacher_bank
+        new = (side.to(bank.dtype) for side, bank in zip((ours, theirs), banks, strict=True))
+        momentum = 0.0 if self.bank == "queue" else self.momentum
+        crd_nce_update(*banks, *new, ids, momentum=momentum, backend=self.backend)
 
 
 def _free_memory() -> int | None:

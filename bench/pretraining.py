@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kdzoo.bench.models import check_length, is_size, load_tokenizer
 from kdzoo.bench.records import FORMAT, Records, read_json
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, last_checkpoint, quiet, total_steps, training_arguments
+from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.recipe import Recipe
 from kdzoo.students import MissingHead, load_model, make_student
@@ -103,6 +105,8 @@ def pretrain(
 ) -> dict[str, Any]:
     """Distil an encoder on text, with ten checkpoints a run; the same call goes on from the last one.
 
+    Of several processes, as ``torchrun`` starts them, the first one writes.
+
     The folder then holds the student as a plain encoder (with a masked-language-model head where the recipe needs
     one), its tokenizer and ``record.json``.
 
@@ -167,7 +171,8 @@ def pretrain(
     arguments = training_arguments(
         budget, total, seed, folder, max_steps=total, save_strategy="steps", save_steps=max(1, total // CHECKPOINTS)
     )
-    with records.claimed(), progress_bar(console) as bar:
+    first = launched()[0] == 0
+    with records.claimed() if first else nullcontext(), progress_bar(console) as bar:
         overall = bar.add_task(f"{recipe.name}", total=total)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
@@ -207,8 +212,9 @@ def pretrain(
             "history": history,
             "device": device_name(),
         }
-        records.write(record_path, record)
-        shutil.rmtree(folder / "text", ignore_errors=True)
+        if first:
+            records.write(record_path, record)
+            shutil.rmtree(folder / "text", ignore_errors=True)
     return record
 
 

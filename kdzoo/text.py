@@ -89,8 +89,8 @@ def packed(
     Raises:
         KdzooError: for text that cannot be read, or a length that leaves no room for text.
     """
-    import pyarrow
     from datasets import Dataset
+    from filelock import FileLock
 
     before, after = _special_tokens(tokenizer)
     room = max_length - len(before) - len(after)
@@ -98,26 +98,32 @@ def packed(
         raise KdzooError(f"max_length is {max_length}, which the {len(before) + len(after)} special tokens fill")
     about = [FORMAT, text.sha256(), max_length, pack, before, after, sorted(tokenizer.get_vocab().items())]
     path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.arrow"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}-{os.getpid()}")
-        number = pyarrow.int64()
-        fields = {"input_ids": pyarrow.list_(pyarrow.int32()), "length": number, "sample_ids": number}
-        schema = pyarrow.schema(fields)
-        rows = _rows(_tokenized(text.lines(), tokenizer), room, pack)
-        try:
-            with pyarrow.OSFile(str(scratch), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
-                written = 0
-                while batch := list(islice(rows, LINES)):
-                    ids = [[*before, *row, *after] for row in batch]
-                    places = range(written, written + len(ids))
-                    columns = {"input_ids": ids, "length": list(map(len, ids)), "sample_ids": list(places)}
-                    writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, schema=schema))
-                    written += len(ids)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
+        if not path.exists():
+            rows = _rows(_tokenized(text.lines(), tokenizer), room, pack)
+            _write(path, ([*before, *row, *after] for row in rows))
     return Dataset.from_file(str(path))
+
+
+def _write(path: Path, rows: Iterator[list[int]]) -> None:
+    """Write an Arrow file of rows so that it is there whole or not at all."""
+    import pyarrow
+
+    number = pyarrow.int64()
+    schema = pyarrow.schema({"input_ids": pyarrow.list_(pyarrow.int32()), "length": number, "sample_ids": number})
+    scratch = path.with_name(f".{path.name}")
+    try:
+        with pyarrow.OSFile(str(scratch), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+            written = 0
+            while ids := list(islice(rows, LINES)):
+                places = list(range(written, written + len(ids)))
+                columns = {"input_ids": ids, "length": list(map(len, ids)), "sample_ids": places}
+                writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, schema=schema))
+                written += len(ids)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _rows(lines: Iterable[list[int]], room: int, pack: bool) -> Iterator[list[int]]:

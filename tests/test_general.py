@@ -126,7 +126,7 @@ def test_text_that_is_none_is_refused(content: bytes | None, says: str, tmp_path
         path.write_bytes(content)
     with pytest.raises(KdzooError, match=says):
         rows(tmp_path, path)
-    assert not [*tmp_path.glob("rows/*")]
+    assert not [*tmp_path.glob("rows/*.arrow*")] and not [*tmp_path.glob("rows/.*.arrow")]
 
 
 def test_folders_without_text_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from kdzoo.activations import capture
+from kdzoo.activations import Activations, capture
 from kdzoo.bench.compare import device_name
 from kdzoo.bench.live import progress_bar
 from kdzoo.bench.measure import peak_memory, reset_peak_memory
@@ -242,7 +242,7 @@ def check_on_text(
             )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for progress, _, _ in recipe.spans():
-            taken = []
+            taken: list[Activations | None] = []
             for model, needs in zip((student, teacher), objective.needs(progress), strict=True):
                 if needs is None:
                     taken.append(None)

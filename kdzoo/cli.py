@@ -220,7 +220,7 @@ def distill(
     recipe = Recipe.load(method).override(set_ or [])
     budget = recipe.training.model_dump(exclude_none=True) | given
     rows = train_rows, validation_rows
-    more = {"augment": augment, "augment_model": augment_model, "glove": glove}
+    more: dict[str, Any] = {"augment": augment, "augment_model": augment_model, "glove": glove}
     _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder, **more)
 
 

@@ -37,10 +37,10 @@ class ModelShape:
     @classmethod
     def of(cls, model: nn.Module) -> ModelShape:
         """The shape of a transformers model, read from its config."""
-        model = unwrap(model)
-        config: Any = model.config
-        can_record = getattr(model, "_can_set_attn_implementation", None)
-        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        inner: Any = unwrap(model)
+        config: Any = inner.config
+        can_record = getattr(inner, "_can_set_attn_implementation", None)
+        output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),

@@ -80,7 +80,8 @@ class Neighbours:
     @classmethod
     def of_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Neighbours:
         """Those of a model's word embeddings: whole words of the vocabulary; any word is the mean of its pieces."""
-        table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        embeddings: Any = model.get_input_embeddings()
+        table = embeddings.weight.detach().float().cpu().numpy()
         by_word = {word: number for number, word in _words(tokenizer).items()}
 
         def vector_of(word: str) -> np.ndarray[Any, Any]:
@@ -254,7 +255,7 @@ def _exchanged(text: str, candidates: dict[Span, tuple[str, ...]], rng: random.R
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """The tokens that are whole words of letters."""
-    texts = ((number, tokenizer.decode([number]).strip()) for number in range(len(tokenizer)))
+    texts = ((number, str(tokenizer.decode([number])).strip()) for number in range(len(tokenizer)))
     return {number: text for number, text in texts if WORD.fullmatch(text)}
 
 

@@ -376,3 +376,15 @@ def test_the_second_pass_runs_on_perturbed_embeddings() -> None:
     assert abs(found.total.item() - loss(plain).item()) > 1e-3
     found.total.backward()
     assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_the_ablations_of_lrc_differ_in_one_thing() -> None:
+    folder = Path(__file__).parent.parent / "docs" / "examples"
+    whole = Recipe.load("lrc")
+    described = {"title", "citation", "general", "student", "notes"}
+    unperturbed = whole.model_copy(update={"name": "lrc_unperturbed", "perturbation": None})
+    one_stage = whole.stages[1].model_copy(update={"fraction": 1.0})
+    at_once = whole.model_copy(update={"name": "lrc_one_stage", "stages": (one_stage,)})
+    for expected in (unperturbed, at_once):
+        found = Recipe.load(folder / f"{expected.name}.yaml")
+        assert found.model_dump(exclude=described) == expected.model_dump(exclude=described)

@@ -42,7 +42,7 @@ from kdzoo.cache import TeacherCache, megabytes
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.glue import Task, get_task, load
 from kdzoo.recipe import ALL, Recipe, load_recipes
-from kdzoo.students import load_model, make_student, parse_student
+from kdzoo.students import check_weights, load_model, make_student, parse_student
 
 VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
 UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
@@ -73,6 +73,7 @@ class Comparison:
             settings = settings.model_copy(update={"student": every_other_layer(settings.teacher)})
         if not settings.finetune_teacher:
             check_head(settings.teacher)
+        check_weights(settings.teacher)
         self.settings = settings
         self.console = console
         check_precision(settings.budget)

@@ -231,7 +231,8 @@ def load_model(
                 **labels,
             )
     except SafetensorError as error:
-        raise KdzooError(f"{_broken_file(name)} is truncated or damaged: {error}") from error
+        check_weights(name)
+        raise KdzooError(f"the safetensors file of {name!r} is truncated or damaged: {error}") from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if not Path(name).is_dir():
@@ -244,9 +245,7 @@ def load_model(
                 f"the model {name!r} has a head for {next(iter(found))} labels, the task has {num_labels}; "
                 "fine-tune it on this task first"
             )
-        raise KdzooError(
-            f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}"
-        )
+        raise KdzooError(f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}")
     if missing := [key for key in report["missing_keys"] if _in_encoder(key, model)]:
         raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
     if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
@@ -260,9 +259,7 @@ def _parse_layers(spec: str) -> tuple[int, ...]:
     if listed == [""]:
         raise KdzooError("'teacher:' names no layers; list them, counted from 0, as in teacher:1,3,5")
     if wrong := [part for part in listed if not part.isdecimal()]:
-        raise KdzooError(
-            f"student {spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5"
-        )
+        raise KdzooError(f"student {spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5")
     layers = tuple(int(part) for part in listed)
     if repeated := [i for i in layers if layers.count(i) > 1]:
         raise KdzooError(f"student {spec!r} repeats layer {repeated[0]}; name each layer once")
@@ -287,9 +284,7 @@ def _copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
     count = num_layers(teacher.config)
     lists = [n for n, m in teacher.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
-        raise KdzooError(
-            f"{type(teacher).__name__} keeps its {count} layers in no list to choose from; give a size"
-        )
+        raise KdzooError(f"{type(teacher).__name__} keeps its {count} layers in no list to choose from; give a size")
     prefix, place = f"{lists[0]}.", {str(layer): str(i) for i, layer in enumerate(layers)}
     copied = {}
     for key, value in teacher.state_dict().items():
@@ -319,16 +314,20 @@ def _in_encoder(key: str, model: Any) -> bool:
     return _in_base(key, model) and "pooler." not in key
 
 
-def _broken_file(folder: str) -> str:
+def check_weights(folder: str) -> None:
+    """Refuse a folder's safetensors files where one is cut short; what else is named has none, and passes.
+
+    Raises:
+        KdzooError: names the file.
+    """
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):
                 pass
-        except SafetensorError:
-            return str(file)
-    return f"the safetensors file of {folder!r}"
+        except SafetensorError as error:
+            raise KdzooError(f"{file} is truncated or damaged: {error}") from error
 
 
 @contextmanager

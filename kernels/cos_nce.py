@@ -156,12 +156,13 @@ def cos_nce(
 
 def _plain(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """The sum over the anchors from the slots' totals, with autograd: for batches that cost less than the operator."""
-    dtype, rows = accumulator(student.dtype), torch.full((), len(student), device=student.device)
+    dtype = accumulator(student.dtype)
+    rows = torch.full((), len(student), dtype=dtype, device=student.device)
     student, teacher = student.to(dtype), teacher.to(dtype)
     if mask is not None:
         mask = mask if student.dim() == 3 else mask.unsqueeze(1).expand(student.shape[:-1])
         student, teacher = (side.masked_fill(~mask.unsqueeze(-1), 0.0) for side in (student, teacher))
-        rows = mask.sum(0).unsqueeze(-1)
+        rows = mask.sum(0).unsqueeze(-1).to(dtype)
     other = unit(teacher)
     direction = (other.sum(0) - other) * (0.5 / (rows - 1).clamp_min(1)) - 1.5 * other
     values = 2 + (unit(student) * direction).sum(-1)

@@ -33,7 +33,8 @@ PLAIN: dict[str, int] = {
     "normalized_mse": 49152,
     "gram_distance": 8192,
     "gram_sp": 16384,
-    "relation": 20480,
+    "relation": 102400,
+    "relation_masked": 12288,
 }
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

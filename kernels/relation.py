@@ -60,33 +60,35 @@ def relation_reference(
     pairs = mask
     if mask is not None and mask.dim() == 2:
         pairs = (mask != 0).unsqueeze(1) & ((mask != 0).unsqueeze(2) | padded_queries)
+    padding = []
     if pairs is not None:
         pairs = pairs.view(len(pairs), *[1] * (x_s.dim() - 3), *pairs.shape[1:]) != 0
+        padding = [~pairs.any(axis).unsqueeze(-1) for axis in (-1, -2)]
 
     def scores(x: Tensor, y: Tensor) -> Tensor:
-        if pairs is not None:
-            x, y = (side.masked_fill(~pairs.any(axis).unsqueeze(-1), 0.0) for side, axis in ((x, -1), (y, -2)))
+        if padding:
+            x, y = x.masked_fill(padding[0], 0.0), y.masked_fill(padding[1], 0.0)
         return (x.to(accumulator(x.dtype)) / math.sqrt(max(x.shape[-1], 1))) @ y.to(accumulator(y.dtype)).mT
 
     ours = scores(x_s, y_s)
     with torch.no_grad():
-        theirs = scores(x_t.masked_fill(x_t.isinf(), 0.0), y_t.masked_fill(y_t.isinf(), 0.0))
+        theirs = scores(_finite(x_t), _finite(y_t))
     if kind == "mse":
         if floor is not None:
             ours, theirs = ours.masked_fill(ours <= floor, 0.0), theirs.masked_fill(theirs <= floor, 0.0)
         values = (ours - theirs) ** 2
     else:
         if pairs is not None:
-            ours, theirs = (side.masked_fill(~pairs, torch.finfo(side.dtype).min / 2) for side in (ours, theirs))
+            hidden, low = ~pairs, torch.finfo(ours.dtype).min / 2
+            ours, theirs = ours.masked_fill(hidden, low), theirs.masked_fill(hidden, low)
         ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
         values = (theirs.exp() * (theirs - ours if kind == "kl" else -ours)).sum(-1)
         pairs = None if pairs is None else pairs.any(-1)
     if pairs is not None:
         values = torch.where(pairs, values, 0.0)
-        number = pairs.expand_as(values).sum().clamp_min(1)
-    else:
-        number = torch.full((), max(values.numel(), 1), device=values.device)
-    return values.sum() / (number if count is None else count.detach().to(values.dtype).clamp_min(EPSILON))
+    if count is not None:
+        return values.sum() / count.detach().to(values.dtype).clamp_min(EPSILON)
+    return values.sum() / (max(values.numel(), 1) if pairs is None else pairs.expand_as(values).sum().clamp_min(1))
 
 
 def relation(
@@ -160,10 +162,11 @@ def relation(
             f"relation: student {tuple(x_s.shape)} and teacher {tuple(x_t.shape)} must agree in all but the last axis, "
             "as (B, A, S, d)"
         )
-    queries, keys, pairs = _counted(mask, x_s, padded_queries)
-    if _small(x_s, backend):
+    _check_mask(mask, x_s)
+    if _small(x_s, mask, backend):
         options: dict[str, Any] = {"kind": kind, "padded_queries": padded_queries, "floor": floor, "count": count}
         return relation_reference(student, teacher, mask=mask, **options)
+    queries, keys, pairs = _counted(mask, padded_queries)
     if count is None:
         count = _count(queries, keys, pairs, x_s, kind)
     # Scores that are symmetric, and so are the pairs that count.
@@ -195,21 +198,26 @@ def relation_count(
         KernelError: for a mask that does not fit.
     """
     left = _pair(student)[0]
-    return _count(*_counted(mask, left, padded_queries), left, kind)
+    _check_mask(mask, left)
+    return _count(*_counted(mask, padded_queries), left, kind)
 
 
-def decision(student: Factors, backend: str = "auto") -> Decision:
-    """The backend that `relation` takes for a student, and why."""
+def decision(student: Factors, mask: Tensor | None = None, backend: str = "auto") -> Decision:
+    """The backend that `relation` takes for a student and a mask, and why."""
     left = _pair(student)[0]
-    if _small(left, backend):
-        compared = f"{left.numel()} elements, under {PLAIN['relation']} the plain formula was measured faster"
+    if _small(left, mask, backend):
+        compared = f"{left.numel()} elements, under {PLAIN[_regime(mask)]} the plain formula was measured faster"
         return Decision("torch", compared)
     return choose("relation", left, backend)
 
 
-def _small(left: Tensor, backend: str) -> bool:
-    """Whether the reference is to be called in place of the operator; its scores fit a block whole."""
-    return plain("relation", left, backend) and math.prod(left.shape[:-1]) * left.shape[-2] <= BLOCK
+def _small(left: Tensor, mask: Tensor | None, backend: str) -> bool:
+    """Whether the reference is to be called in place of the operator; it holds no more scores than two blocks."""
+    return plain(_regime(mask), left, backend) and math.prod(left.shape[:-1]) * left.shape[-2] <= 2 * BLOCK
+
+
+def _regime(mask: Tensor | None) -> str:
+    return "relation" if mask is None else "relation_masked"
 
 
 def _pair(side: Factors) -> Pair:
@@ -222,10 +230,17 @@ def _heads(vectors: Tensor) -> Tensor:
     return vectors if len(between) == 1 else vectors.reshape(rows, math.prod(between), length, width)
 
 
-def _counted(mask: Tensor | None, left: Tensor, padded_queries: bool) -> Masks:
-    """The queries (B, S) and the keys (B, S) that are in a pair that counts, and the pairs where these do not say."""
+def _finite(vectors: Tensor) -> Tensor:
+    """A teacher's vectors, 0 where they are infinite."""
+    # On a CPU a sum tells in a fraction of the time that there is nothing to fill.
+    if vectors.device.type == "cpu" and not torch.compiler.is_compiling() and math.isfinite(vectors.sum().item()):
+        return vectors
+    return vectors.nan_to_num(torch.nan, 0.0, 0.0)
+
+
+def _check_mask(mask: Tensor | None, left: Tensor) -> None:
     if mask is None:
-        return None, None, None
+        return
     rows, length = left.shape[0], left.shape[-2]
     if mask.shape not in ((rows, length), (rows, length, length)):
         raise KernelError(
@@ -234,11 +249,17 @@ def _counted(mask: Tensor | None, left: Tensor, padded_queries: bool) -> Masks:
         )
     if mask.device != left.device:
         raise KernelError(f"relation: the mask is on {mask.device} and the vectors are on {left.device}")
+
+
+def _counted(mask: Tensor | None, padded_queries: bool) -> Masks:
+    """The queries (B, S) and the keys (B, S) that are in a pair that counts, and the pairs where these do not say."""
+    if mask is None:
+        return None, None, None
     mask = mask != 0
     if mask.dim() == 3:
         return mask.any(2), mask.any(1), mask
     # An operator's inputs must not share memory.
-    return mask.any(1, keepdim=True).repeat(1, length) if padded_queries else mask.clone(), mask, None
+    return mask.any(1, keepdim=True).repeat(1, mask.shape[1]) if padded_queries else mask.clone(), mask, None
 
 
 def _count(queries: Tensor | None, keys: Tensor | None, pairs: Tensor | None, left: Tensor, kind: str) -> Tensor:
@@ -404,7 +425,7 @@ def _flat(vectors: Tensor, real: Tensor | None, careful: bool, teacher: bool) ->
     """(B·A, S, d) in the type of the sums; zero where not real, and where a teacher's entry is infinite."""
     dtype = accumulator(vectors.dtype)
     if careful and teacher:
-        vectors = vectors.masked_fill(vectors.isinf(), 0.0)
+        vectors = _finite(vectors)
     if careful and real is not None:
         vectors = vectors.masked_fill(~real[:, None, :, None], 0.0)
     elif real is not None:

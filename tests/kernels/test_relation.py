@@ -51,7 +51,9 @@ def test_it_divides_by_the_count(kind: str, backend: str, masked: str) -> None:
 
 def test_few_scores_are_left_to_the_formula() -> None:
     assert "plain formula" in decision(torch.randn(2, 2, 8, 4)).reason
-    assert "plain formula" not in decision(torch.randn(2, 2, 8, 4), "torch").reason
+    assert "plain formula" not in decision(torch.randn(2, 2, 8, 4), backend="torch").reason
+    student, mask = torch.randn(8, 4, 32, 64), torch.ones(8, 32)
+    assert "plain formula" in decision(student).reason and "plain formula" not in decision(student, mask).reason
     assert "plain formula" not in decision(torch.randn(1, 1, 1024, 8)).reason  # as few elements, but many scores
 
 

@@ -446,8 +446,9 @@ def test_workers_give_what_one_process_gives(commands: Commands, tmp_path: Path)
         assert one[name]["configuration"] == two[name]["configuration"]
 
 
-def test_a_failing_worker_stops_the_comparison(commands: Commands, tmp_path: Path) -> None:
+def test_a_cell_that_fails_in_a_worker(commands: Commands, tmp_path: Path) -> None:
     grid = ("--tasks", "sst2", "--methods", "none,kd", "--set", "kd.temperature=1e-42", "--seeds", "1", *SIZES)
     failed = ("compare", *grid, "--workers", "2", "--out", tmp_path / "out")
     commands.fails(*failed, code=1, says=("the loss is not finite at step 1: the term 'kd' is nan",))
-    assert not (tmp_path / "out" / "cells" / "sst2-kd-0.json").exists()
+    assert records(tmp_path / "out").keys() == {"sst2-teacher", "sst2-none-0"}
+    assert [path.name for path in (tmp_path / "out" / "failed").iterdir()] == ["sst2-kd-0.json"]

@@ -63,11 +63,15 @@ def _record(name: str) -> str:
         if "failed" in result:
             cells = [result["failed"], "", "", ""]
         else:
-            times = [f"{1e3 * result[part]['seconds']:.3g}" for part in ("forward", "both")]
-            cells = [*times, f"{result['both']['of_floor']:.2f}", f"{result['peak_bytes'] / 1e6:.3g}"]
+            times = [_short(1e3 * result[part]["seconds"]) for part in ("forward", "both")]
+            cells = [*times, f"{result['both']['of_floor']:.2g}", _short(result["peak_bytes"] / 1e6)]
         lines.append(f"| {' | '.join([result['shape'], result['provider'], *cells])} |")
     lines.append(f"\n![time and share of the floor by shape](../results/profile/{name}.png)")
     return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _index() -> str:

@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.compare import device_name
 from kdzoo.bench.models import model_of_size
-from kdzoo.bench.records import write_atomically
+from kdzoo.bench.records import read_json, write_atomically
 from kdzoo.bench.training import quiet
 from kdzoo.cache import TeacherCache
 from kdzoo.objective import Objective, Term
@@ -249,8 +249,12 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each library.")] = 4,
+    read: Annotated[Path | None, typer.Option(help="Only print the table of a record.")] = None,
 ) -> None:
     """Measure the three libraries on the same training."""
+    if read is not None:
+        typer.echo(table(read_json(read)))
+        return
     sizes = {"teacher": teacher, "student": student, "rows": rows, "batch_size": batch_size, "length": length}
     record = {
         "setting": {

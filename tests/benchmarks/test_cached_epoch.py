@@ -78,7 +78,7 @@ def epoch(method: str, teacher: Any, rows: Dataset, folder: Path, cache: Teacher
     return time.perf_counter() - start
 
 
-@pytest.mark.timeout(1800)  # half a minute where nothing else runs
+@pytest.mark.timeout(1800)  # some minutes on one thread
 def test_a_warm_cache_leaves_little_more_than_fine_tuning(teacher: Any, rows: Dataset, tmp_path: Path) -> None:
     cache = TeacherCache(tmp_path / "cache")
     for method in METHODS:  # the first one warms the cache for all

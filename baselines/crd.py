@@ -305,10 +305,9 @@ class CRD(DistillationLoss):
         else:
             assert sample_ids is not None
             ids, _ = gather_rows(sample_ids.long())
+        dtype, momentum = self.student_bank.dtype, 0.0 if self.bank == "queue" else self.momentum
         banks = self.student_bank, self.teacher_bank
-        new = (side.to(bank.dtype) for side, bank in zip((ours, theirs), banks, strict=True))
-        momentum = 0.0 if self.bank == "queue" else self.momentum
-        crd_nce_update(*banks, *new, ids, momentum=momentum, backend=self.backend)
+        crd_nce_update(*banks, ours.to(dtype), theirs.to(dtype), ids, momentum=momentum, backend=self.backend)
 
 
 def _free_memory() -> int | None:

@@ -275,7 +275,8 @@ def run(
     # With u = log p - log(K/n + ε), -log p / (p + K/n + ε) is softplus(-u), and the noise's is softplus(u) and
     # log(1 + ε n / K).
     shifts = normaliser.log() + math.log(noise + EPSILON)
-    value = 2 * len(student) * drawn * math.log1p(EPSILON / noise) if drawn else 0.0
+    constant = 2 * len(student) * drawn * math.log1p(EPSILON / noise) if drawn else 0.0
+    value = torch.full((), constant, dtype=shifts.dtype, device=shifts.device)
     sides = tuple(side.to(accumulator(side.dtype)) for side in (student, teacher))
     slopes = [torch.zeros_like(side) for side in sides]
     contrast = _triton if _fused(student, backend) else _torch

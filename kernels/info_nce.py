@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdzoo.kernels import backend
 from kdzoo.kernels.backend import (
     EPSILON,
     Decision,
     KernelError,
     accumulator,
-    architecture,
     check_kind,
     check_mask,
     choose,
@@ -39,7 +39,7 @@ from kdzoo.kernels.backend import (
 if TYPE_CHECKING:
     import triton.language as tl
 
-BLOCK, FEWEST = 2**20, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
+BLOCK, FEWEST = 2**18, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
 TALL = 64  # rows of a tile
 PROGRAMS = 256  # where there are fewer tiles of rows, the keys are split as well
 LOG2E = 1.4426950408889634
@@ -240,10 +240,9 @@ def run(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """What the operator of `info_nce` does: the value, and its gradient at the student where that is wanted."""
-    gradient = student.new_empty(student.shape if with_gradient else (0, *student.shape[1:]))
-    attend = _attention(student, backend)
+    attend, shape = _attention(student, backend), student.shape if with_gradient else (0, *student.shape[1:])
     if math.prod(student.shape[:-1]) == 0:
-        return torch.zeros_like(count), gradient
+        return torch.zeros_like(count), student.new_empty(shape)
     own, keys = _Side(student, None if mask is None else mask.narrow(0, start, len(student))), _Side(teacher, mask)
     more = None if queue is None or len(queue) == 0 else _Side(queue, None)
     with torch.cuda.device_of(student):
@@ -268,7 +267,9 @@ def run(
             slopes.mul_((own.inverse * scale).unsqueeze(-1))
             if own.real is not None:
                 slopes.masked_fill_(~own.real.unsqueeze(-1), 0.0)
-            _by_slot(gradient).copy_(slopes)
+            gradient = slopes.transpose(0, 1).reshape(student.shape).to(student.dtype).contiguous()
+        else:
+            gradient = student.new_empty(shape)
         total = total + other
         value = total.sum() if own.real is None else torch.where(own.real, total, 0.0).sum()
     return value / count, gradient
@@ -372,8 +373,8 @@ class _Side:
     @cached_property
     def units(self) -> Tensor:
         """The vectors at length one, or zero where the inverse norm is."""
-        none = (self.inverse == 0).unsqueeze(-1)
-        return self.vectors.to(self.inverse.dtype).masked_fill(none, 0.0).mul_(self.inverse.unsqueeze(-1))
+        inverse = self.inverse.unsqueeze(-1)
+        return torch.mul(self.vectors, inverse).masked_fill_(inverse == 0, 0.0)
 
 
 def _positive(own: _Side, keys: _Side, start: int, temperature: float) -> Tensor:
@@ -403,15 +404,18 @@ def _torch(
     anchors, others = own.units, keys.units
     losses = torch.empty_like(positive)
     slopes = torch.empty_like(anchors) if with_slopes else None
-    for m, r in _blocks(*positive.shape, others.shape[1] + (0 if queue is None else queue.vectors.shape[1])):
-        anchor = anchors[m, r] / temperature
-        scores = anchor @ others[m].mT
+    room = anchors.new_empty(0)
+    slots, rows = positive.shape
+    for m, r in _blocks(slots, rows, others.shape[1] + (0 if queue is None else queue.vectors.shape[1])):
+        anchor = anchors[m, r]
+        scores = room.resize_(*anchor.shape[:2], others.shape[1])
+        torch.baddbmm(scores, anchor, others[m].mT, beta=0, alpha=1 / temperature, out=scores)
         scores.diagonal(start + r.start, 1, 2).fill_(-torch.inf)
         if keys.real is not None:
             scores.masked_fill_(~keys.real[m].unsqueeze(1), -torch.inf)
         across = (scores - opposite[m].unsqueeze(1)).exp_() if opposite is not None and with_slopes else None
         top = scores.amax(-1, keepdim=True)
-        more = None if queue is None else anchor @ queue.units.mT
+        more = None if queue is None else (anchor @ queue.units.mT).div_(temperature)
         if more is not None:
             top = torch.maximum(top, more.amax(-1, keepdim=True))
         top.masked_fill_(top == -torch.inf, 0.0)
@@ -423,13 +427,13 @@ def _torch(
         if slopes is None:
             continue
         share = gap.sigmoid().div_(total.masked_fill_(total == 0, 1.0))
+        slope = slopes[m, r]
         if across is None:
-            slope = torch.matmul(scores, others[m]).mul_(share)
+            torch.bmm(scores, others[m], out=slope).mul_(share)
         else:
-            slope = across.addcmul_(scores, share) @ others[m]
+            torch.bmm(across.addcmul_(scores, share), others[m], out=slope)
         if more is not None and queue is not None:
             slope.addcmul_(more @ queue.units, share)
-        slopes[m, r] = slope
     return losses, slopes
 
 
@@ -550,7 +554,7 @@ def _filled(side: _Side, out: int) -> tuple[Tensor, Tensor]:
 
 def _tuning(width: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
     """Columns multiplied at once, columns of the slopes that a program holds, keys of a tile, and warps."""
-    wide, gfx = max(16, power_of_2(width)), architecture().startswith("gfx")
+    wide, gfx = max(16, power_of_2(width)), backend.architecture().startswith("gfx")
     if dtype == torch.float32:
         return 64, 128, 32, 4
     return min(wide, 128), min(wide, 256), 32 if gfx else 64, 4 if gfx else 8

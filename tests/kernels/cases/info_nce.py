@@ -18,7 +18,7 @@ GRADIENT = ("student",)
 
 
 def inputs(draw: Any, rows: int | None = None, width: int | None = None) -> dict[str, Any]:
-    rows = draw.integer(1, 140 if draw.integer(0, 9) == 0 else 7) if rows is None else rows
+    rows = draw.integer(1, 70 if draw.integer(0, 9) == 0 else 7) if rows is None else rows
     width = draw.choice(3, 8, 37) if width is None else width
     between = draw.choice((), (3,), (2,), (2, 3), (1, 2))
     return {

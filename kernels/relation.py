@@ -634,6 +634,12 @@ def _kept(pairs, at_own, at_other, length, OWN_ASKS: tl.constexpr):  # type: ign
 
 
 @jit
+def _probability(score, log):  # type: ignore[no-untyped-def]
+    """e^score over its row's sum; at most 1, which zeros in the place of scores that do not count might exceed."""
+    return tl.exp(tl.minimum(score - log, 0.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@jit
 def _sums(  # type: ignore[no-untyped-def]
     x_s,
     y_s,
@@ -787,16 +793,15 @@ def _slopes(  # type: ignore[no-untyped-def]
         s = _scores(own_s, other_s, held_s, at_own, at_other, real, known, width_s, scale_s, s_position, False, WIDE_S)
         t = _scores(own_t, other_t, held_t, at_own, at_other, real, known, width_t, scale_t, t_position, True, WIDE_T)
         if logs is not None:
-            # No score is above the logarithm of its row's sum; zero stands where nothing counts.
             slope = tl.zeros((TALL, LONG), tl.float32)
             if OWN_ASKS:
-                slope += tl.exp(tl.minimum(s - log_s[:, None], 0.0)) - tl.exp(tl.minimum(t - log_t[:, None], 0.0))
+                slope += _probability(s, log_s[:, None]) - _probability(t, log_t[:, None])
             if OTHER_ASKS:
                 their_s = tl.load(logs + at_other * 2, mask=known, other=0.0)
                 their_t = tl.load(logs + at_other * 2 + 1, mask=known, other=0.0)
-                slope += tl.exp(tl.minimum(s - their_s[None, :], 0.0)) - tl.exp(tl.minimum(t - their_t[None, :], 0.0))
+                slope += _probability(s, their_s[None, :]) - _probability(t, their_t[None, :])
         elif floor is not None:
-            slope = tl.where(s > floor, s, 0.0) - tl.where(t > floor, t, 0.0)
+            slope = tl.where(s <= floor, 0.0, s) - tl.where(t <= floor, 0.0, t)
         else:
             slope = s - t
         if pairs is not None:
@@ -804,7 +809,7 @@ def _slopes(  # type: ignore[no-untyped-def]
         if logs is None:
             value += tl.sum(slope * slope, 1)
             if floor is not None:
-                slope = tl.where(s > floor, slope, 0.0)
+                slope = tl.where(s <= floor, 0.0, slope)
             if own_s.dtype.element_ty == tl.float16:
                 slope = tl.minimum(tl.maximum(slope, -65504.0), 65504.0)
         if gradient is not None:

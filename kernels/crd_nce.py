@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 EPSILON = 1e-7  # the authors', beside the noise's density
 MAX_WIDTH = 1024  # rows are held in registers whole
 BLOCK = 2**17  # elements of gathered rows, or of products, that a CPU keeps in its cache
-WHOLE = 4  # rows of a bank that the CPU multiplies, back and forth, in the time in which it gathers one
+FEWEST = 16  # rows that multiply well
+WHOLE = 8  # rows of a bank that the CPU multiplies, back and forth, in the time in which it gathers one
 PROGRAMS = 1024  # where there are fewer anchors, their negatives are split
 
 
@@ -446,8 +447,8 @@ def _whole(bank: Tensor, ids: Tensor) -> bool:
     return len(bank) <= WHOLE * ids.shape[1] or ids.shape[1] == 0
 
 
-def _blocks(rows: int, size: int) -> Iterator[slice]:
-    step = max(1, BLOCK // max(size, 1))
+def _blocks(rows: int, size: int, fewest: int = 1) -> Iterator[slice]:
+    step = max(fewest, BLOCK // max(size, 1))
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
@@ -455,7 +456,7 @@ def _scores(anchors: Tensor, bank: Tensor, ids: Tensor) -> Tensor:
     """The products (B, K) of anchors with their negatives."""
     scores = anchors.new_empty(ids.shape)
     if _whole(bank, ids):
-        for r in _blocks(len(ids), len(bank)):
+        for r in _blocks(len(ids), len(bank), FEWEST):
             torch.gather(anchors[r] @ bank.T, 1, ids[r], out=scores[r])
         return scores
     width = bank.shape[1]
@@ -481,7 +482,7 @@ def _torch(
     if not _whole(bank, ids):
         return value, F.embedding_bag(ids, bank, per_sample_weights=push, mode="sum")
     slopes = torch.empty_like(own)
-    for r in _blocks(len(ids), len(bank)):
+    for r in _blocks(len(ids), len(bank), FEWEST):
         slopes[r] = push.new_zeros(len(push[r]), len(bank)).scatter_add_(1, ids[r], push[r]) @ bank
     return value, slopes
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from kdzoo.kernels import backend
 from kdzoo.kernels.backend import (
     EPSILON,
     PLAIN,
     Decision,
     KernelError,
     accumulator,
-    architecture,
     check_kind,
     choose,
     jit,
@@ -517,7 +517,7 @@ def _launch(width: int, itemsize: int) -> tuple[int, int, int, int, int, int]:
         return 16, 64, 32, 32, 4, 1
     if width > WHOLE:
         return 64, 64, 64, 32, 4, 1
-    return WHOLE, WHOLE, 64, 32, 4 if width <= 64 else 8, 1 if architecture().startswith("gfx") else 2
+    return WHOLE, WHOLE, 64, 32, 4 if width <= 64 else 8, 1 if backend.architecture().startswith("gfx") else 2
 
 
 def _even(side: Pair) -> tuple[Pair, tuple[int, ...]]:

@@ -18,6 +18,7 @@ QUICKSTART: dict[str, Any] = {
     "student": "2x48,heads=4",
     "train_rows": 4000,
     "validation_rows": 1000,
+    "cache_limit": 0.05,  # a teacher this small runs as fast as its hidden states are read
     "budget": {"epochs": 1.5, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
     "teacher_budget": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
 }

@@ -212,7 +212,9 @@ class Pool(Launcher):
                     else:
                         yield worker.job, Failure(f"its process died {TRIES} times: {said}")
         finally:
-            for worker in [*idle, *busy.values()]:
+            for worker in idle:
+                worker.end()
+            for worker in busy.values():
                 worker.stop()
 
 
@@ -245,6 +247,12 @@ class _Worker:
             self.stop()
             code = self._process.exitcode or 0
             return "died", f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def end(self) -> None:
+        """Let a process that waits for work end by itself, which leaves nothing of it behind."""
+        self.connection.close()
+        self._process.join(5)
+        self.stop()
 
     def stop(self) -> None:
         self._process.terminate()

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow kernels bench check docs clean build/layout
+.PHONY: help compare compare-glue test test-slow kernels bench check figures docs clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -50,6 +50,9 @@ check: .venv/.dev build/layout ## ruff and mypy
 	@.venv/bin/ruff check .
 	@cd build/layout && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p kdzoo | sed -E 's#^kdzoo/(kernels|baselines|bench)/#\1/#'
+
+figures: .venv/.dev ## the tables of the pages, printed anew from the committed records
+	@.venv/bin/python docs/refresh.py
 
 docs: .venv/.dev build/layout ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

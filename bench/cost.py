@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from kdzoo.activations import QKV, Activations, capture
-from kdzoo.bench.compare import device_name
-from kdzoo.bench.measure import peak_bytes, seconds
+from kdzoo.bench.columns import Columns
+from kdzoo.bench.measure import device_name, peak_bytes, seconds
 from kdzoo.bench.models import model_of_size
-from kdzoo.bench.records import read_json, write_atomically
-from kdzoo.errors import KdzooError
+from kdzoo.bench.records import write_atomically
 from kdzoo.objective import Objective, Term
 
 CLASSES, VOCABULARY, TRAINING_ROWS = 3, 1000, 100_000
@@ -112,49 +110,28 @@ def measure_costs(
         yield Cost(name, feature, 1e3 * own, own / backward, memory), setting
 
 
-def cost_table(costs: Sequence[Cost], setting: dict[str, Any]) -> Table:
-    """The table for a rich console, the cheapest first."""
+def cost_columns(costs: Sequence[Cost], setting: dict[str, Any]) -> Columns:
+    """The table, the cheapest first."""
     title = (
         f"Cost of a loss, forward and backward: {setting['batch_size']} rows of {setting['length']} tokens, student "
-        f"{setting['student']}, teacher {setting['teacher']}\nThe student's own backward pass takes "
+        f"{setting['student']}, teacher {setting['teacher']}.\nThe student's own backward pass takes "
         f"{setting['student_backward_ms']:.0f} ms; {setting['device']}"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("loss", "feature", "ms", "of the student's backward", "peak memory, MB"):
-        table.add_column(column, justify="left" if column in ("loss", "feature") else "right")
-    for cells in _cells(costs):
-        table.add_row(*cells)
-    return table
+    body = [
+        [c.name, c.feature, f"{c.milliseconds:.2f}", f"{c.of_backward:.3f}", f"{c.peak_memory / 1e6:.1f}"]
+        for c in sorted(costs, key=lambda cost: cost.milliseconds)
+    ]
+    return Columns(("loss", "feature", "ms", "of the student's backward", "peak memory, MB"), body, title, names=2)
 
 
-def cost_markdown(costs: Sequence[Cost], setting: dict[str, Any]) -> str:
-    """The table in Markdown."""
-    head = "| loss | feature | ms | of the student's backward | peak memory, MB |\n| --- | --- | ---: | ---: | ---: |\n"
-    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in _cells(costs))
-
-
-def read_costs(path: Path) -> tuple[list[Cost], dict[str, Any]]:
-    """What `write_costs` wrote.
-
-    Raises:
-        KdzooError: when the file holds no costs.
-    """
-    data = read_json(path)
-    if not {"costs", "setting"} <= data.keys():
-        raise KdzooError(f"{path} holds no costs; `kdzoo cost --out {path}` writes them")
-    return [Cost(**cost) for cost in data["costs"]], data["setting"]
+def read_costs(record: dict[str, Any]) -> Columns:
+    """The table of what `write_costs` wrote."""
+    return cost_columns([Cost(**cost) for cost in record["costs"]], record["setting"])
 
 
 def write_costs(path: Path, costs: Sequence[Cost], setting: dict[str, Any]) -> None:
     """Write the costs and their setting as JSON."""
     write_atomically(path, json.dumps({"setting": setting, "costs": [asdict(cost) for cost in costs]}, indent=1) + "\n")
-
-
-def _cells(costs: Sequence[Cost]) -> list[list[str]]:
-    return [
-        [c.name, c.feature, f"{c.milliseconds:.2f}", f"{c.of_backward:.3f}", f"{c.peak_memory / 1e6:.1f}"]
-        for c in sorted(costs, key=lambda cost: cost.milliseconds)
-    ]
 
 
 @torch.no_grad()

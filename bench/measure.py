@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import resource
 import statistics
@@ -87,6 +88,16 @@ def forward_flops(model: Any, length: int) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=ids)
     return int(counter.get_total_flops())
+
+
+def device_name(device: torch.device | None = None) -> str:
+    """The name of a device, of the accelerator where none is given, or the processor's with its threads."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    kind, capability = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
+    return f"CPU {kind} ({capability}), {torch.get_num_threads()} threads"
 
 
 def reset_peak_memory() -> None:

@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from kdzoo.bench.compare import device_name
+from kdzoo.bench.columns import Columns
+from kdzoo.bench.measure import device_name
 from kdzoo.bench.models import model_of_size
-from kdzoo.bench.records import read_json, write_atomically
+from kdzoo.bench.records import write_atomically
 from kdzoo.bench.training import quiet
 from kdzoo.cache import TeacherCache
 from kdzoo.objective import Objective, Term
@@ -207,13 +208,12 @@ def compare(setting: Setting, rounds: int) -> dict[str, Any]:
     return {"seconds": seconds, "apart": apart}
 
 
-def table(record: dict[str, Any]) -> str:
-    """The record as a Markdown table."""
+def peers_columns(record: dict[str, Any]) -> Columns:
+    """The table of a record: each library at its fastest."""
     rows = record["setting"]["rows"]
     best = {name: min(values) for name, values in record["seconds"].items()}
-    lines = ["| library | rows/s | its time over kdzoo's |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {rows / taken:.1f} | {taken / best['kdzoo']:.2f} |" for name, taken in best.items()]
-    return "\n".join(lines)
+    body = [[name, f"{rows / taken:.1f}", f"{taken / best['kdzoo']:.2f}"] for name, taken in best.items()]
+    return Columns(("library", "rows/s", "its time over kdzoo's"), body)
 
 
 class _Clock(TrainerCallback):
@@ -249,12 +249,8 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each library.")] = 4,
-    read: Annotated[Path | None, typer.Option(help="Only print the table of a record.")] = None,
 ) -> None:
     """Measure the three libraries on the same training."""
-    if read is not None:
-        typer.echo(table(read_json(read)))
-        return
     sizes = {"teacher": teacher, "student": student, "rows": rows, "batch_size": batch_size, "length": length}
     record = {
         "setting": {
@@ -266,7 +262,8 @@ def main(
         **compare(Setting(**sizes), rounds),  # type: ignore[arg-type]
     }
     write_atomically(out, json.dumps(record, indent=1) + "\n")
-    typer.echo(f"{table(record)}\n\nlargest difference of a weight to kdzoo's: {record['apart']}\nrecord: {out}")
+    typer.echo(peers_columns(record).markdown())
+    typer.echo(f"largest difference of a weight to kdzoo's: {record['apart']}\nrecord: {out}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,10 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.activations import Activations, capture
-from kdzoo.bench.compare import device_name
 from kdzoo.bench.live import progress_bar
-from kdzoo.bench.measure import peak_memory, reset_peak_memory
+from kdzoo.bench.measure import device_name, peak_memory, reset_peak_memory
 from kdzoo.bench.models import check_length, is_size, load_tokenizer
-from kdzoo.bench.records import FORMAT, Records, read_json
+from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, last_checkpoint, quiet, total_steps, training_arguments
 from kdzoo.distributed import launched
@@ -149,12 +148,9 @@ def pretrain(
         "mlm_probability": mlm_probability,
         "seed": seed,
     }
-    records = Records(folder, configuration, {}, file="run.json")
-    if (folder / "config.json").exists() and not records.config.exists():
-        raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
-    record_path = folder / "record.json"
-    if record_path.exists():
-        return read_json(record_path)
+    records, old = Records.of_model(folder, configuration)
+    if old is not None:
+        return old
     tokenizer = load_tokenizer(teacher, "text")
     guide, model = _models(recipe, teacher, student, seed)
     if len(tokenizer) > guide.config.vocab_size:
@@ -213,7 +209,7 @@ def pretrain(
             "device": device_name(),
         }
         if first:
-            records.write(record_path, record)
+            records.write(records.model, record)
             shutil.rmtree(folder / "text", ignore_errors=True)
     return record
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 import kdzoo
-from kdzoo.bench.measure import peak_bytes
+from kdzoo.bench.columns import Columns, short
+from kdzoo.bench.measure import device_name, peak_bytes
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.workloads import Floor, Inputs, Missing, Workload, total, workload
 from kdzoo.errors import DistillationFailure, KdzooError, unknown
@@ -133,7 +133,7 @@ def measure(request: Request, *, seconds: float = 1.0) -> Iterator[dict[str, Any
     yield {
         "kernel": request.kernel,
         "dtype": request.dtype,
-        "device": _device_name(request.device),
+        "device": device_name(request.device),
         "threads": torch.get_num_threads() if request.device.type == "cpu" else None,
         "seconds": seconds,
         "copy_bytes_per_second": bandwidth,
@@ -239,12 +239,6 @@ def _quantile(times: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU {platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
-
-
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "kdzoo": kdzoo.__version__}
     for package in ("torch", "triton", *PACKAGES):
@@ -258,20 +252,9 @@ def _versions() -> dict[str, str]:
 # Showing
 
 
-def profile_table(setting: dict[str, Any], results: Sequence[dict[str, Any]]) -> Table:
-    """The results for a rich console."""
-    table = Table(title=_title(setting), title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("shape", "provider") else "right")
-    for result in results:
-        table.add_row(*_cells(result))
-    return table
-
-
-def profile_markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The results as a Markdown table."""
-    lines = [COLUMNS, ["---", "---", *["---:"] * (len(COLUMNS) - 2)], *map(_cells, results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def profile_columns(setting: dict[str, Any], results: Sequence[dict[str, Any]]) -> Columns:
+    """The table of what `measure` gave: the setting and the results."""
+    return Columns(COLUMNS, [_cells(result) for result in results], _title(setting), names=2)
 
 
 COLUMNS = [
@@ -294,20 +277,21 @@ def _cells(result: dict[str, Any]) -> list[str]:
     both = result["both"]
     return [
         *head,
-        f"{1e3 * result['forward']['seconds']:.3g}",
-        f"{1e3 * both['seconds']:.3g}",
-        f"{1e3 * both['low']:.3g} to {1e3 * both['high']:.3g}",
-        f"{both['bytes_per_second'] / 1e9:.3g}",
-        f"{both['flops_per_second'] / 1e9:.3g}",
+        short(1e3 * result["forward"]["seconds"]),
+        short(1e3 * both["seconds"]),
+        f"{short(1e3 * both['low'])} to {short(1e3 * both['high'])}",
+        short(both["bytes_per_second"] / 1e9),
+        short(both["flops_per_second"] / 1e9),
         f"{both['of_floor']:.2f}",
-        f"{result['peak_bytes'] / 1e6:.3g}",
+        short(result["peak_bytes"] / 1e6),
     ]
 
 
 def _title(setting: dict[str, Any]) -> str:
-    threads = f", {setting['threads']} threads" if setting["threads"] else ""
+    # Records from before a device's name told its threads have them on their own.
+    threads = f", {setting['threads']} thread(s)" if setting["threads"] and "thread" not in setting["device"] else ""
     return (
-        f"{setting['kernel']}, {setting['dtype']}, on {setting['device']}{threads}\ncopy "
+        f"{setting['kernel']}, {setting['dtype']}, on {setting['device']}{threads};\ncopy "
         f"{setting['copy_bytes_per_second'] / 1e9:.3g} GB/s, matmul {setting['matmul_flops_per_second'] / 1e9:.3g} "
         f"GFLOP/s; GB/s, GFLOP/s and the floor's share are of forward and backward"
     )

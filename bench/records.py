@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,27 @@ class Records:
             # What an earlier run had, and this one has not, comes after.
             for axis, names in old.get("order", {}).items():
                 self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))
+
+    @classmethod
+    def of_model(cls, folder: Path, configuration: dict[str, Any]) -> tuple[Records, dict[str, Any] | None]:
+        """Those of one model that is trained into a folder, and its record once it is done.
+
+        Args:
+            folder: the model's, whose own config.json stands beside these.
+            configuration: what the model depends on.
+
+        Raises:
+            KdzooError: also for a folder that holds another model.
+        """
+        records = cls(folder, configuration, {}, file="run.json")
+        if (folder / "config.json").exists() and not records.config.exists():
+            raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
+        return records, read_json(records.model) if records.model.exists() else None
+
+    @property
+    def model(self) -> Path:
+        """Where the record of one model is, which is beside its weights."""
+        return self.folder / "record.json"
 
     def moved(self, folder: Path) -> Records:
         """The same in another folder, whose files are left as they are."""
@@ -272,3 +295,8 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [
         line for key in keys for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
     ]
+
+
+def now() -> str:
+    """The time as records have it: UTC, to the second."""
+    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")

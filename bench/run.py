@@ -12,15 +12,14 @@ from datasets import DatasetDict
 from rich.console import Console
 
 from kdzoo.bench.augmentation import augmented_rows, check_augmentation
-from kdzoo.bench.compare import device_name
 from kdzoo.bench.live import progress_bar
+from kdzoo.bench.measure import device_name
 from kdzoo.bench.models import check_head, check_labels, check_length, load_tokenizer, make_teacher
-from kdzoo.bench.records import FORMAT, Records, read_json
+from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, quiet, train
 from kdzoo.cache import TeacherCache
 from kdzoo.distributed import launched
-from kdzoo.errors import KdzooError
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
@@ -91,13 +90,9 @@ def run_one(
         **({"log_gradients": True} if log_gradients else {}),
         **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
     }
-    # config.json is the model's, which is written to the same folder.
-    records = Records(folder, configuration, {}, file="run.json")
-    if (folder / "config.json").exists() and not records.config.exists():
-        raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
-    record_path = folder / "record.json"
-    if record_path.exists():
-        return read_json(record_path)
+    records, old = Records.of_model(folder, configuration)
+    if old is not None:
+        return old
     rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
     if student is None:
         model, guide = make_teacher(teacher, tokenizer, task, seed=seed), None
@@ -142,5 +137,5 @@ def run_one(
         )
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
         if first:
-            records.write(record_path, record)
+            records.write(records.model, record)
     return record

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from kdzoo.bench.columns import Columns
 from kdzoo.bench.records import read_json, read_record, record_paths
 from kdzoo.bench.statistics import AVERAGE, LEVEL, Bootstrap, marks
 from kdzoo.bench.statistics import TEACHER as TEACHER
@@ -151,9 +152,7 @@ def markdown_table(
     records: Sequence[dict[str, Any]], against: str | None = None, failed: Sequence[tuple[str, str, int]] = ()
 ) -> str:
     """The table in Markdown."""
-    head, body = cells_of(records, against, failed)
-    align = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *body)) + "\n"
+    return Columns(*cells_of(records, against, failed)).markdown()
 
 
 def latex_table(

@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from kdzoo.bench.compare import device_name
-from kdzoo.bench.measure import forward_flops, forward_speed, peak_memory, reset_peak_memory
+from kdzoo.bench.columns import Columns
+from kdzoo.bench.measure import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory
 from kdzoo.bench.models import is_size, model_of_size
-from kdzoo.bench.records import read_json, write_atomically
+from kdzoo.bench.records import write_atomically
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import INFERENCE, check_precision, quiet
 from kdzoo.cache import PRECISIONS, TeacherCache
@@ -194,20 +193,19 @@ def write_throughput(path: Path, setting: dict[str, Any], results: Sequence[Meas
     write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
-def read_throughput(path: Path) -> tuple[dict[str, Any], list[Measured]]:
-    """The setting and the results of a record.
-
-    Raises:
-        KdzooError: when the file is none.
-    """
-    data = read_json(path)
-    if not {"setting", "throughput"} <= data.keys():
-        raise KdzooError(f"{path} holds no throughput; `kdzoo bench throughput --out {path}` writes it")
-    return data["setting"], [Measured(**result) for result in data["throughput"]]
+def read_throughput(record: dict[str, Any]) -> tuple[dict[str, Any], list[Measured]]:
+    """The setting and the results of what `write_throughput` wrote."""
+    return record["setting"], [Measured(**result) for result in record["throughput"]]
 
 
-def throughput_cells(results: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
-    """The table's head and body as text."""
+def throughput_columns(setting: dict[str, Any], results: Sequence[Measured]) -> list[Columns]:
+    """Two tables: training, and the two models' size and inference."""
+    return [_training_columns(setting, results), _inference_columns(setting)]
+
+
+def _training_columns(setting: dict[str, Any], results: Sequence[Measured]) -> Columns:
+    title = f"Training, {setting['precision']}, medians over {setting['repeats']} times {setting['steps']} steps; "
+    title += f"'to none' is the time of a step over plain fine-tuning's; {setting['device']}"
     head = ["method", "teacher", "batch", "length", "rows/s", "tokens/s", "to none", *(f"{p}, ms" for p in PARTS), "MB"]
     plain = {(r.batch_size, r.length): r for r in results if r.method == "none"}
     body = []
@@ -226,11 +224,10 @@ def throughput_cells(results: Sequence[Measured]) -> tuple[list[str], list[list[
                 f"{r.peak_memory / 1e6:.0f}",
             ]
         )
-    return head, body
+    return Columns(head, body, title, names=2)
 
 
-def inference_cells(setting: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The two models' size and inference as a table's head and body."""
+def _inference_columns(setting: dict[str, Any]) -> Columns:
     columns = [f"batch {size}, {what}" for size in INFERENCE for what in ("ms", "rows/s")]
     head = ["model", "parameters", "length", "GFLOP a row", *columns]
     body = []
@@ -240,31 +237,7 @@ def inference_cells(setting: dict[str, Any]) -> tuple[list[str], list[list[str]]
             cells = [text for s in speeds for text in (f"{s['latency_ms']:.2f}", f"{s['rows_per_second']:.1f}")]
             size = f"{model['parameters'] / 1e6:.2f} M"
             body.append([f"{name} {setting[name]}", size, length, f"{found['flops'] / 1e9:.2f}", *cells])
-    return head, body
-
-
-def throughput_tables(setting: dict[str, Any], results: Sequence[Measured]) -> list[Table]:
-    """Both tables for a rich console."""
-    title = f"Training, {setting['precision']}, medians over {setting['repeats']} times {setting['steps']} steps; "
-    title += f"'to none' is the time of a step over plain fine-tuning's; {setting['device']}"
-    tables = []
-    for text, (head, body) in ((title, throughput_cells(results)), ("Inference", inference_cells(setting))):
-        table = Table(title=text, title_justify="left")
-        for name in head:
-            table.add_column(name, justify="left" if name in ("method", "teacher", "model") else "right")
-        for cells in body:
-            table.add_row(*cells)
-        tables.append(table)
-    return tables
-
-
-def throughput_markdown(setting: dict[str, Any], results: Sequence[Measured]) -> str:
-    """Both tables in Markdown."""
-    parts = []
-    for head, body in (throughput_cells(results), inference_cells(setting)):
-        rule = ["---" if name in ("method", "teacher", "model") else "---:" for name in head]
-        parts.append("".join("| " + " | ".join(row) + " |\n" for row in (head, rule, *body)))
-    return "\n".join(parts)
+    return Columns(head, body, "Inference")
 
 
 def _teacher(teacher: str, length: int) -> Any:

@@ -1,11 +1,8 @@
-"""MkDocs hook: the catalogue of losses and recipes from the registry, the kernels' figures from records."""
+"""MkDocs hook: the catalogue of losses and recipes from the registry."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -42,36 +39,6 @@ def on_config(config: Any) -> Any:
                 losses = [{name: f"catalogue/{name}.md"} for name in kdzoo.available()]
                 children.append({"Losses one by one": losses})
     return config
-
-
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Put the figures of a record of `kdzoo profile` where a page of a kernel says ``<!-- record: NAME -->``."""
-    return re.sub(r"<!-- record: (\S+) -->", lambda found: _record(found[1]), markdown)
-
-
-def _record(name: str) -> str:
-    record = json.loads((Path(__file__).parent / f"results/profile/{name}.json").read_text(encoding="utf-8"))
-    copy, products = record["copy_bytes_per_second"] / 1e9, record["matmul_flops_per_second"] / 1e9
-    lines = [
-        f"{record['dtype']}, {record['device']}, {record['threads']} thread(s), torch {record['versions']['torch']}. "
-        f"In the same run a copy moved {copy:.3g} GB/s and a matrix product did {products:.3g} GFLOP/s. The provider "
-        "`torch` is kdzoo's kernel without Triton; the share of the floor is of forward and backward.\n",
-        "| shape | provider | forward, ms | forward and backward, ms | of the floor | peak memory, MB |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for result in record["results"]:
-        if "failed" in result:
-            cells = [result["failed"], "", "", ""]
-        else:
-            times = [_short(1e3 * result[part]["seconds"]) for part in ("forward", "both")]
-            cells = [*times, f"{result['both']['of_floor']:.2g}", _short(result["peak_bytes"] / 1e6)]
-        lines.append(f"| {' | '.join([result['shape'], result['provider'], *cells])} |")
-    lines.append(f"\n![time and share of the floor by shape](../results/profile/{name}.png)")
-    return "\n".join(lines)
-
-
-def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _index() -> str:

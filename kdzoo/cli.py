@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from kdzoo.distributed import launched
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, unknown
+
+if TYPE_CHECKING:
+    from kdzoo.bench.columns import Columns
 
 app = typer.Typer(
     add_completion=False,
@@ -380,7 +383,7 @@ def cost(
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """What each loss costs in time and memory, against the student's own backward pass."""
-    from kdzoo.bench.cost import cost_table, measure_costs, write_costs
+    from kdzoo.bench.cost import cost_columns, measure_costs, write_costs
     from kdzoo.registry import available, loss_class
 
     names = _names(losses) or tuple(available())
@@ -396,7 +399,7 @@ def cost(
             if one is not None:
                 costs.append(one)
                 status.update(f"measuring: {len(costs)} of {len(names)}")
-    console.print(cost_table(costs, setting))
+    console.print(cost_columns(costs, setting).terminal())
     if out is not None:
         write_costs(out, costs, setting)
 
@@ -429,7 +432,7 @@ def profile(
         for result in measured:
             results.append(result)
             status.update(f"measuring: {len(results)} of {len(request.shapes) * len(request.providers)}")
-    console.print(bench.profile_table(setting, results))
+    console.print(bench.profile_columns(setting, results).terminal())
     files = bench.write_profile(out, setting, results, request.device.type)
     console.print(f"record and plot: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
@@ -470,46 +473,35 @@ def throughput(
             results.append(result)
             bench.write_throughput(out, setting, results)
             status.update(f"measuring: {len(results)} of {request.total}")
-    for table_ in bench.throughput_tables(setting, results):
-        console.print(table_)
+    for columns in bench.throughput_columns(setting, results):
+        console.print(columns.terminal())
     console.print(f"record: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def table(
-    folder: Annotated[
-        Path, typer.Argument(help="The folder of a comparison, or a file of `kdzoo cost` or `kdzoo bench throughput`.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or the record of a measurement.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
     against: Annotated[
         str | None, typer.Option(help="A method to give each other's difference to, with its interval.")
     ] = None,
 ) -> None:
-    """The table of a comparison's records, or of the costs of losses."""
-    from kdzoo.bench.records import read_failures, read_json
+    """The table of a comparison's records, or of what was measured."""
+    from kdzoo.bench.records import read_failures
     from kdzoo.bench.table import latex_table, markdown_table, read_records, terminal_table
 
-    if latex and (markdown or folder.is_file()):
-        raise KdzooError("--latex is for the folder of a comparison, and not together with --markdown")
-    if folder.is_file() and "throughput" in read_json(folder):
-        from kdzoo.bench import throughput as bench
-
-        setting, results = bench.read_throughput(folder)
-        if markdown:
-            typer.echo(bench.throughput_markdown(setting, results), nl=False)
-        else:
-            console.print(*bench.throughput_tables(setting, results), sep="\n")
-        return
     if folder.is_file():
-        from kdzoo.bench.cost import cost_markdown, cost_table, read_costs
-
-        costs, setting = read_costs(folder)
-        if markdown:
-            typer.echo(cost_markdown(costs, setting), nl=False)
-        else:
-            console.print(cost_table(costs, setting))
+        if latex or against:
+            raise KdzooError(f"--{'latex' if latex else 'against'} is for the folder of a comparison")
+        for number, columns in enumerate(_measured(folder)):
+            if markdown:
+                typer.echo(("\n" if number else "") + columns.markdown(), nl=False)
+            else:
+                console.print(columns.terminal())
         return
+    if latex and markdown:
+        raise KdzooError("--latex is not together with --markdown")
     records, failed = read_records(folder), read_failures(folder)
     if latex:
         typer.echo(latex_table(records, against), nl=False)
@@ -517,6 +509,35 @@ def table(
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         console.print(terminal_table(records, str(folder), against, failed))
+
+
+def _measured(path: Path) -> list[Columns]:
+    """The tables of a record that is no comparison's."""
+    from kdzoo.bench.records import read_json
+
+    record = read_json(path)
+    try:
+        if "throughput" in record:
+            from kdzoo.bench.throughput import read_throughput, throughput_columns
+
+            return throughput_columns(*read_throughput(record))
+        if "costs" in record:
+            from kdzoo.bench.cost import read_costs
+
+            return [read_costs(record)]
+        if "kernel" in record:
+            from kdzoo.bench.profile import profile_columns
+
+            return [profile_columns(record, record["results"])]
+        if "apart" in record:
+            from kdzoo.bench.peers import peers_columns
+
+            return [peers_columns(record)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise KdzooError(f"{path} is damaged, or of another version ({error!r}); take the figures again") from None
+    raise KdzooError(
+        f"{path} holds no figures; `kdzoo cost`, `kdzoo profile` and `kdzoo bench throughput` write them with --out"
+    )
 
 
 @app.command()

@@ -224,6 +224,40 @@ def power_of_2(number: int) -> int:
 # Backward
 
 
+def register_value_and_gradient(operator: Any, kernel: str, *, count: int, wanted: int, room: float = 1.0) -> None:
+    """Register the fake and the backward pass of an operator that gives a value and its gradient at its first input.
+
+    Args:
+        operator: a ``torch.library.CustomOpDef`` that gives both; the gradient is empty where it is not wanted.
+        kernel: its name, for messages.
+        count: the place, among its inputs, of the number that the value is divided by. A float16 gradient is not
+            divided yet, since its type has no room for such quotients: the backward pass does it.
+        wanted: the place of the flag that says whether the gradient is wanted.
+        room: what a float16 gradient is times of.
+    """
+
+    def fake(*inputs: Any) -> tuple[Tensor, Tensor]:
+        student = inputs[0]
+        gradient = student.new_empty(student.shape if inputs[wanted] else (0, *student.shape[1:]))
+        return student.new_empty((), dtype=accumulator(student.dtype)), gradient
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or zeros as large as the gradient would be made for the gradient's own
+        ctx.save_for_backward(inputs[0], output[1], inputs[count])
+        ctx.others = (None,) * (len(inputs) - 1)
+
+    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None, *ctx.others)
+        student, gradient, divisor = ctx.saved_tensors
+        factor = upstream / (divisor * room) if student.dtype == torch.float16 else upstream
+        return (once(kernel, scaled(gradient, factor), student), *ctx.others)
+
+    operator.register_fake(fake)
+    operator.register_autograd(backward, setup_context=setup)
+
+
 def once(kernel: str, gradient: Tensor, source: Tensor) -> Tensor:
     """The gradient of ``source``, such that differentiating it a second time is refused."""
     return _Once.apply(gradient, source, kernel) if torch.is_grad_enabled() else gradient

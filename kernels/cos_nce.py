@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,10 +26,9 @@ from kdzoo.kernels.backend import (
     choose,
     jit,
     load,
-    once,
     plain,
     power_of_2,
-    scaled,
+    register_value_and_gradient,
     text,
     unit,
 )
@@ -244,29 +243,7 @@ _operator = torch.library.custom_op(
     schema="(Tensor student, Tensor teacher, Tensor? mask, Tensor? negatives, Tensor? total, Tensor? counts, "
     "Tensor count, bool with_gradient, str backend) -> (Tensor, Tensor)",
 )
-
-
-@_operator.register_fake
-def _(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    gradient = student.new_empty(student.shape if rest[-2] else (0, *student.shape[1:]))
-    return student.new_empty((), dtype=accumulator(student.dtype)), gradient
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # or a (B, ..., D) tensor of zeros would be made for the gradient's own
-    ctx.save_for_backward(inputs[0], output[1], inputs[6])
-
-
-def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if upstream is None:
-        return (None,) * 9
-    student, gradient, count = ctx.saved_tensors
-    factor = upstream / count if student.dtype == torch.float16 else upstream
-    return (once("cos_nce", scaled(gradient, factor), student), *(None,) * 8)
-
-
-_operator.register_autograd(_backward, setup_context=_setup)
+register_value_and_gradient(_operator, "cos_nce", count=6, wanted=7)
 
 
 def run_totals(teacher: Tensor, mask: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:

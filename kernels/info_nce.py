@@ -30,9 +30,8 @@ from kdzoo.kernels.backend import (
     choose,
     jit,
     load,
-    once,
     power_of_2,
-    scaled,
+    register_value_and_gradient,
     unit,
 )
 
@@ -282,29 +281,7 @@ _operator = torch.library.custom_op(
     schema="(Tensor student, Tensor teacher, Tensor? mask, Tensor? queue, Tensor? losses, Tensor? sums, Tensor count, "
     "int start, float temperature, bool symmetric, bool with_gradient, str backend) -> (Tensor, Tensor)",
 )
-
-
-@_operator.register_fake
-def _(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    gradient = student.new_empty(student.shape if rest[-2] else (0, *student.shape[1:]))
-    return student.new_empty((), dtype=accumulator(student.dtype)), gradient
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(inputs[0], output[1], inputs[6])
-
-
-def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if upstream is None:
-        return (None,) * 12
-    student, gradient, count = ctx.saved_tensors
-    factor = upstream / count if student.dtype == torch.float16 else upstream
-    return (once("info_nce", scaled(gradient, factor), student), *(None,) * 11)
-
-
-_operator.register_autograd(_backward, setup_context=_setup)
+register_value_and_gradient(_operator, "info_nce", count=6, wanted=10)
 
 
 def run_rows(

@@ -24,10 +24,9 @@ from kdzoo.kernels.backend import (
     choose,
     jit,
     load,
-    once,
     plain,
     power_of_2,
-    scaled,
+    register_value_and_gradient,
 )
 
 if TYPE_CHECKING:
@@ -108,8 +107,7 @@ class Operator:
         arguments = "Tensor student, Tensor teacher, Tensor? mask, Tensor count, bool with_gradient, str backend"
         schema = f"({arguments}{', ' if options else ''}{options}) -> (Tensor, Tensor)"
         registered = torch.library.custom_op(f"kdzoo::{kernel}", self.run, mutates_args=(), schema=schema)
-        registered.register_fake(_fake)
-        registered.register_autograd(self._backward, setup_context=_setup)
+        register_value_and_gradient(registered, kernel, count=3, wanted=4, room=room)
 
     def __call__(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor, backend: str, *options: Any
@@ -160,25 +158,6 @@ class Operator:
             else:
                 value = _torch_sweep(self.block, student, teacher, mask, inverse, written, *options)
         return value / count, gradient
-
-    def _backward(self, ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if upstream is None:
-            return (None,) * ctx.inputs
-        student, gradient, count = ctx.saved_tensors
-        factor = upstream / (count * self.room) if student.dtype == torch.float16 else upstream
-        return (once(self.kernel, scaled(gradient, factor), student), *(None,) * (ctx.inputs - 1))
-
-
-def _fake(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    gradient = student.new_empty(student.shape if rest[3] else (0, *student.shape[1:]))
-    return student.new_empty((), dtype=accumulator(student.dtype)), gradient
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(inputs[0], output[1], inputs[3])
-    ctx.inputs = len(inputs)
 
 
 # Without Triton: block by block, so that all but the first reading of a block comes from the cache

@@ -276,7 +276,7 @@ def test_vocabularies_and_classes(command: str, commands: Commands, models: Path
 def test_all_tasks_are_checked_before_the_first_is_trained(
     commands: Commands, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdzoo.bench.compare.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("kdzoo.bench.cells.train", lambda *_, **__: pytest.fail("trained"))
     options = ("--methods", "none", "--teacher", models / "sst2", "--student", STUDENT, "--out", tmp_path / "out")
     commands.fails("compare", "--tasks", "sst2,mnli", *options, *ROWS, says=("head for 2 labels", "mnli has 3"))
 
@@ -337,7 +337,7 @@ def test_a_bank_that_does_not_fit(
     options: str, commands: Commands, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdzoo.baselines.crd._free_memory", lambda: 64 * 8 * 128 - 1)
-    monkeypatch.setattr("kdzoo.bench.compare.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("kdzoo.bench.cells.train", lambda *_, **__: pytest.fail("trained"))
     path = one_term(tmp_path, options)
     says = ("crd: a bank of", "GB are free", 'bank="queue"', 'bank="batch"')
     commands.fails("compare", "--methods", path, "--tasks", "sst2", *SIZES, "--out", tmp_path / "out", says=says)

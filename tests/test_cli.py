@@ -19,7 +19,7 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo import registry
-from kdzoo.bench import compare, run, training
+from kdzoo.bench import cells, run, training
 from kdzoo.recipe import Recipe
 from kdzoo.stopwatch import PARTS
 
@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
         calls.append((options["task"].name, recipe.name, options["seed"]))
         return training.train(student, teacher, recipe, **options)
 
-    monkeypatch.setattr(compare, "train", counted)
+    monkeypatch.setattr(cells, "train", counted)
     monkeypatch.setattr(run, "train", counted)
     return calls
 
@@ -306,9 +306,9 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
     table = cells_of(out)
     assert list(table) == ["teacher", "none", "crd"]
     averages = {}
-    for method, cells in table.items():
+    for method, row in table.items():
         means = []
-        for task, cell in zip(("sst2", "stsb"), cells[:2], strict=True):
+        for task, cell in zip(("sst2", "stsb"), row[:2], strict=True):
             seeds = ("teacher",) if method == "teacher" else (f"{method}-0", f"{method}-1")
             scores = [kept[f"{task}-{seed}"]["score"] for seed in seeds]
             means.append(fmean(scores))
@@ -316,7 +316,7 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
             assert cell == f"{fmean(scores):.1f}{spread}"
         averages[method] = fmean(means)
         own = [record for record in kept.values() if record["method"] == method]
-        assert cells[2:] == [
+        assert row[2:] == [
             f"{averages[method]:.1f}",
             f"{averages[method] / averages['teacher']:.1%}",
             f"{fmean(record['samples_per_second'] for record in own):.0f}",
@@ -408,7 +408,7 @@ def test_all_methods_of_a_seed_start_alike_and_see_the_same_rows(
             current.append(inputs["sample_ids"].tolist())
         return inner(self, model, inputs, *rest, **more)
 
-    monkeypatch.setattr(compare, "train", watched)
+    monkeypatch.setattr(cells, "train", watched)
     monkeypatch.setattr(training.DistillationTrainer, "compute_loss", noted)
     grid = ("--tasks", "sst2", "--methods", ",".join(methods), "--seeds", "2", *SIZES, "--batch-size", "16")
     commands.works("compare", *grid, "--out", tmp_path)

@@ -61,7 +61,9 @@ def test_cost_writes_what_table_prints_again(commands: Commands, tmp_path: Path)
         assert cost["milliseconds"] > 0 and cost["peak_memory"] > 0
         assert cost["of_backward"] == pytest.approx(cost["milliseconds"] / data["setting"]["student_backward_ms"])
     assert commands.works("table", path).splitlines()[3:] == out.splitlines()[3:]
-    rows = commands.works("table", path, "--markdown").splitlines()[2:]
+    title, _, *table = commands.works("table", path, "--markdown").splitlines()
+    assert "4 rows of 8 tokens" in title and table[0].startswith("| loss | feature | ms |")
+    rows = table[2:]
     times = {cost["name"]: cost["milliseconds"] for cost in data["costs"]}
     assert [row.split("|")[1].strip() for row in rows] == sorted(times, key=lambda name: times[name])
 
@@ -71,4 +73,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(commands: Commands, 
     commands.fails("cost", "kd", "--student", "small", says=("'small' is no size", "4x312"))
     commands.fails("cost", "kd,attention_mse", *SMALL[2:], "--student", "2x16,heads=4", says=("attention_mse", "heads"))
     (tmp_path / "other.json").write_text("{}")
-    commands.fails("table", tmp_path / "other.json", says=("holds no costs", "kdzoo cost --out"))
+    commands.fails("table", tmp_path / "other.json", says=("other.json holds no figures", "kdzoo cost"))
+    (tmp_path / "old.json").write_text('{"costs": [{"name": "kd"}], "setting": {}}')
+    commands.fails("table", tmp_path / "old.json", says=("old.json is damaged, or of another version",))
+    commands.fails("table", tmp_path / "other.json", "--against", "none", says=("--against is for the folder",))

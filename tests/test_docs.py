@@ -89,3 +89,14 @@ def test_recipe_examples_are_recipes(page: Path) -> None:
     assert recipes
     for recipe in recipes:
         Recipe.parse(yaml.safe_load(recipe), page.name).objective()
+
+
+def test_tables_are_those_of_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    refresh = runpy.run_path(str(ROOT / "docs/refresh.py"))
+    pages = refresh["pages"]()
+    assert ROOT / "docs/results.md" in pages and ROOT / "docs/kernels/cos_nce.md" in pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert refresh["refreshed"](page) == text, f"{page.name} is out of date; make figures prints its tables anew"
+        assert len(re.findall("<!-- kdzoo ", text)) == len(refresh["REGION"].findall(text)), "one has no end"

@@ -24,7 +24,7 @@ import torch
 from command_line import SIZES, TEACHER, Commands, records, results
 from safetensors.torch import load_file
 
-from kdzoo.bench import compare, training
+from kdzoo.bench import cells, training
 from kdzoo.bench.records import write_atomically
 from kdzoo.errors import DistillationFailure
 
@@ -190,7 +190,7 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(
 @contextmanager
 def failing(method: str) -> Iterator[None]:
     """The trainings of a method raise; a teacher's is called ``none``, as plain fine-tuning is."""
-    train = compare.train
+    train = cells.train
 
     def fail(student: Any, teacher: Any, recipe: Any, **options: Any) -> Any:
         if recipe.name == method:
@@ -198,7 +198,7 @@ def failing(method: str) -> Iterator[None]:
         return train(student, teacher, recipe, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "train", fail)
+        patch.setattr(cells, "train", fail)
         yield
 
 
@@ -242,7 +242,7 @@ def test_a_failed_cell_of_another_recipe_is_run(commands: Commands, tmp_path: Pa
 
 def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     grid = ("compare", "--tasks", "rte,sst2", "--methods", "kd,lrc", *SIZES, "--out", tmp_path)
-    make_teacher = compare.make_teacher
+    make_teacher = cells.make_teacher
 
     def fail_rte(name: str, tokenizer: Any, task: Any, seed: int = 0) -> Any:
         if task.name == "rte":
@@ -250,7 +250,7 @@ def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Pat
         return make_teacher(name, tokenizer, task, seed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "make_teacher", fail_rte)
+        patch.setattr(cells, "make_teacher", fail_rte)
         ran = commands(*grid)
     assert ran.code == 1 and "rte teacher 0 failed: MemoryError: no more" in ran.err
     assert "seed 0  failed: MemoryError: no more; 2 cells are left out" in ran.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,50 @@ class Workload:
                 return dict(zip(letters, map(int, parts), strict=True))
         forms = " or ".join("x".join(letters) for letters in self.axes)
         raise KdzooError(f"the shape {text!r} is not of the form {forms}, such as {self.shapes['cpu'][0]}")
+
+
+def pair(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> Inputs:
+    """A student and a teacher of the same shape, normally distributed."""
+    student, teacher = (torch.randn(tuple(sizes.values()), device=device).to(dtype) for _ in range(2))
+    return {"student": student, "teacher": teacher}
+
+
+def of_rows(
+    kernel: Callable[..., Any],
+    reference: Callable[..., Any],
+    naive: Callable[..., Any],
+    decide: Callable[[Tensor], Decision],
+    forward: int,
+    both: int,
+) -> Workload:
+    """The workload of a kernel that compares vector with vector, in one pass with the gradient.
+
+    Args:
+        kernel, reference, naive: as of a `Workload`.
+        decide: the backend that ``backend="auto"`` takes for a student, and why.
+        forward: floating-point operations an element of the forward pass.
+        both: of forward and backward together.
+    """
+
+    def floor(sizes: dict[str, int], item: int) -> tuple[Floor, Floor]:
+        """Student and teacher read once; with the gradient, that written once."""
+        elements = math.prod(sizes.values())
+        return Floor(2 * elements * item, forward * elements), Floor(3 * elements * item, both * elements)
+
+    return Workload(
+        axes=("BD", "BSD", "BMSD"),
+        shapes={
+            "cpu": ("1024x768", "32x128x768", "32x4x128x384"),
+            "cuda": ("65536x768", "256x128x768", "64x12x128x768"),
+        },
+        inputs=pair,
+        gradient=("student",),
+        kernel=kernel,
+        naive=naive,
+        reference=reference,
+        floor=floor,
+        decide=lambda given: decide(given["student"]),
+    )
 
 
 def names() -> list[str]:

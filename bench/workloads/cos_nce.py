@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.workloads import Floor, Inputs, Workload
+from kdzoo.bench.workloads import Floor, Workload, pair
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, decision
-
-
-def inputs(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> Inputs:
-    student, teacher = (torch.randn(tuple(sizes.values()), device=device).to(dtype) for _ in range(2))
-    return {"student": student, "teacher": teacher}
 
 
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,7 +37,7 @@ WORKLOAD = Workload(
         "cpu": ("256x768", "1024x768", "4096x768", "64x4x64x384"),
         "cuda": ("4096x768", "65536x768", "256x4x128x768", "64x12x128x384"),
     },
-    inputs=inputs,
+    inputs=pair,
     gradient=("student",),
     kernel=cos_nce,
     naive=naive,

@@ -7,8 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.workloads import Floor, Missing, Workload
-from kdzoo.bench.workloads.cos_nce import inputs
+from kdzoo.bench.workloads import Floor, Missing, Workload, pair
 from kdzoo.kernels.divergence import divergence, divergence_reference, operator
 
 
@@ -42,7 +41,7 @@ WORKLOAD = Workload(
         "cpu": ("256x1000", "64x30522", "16x128256", "8x32x30522"),
         "cuda": ("4096x30522", "4096x128256", "16x512x30522"),
     },
-    inputs=inputs,
+    inputs=pair,
     gradient=("student",),
     kernel=divergence,
     naive=naive,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.workloads import Floor, Workload
-from kdzoo.bench.workloads.cos_nce import inputs
+from kdzoo.bench.workloads import of_rows
 from kdzoo.kernels.hidden_mse import hidden_mse, hidden_mse_reference, operator
 
 
@@ -17,24 +14,5 @@ def naive(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student.float(), teacher.float())
 
 
-def floor(sizes: dict[str, int], item: int) -> tuple[Floor, Floor]:
-    """Student and teacher read once; with the gradient, that written once. Difference, square,
-    sum; one product for the gradient."""
-    elements = math.prod(sizes.values())
-    return Floor(2 * elements * item, 3 * elements), Floor(3 * elements * item, 4 * elements)
-
-
-WORKLOAD = Workload(
-    axes=("BD", "BSD", "BMSD"),
-    shapes={
-        "cpu": ("1024x768", "32x128x768", "32x4x128x384"),
-        "cuda": ("65536x768", "256x128x768", "64x12x128x768"),
-    },
-    inputs=inputs,
-    gradient=("student",),
-    kernel=hidden_mse,
-    naive=naive,
-    reference=hidden_mse_reference,
-    floor=floor,
-    decide=lambda given: operator.decision(given["student"]),
-)
+# Difference, square, sum; one product for the gradient.
+WORKLOAD = of_rows(hidden_mse, hidden_mse_reference, naive, operator.decision, forward=3, both=4)

@@ -1,0 +1,45 @@
+"""A table of text, as it stands on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Text in columns.
+
+    Attributes:
+        head: what each column is.
+        body: its rows.
+        title: what stands above it.
+        names: the first so many columns are words, set to the left; the others are numbers.
+    """
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    title: str = ""
+    names: int = 1
+
+    def terminal(self) -> Table:
+        """For a rich console."""
+        table = Table(title=self.title or None, title_justify="left")
+        for place, name in enumerate(self.head):
+            table.add_column(name, justify="left" if place < self.names else "right")
+        for cells in self.body:
+            table.add_row(*cells)
+        return table
+
+    def markdown(self) -> str:
+        """In Markdown."""
+        above = f"{' '.join(self.title.split())}.\n\n" if self.title else ""
+        rule = ["---" if place < self.names else "---:" for place in range(len(self.head))]
+        return above + "".join(f"| {' | '.join(cells)} |\n" for cells in (self.head, rule, *self.body))
+
+
+def short(number: float) -> str:
+    """A number with three digits, or as many as it has before the point."""
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"

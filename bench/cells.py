@@ -64,11 +64,10 @@ class Cells:
         self.recipes = recipes
         self.tokenizer = tokenizer
         self.trackers = trackers
-        folder = settings.cache_folder or records.folder / "cache"
-        self.cache = TeacherCache(folder, precision=settings.cache_precision)
+        self.cache_folder = Path(settings.cache_folder or records.folder / "cache")
         self.data: dict[str, DatasetDict] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
-        self._cached: dict[str, tuple[set[str], int]] = {}
+        self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
@@ -115,11 +114,12 @@ class Cells:
                 record = self._train_teacher(job, started, shared)
             else:
                 recipe, teacher = self.recipes[method], self._teacher(task)
+                cache, methods, _ = self.cache(task)
                 outcome = train(
                     make_student(self.student, teacher, seed=seed),
                     teacher if recipe.needs_teacher else None,
                     recipe,
-                    cache=self.cache if method in self.cached(task)[0] else None,
+                    cache=cache if method in methods else None,
                     evaluations=self.settings.evaluations,
                     budget=self.settings.budget,
                     folder=self.records.folder / "work",
@@ -153,7 +153,8 @@ class Cells:
         """The same in another folder."""
         moved = copy.copy(self)
         moved.records = self.records.moved(folder)
-        moved.cache = TeacherCache(self.settings.cache_folder or folder / "cache", precision=self.cache.precision)
+        moved.cache_folder = Path(self.settings.cache_folder or folder / "cache")
+        moved._caches = {}
         return moved
 
     def path(self, part: str) -> Path:
@@ -187,23 +188,26 @@ class Cells:
         quiet()
         self.__dict__.update(state)
 
-    def cached(self, task: Task) -> tuple[set[str], int]:
-        """The methods whose teacher is read from the cache, those that need least first, and the bytes they take."""
-        if task.name in self._cached:
-            return self._cached[task.name]
-        sizes: dict[str, tuple[int, Any, Needs]] = {}
-        for (name, method), (config, needs) in self.teacher_needs.items():
-            if name == task.name:
-                sizes[method] = (self.cache.nbytes(config, self._of_students(task)["train"], needs), config, needs)
-        fitting: set[str] = set()
-        together, taken = Needs(logits=False), 0
-        for method, (_, config, needs) in sorted(sizes.items(), key=lambda entry: entry[1][0]):
-            size = self.cache.nbytes(config, self._of_students(task)["train"], together | needs)
-            if size <= self.settings.cache_limit * 1e9:
-                fitting.add(method)
-                together, taken = together | needs, size
-        self._cached[task.name] = fitting, taken
-        return fitting, taken
+    def cache(self, task: Task) -> tuple[TeacherCache, set[str], int]:
+        """Where a task's teacher is kept, the methods that read it there, which need the least, and all their bytes."""
+        if task.name not in self._caches:
+            rows = self._of_students(task)["train"]
+            cache = TeacherCache(self.cache_folder, precision=self.settings.cache_precision)
+            wanted = [
+                (cache.nbytes(config, rows, needs), method, config, needs)
+                for (name, method), (config, needs) in self.teacher_needs.items()
+                if name == task.name
+            ]
+            methods: set[str] = set()
+            together, taken = Needs(logits=False), 0
+            for _, method, config, needs in sorted(wanted, key=lambda entry: entry[0]):
+                size = cache.nbytes(config, rows, together | needs)
+                if size <= self.settings.cache_limit * 1e9:
+                    methods.add(method)
+                    together, taken = together | needs, size
+            cache.ahead = together
+            self._caches[task.name] = cache, methods, taken
+        return self._caches[task.name]
 
     def _logs(self, job: Job) -> str:
         return f"logs/{'-'.join(map(str, job))}"

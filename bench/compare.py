@@ -232,7 +232,7 @@ class Comparison:
                 )
 
     def _announce_cache(self, task: Task) -> None:
-        methods, size = self.work.cached(task)
+        _, methods, size = self.work.cache(task)
         if methods:
             names = ", ".join(name for name in self.recipes if name in methods)
             self._say(f"{task.name:<6} the teacher's activations are kept for {names}: {megabytes(size)}")

@@ -72,17 +72,22 @@ class TeacherCache:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, in which the activations are kept; they are read as float32.
         limit: the most bytes that an objective's activations may take; over it there is no cache, and the live teacher
             is asked. None for no limit.
+        ahead: what others will need of the same teacher; it is computed with what is needed first, so that the teacher
+            runs over the rows once for all of them.
 
     Raises:
         KdzooError: for an unknown precision.
     """
 
-    def __init__(self, folder: str | Path, *, precision: str = "fp32", limit: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, precision: str = "fp32", limit: int | None = None, ahead: Needs | None = None
+    ) -> None:
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         self.folder = Path(folder)
         self.precision = precision
         self.limit = limit
+        self.ahead = ahead
         self._verified: dict[Path, tuple[int, int]] = {}
 
     def nbytes(self, config: Any, dataset: Any, needs: Needs) -> int:
@@ -137,6 +142,7 @@ class TeacherCache:
                     folder,
                     key,
                     _features(needs),
+                    [] if self.ahead is None else [f for f in _features(self.ahead) if _shown(teacher, f.kind)],
                     lengths,
                     lambda missing: _computed(
                         missing, teacher, dataset, inputs, collate, batch_size, autocast, lengths
@@ -154,7 +160,7 @@ class TeacherCache:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
         if not np.array_equal(np.asarray(dataset["sample_ids"]), np.arange(len(dataset))):
             raise KdzooError("a cache needs sample_ids that are 0, 1, 2, ... in the training set's order")
-        if needs.qkv and not teacher._can_set_attn_implementation():
+        if needs.qkv and not _shown(teacher, "qkv"):
             return f"{type(teacher).__name__} does not show its queries and keys"
         size = self.nbytes(teacher.config, dataset, needs)
         if self.limit is not None and size > self.limit:
@@ -180,6 +186,7 @@ class TeacherCache:
         folder: Path,
         key: str,
         features: list[_Feature],
+        later: list[_Feature],
         lengths: np.ndarray[Any, Any],
         compute: Callable[[list[_Feature]], Iterator[tuple[np.ndarray[Any, Any], dict[_Feature, Tensor]]]],
     ) -> dict[_Feature, Tensor]:
@@ -199,7 +206,13 @@ class TeacherCache:
             tensors = find()
             missing = [feature for feature in features if feature not in tensors]
             if missing:
-                self._write(folder, key, lengths, compute(missing))
+                unmade = [f for f in later if f not in features and not (folder / f"{f}.safetensors").exists()]
+                try:
+                    self._write(folder, key, lengths, compute(missing + unmade))
+                except _Uncacheable:
+                    if not unmade:
+                        raise
+                    self._write(folder, key, lengths, compute(missing))  # it may be others' needs that cannot be kept
                 tensors |= find()
         return tensors
 
@@ -307,6 +320,11 @@ class TeacherRows:
                 "sample_ids must be the rows' places in the training set that the cache was made from"
             )
         return real
+
+
+def _shown(teacher: Any, kind: str) -> bool:
+    """Whether a teacher shows such a feature of rows by themselves; DeBERTa hides its queries and keys."""
+    return kind != "qkv" or bool(teacher._can_set_attn_implementation())
 
 
 class _Uncacheable(Exception):

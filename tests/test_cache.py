@@ -100,6 +100,28 @@ def test_methods_seeds_and_processes_share_it(tmp_path: Path) -> None:
     assert sum(seen) == 48 and before < after and "logits.safetensors" in before
 
 
+def test_what_others_will_need_is_made_in_the_first_pass(tmp_path: Path) -> None:
+    guide = teacher()
+    seen = runs(guide)
+    few = Needs(cls=frozenset({2}))
+    opened(TeacherCache(tmp_path, ahead=NEEDS), guide, needs=few)
+    assert sum(seen) == 24
+    kept = opened(TeacherCache(tmp_path), guide, needs=NEEDS)
+    assert sum(seen) == 24, "the teacher did not run again"
+    found = live(guide, [1, 5])
+    agree(kept.activations(torch.tensor([1, 5]), found.mask, NEEDS), found)
+
+
+@pytest.mark.parametrize("family", ["deberta", "modernbert"])
+def test_others_needs_that_cannot_be_kept_are_in_nobodys_way(family: str, tmp_path: Path) -> None:
+    guide = tiny(family, seed=3)
+    ahead = Needs(qkv=frozenset(range(guide.config.num_hidden_layers)))
+    needs = Needs(cls=frozenset({1}))
+    kept = opened(TeacherCache(tmp_path, ahead=ahead), guide, needs=needs)
+    found = live(guide, [1, 5], needs)
+    agree(kept.activations(torch.tensor([1, 5]), found.mask, needs), found, needs)
+
+
 def test_two_at_a_time_make_it_once(tmp_path: Path) -> None:
     guide, found = teacher(), []
     seen = runs(guide)

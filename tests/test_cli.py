@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import kdzoo
-from kdzoo import registry
+from kdzoo import cache, registry
 from kdzoo.bench import cells, run, training
 from kdzoo.recipe import Recipe
 from kdzoo.stopwatch import PARTS
@@ -260,6 +260,23 @@ def cells_of(out: str) -> dict[str, list[str]]:
         [cell.strip() for cell in line.strip("│┃ ").split("│")] for line in out.splitlines() if line.startswith("│")
     ]
     return {row[0]: row[1:] for row in rows}
+
+
+def test_the_teacher_runs_over_the_rows_once_for_all_methods(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[list[str]] = []
+    computed = cache._computed
+
+    def counted(features: Any, *others: Any) -> Any:
+        passes.append([str(feature) for feature in features])
+        return computed(features, *others)
+
+    monkeypatch.setattr(cache, "_computed", counted)
+    grid = ("--tasks", "sst2", "--methods", "kd,crd,tinybert", "--seeds", 1)
+    commands.works("compare", *grid, *SIZES, "--out", tmp_path)
+    assert len(passes) == 1 and "logits" in passes[0] and len(passes[0]) > 3
+    assert all(records(tmp_path)[f"sst2-{method}-0"]["cached"] for method in ("kd", "crd", "tinybert"))
 
 
 def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: list[Any]) -> None:

@@ -179,7 +179,7 @@ class Cells:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs, the rows in full: the files they are mapped from may not be there."""
         rows = {
-            task: DatasetDict({name: Dataset(split.with_format("arrow")[:]) for name, split in splits.items()})
+            task: DatasetDict({name: _in_memory(split) for name, split in splits.items()})
             for task, splits in self.data.items()
         }
         return self.__dict__ | {"data": rows, "_tokenized_tasks": {}, "_teachers": {}}
@@ -275,3 +275,8 @@ class Cells:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
         rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
         return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
+
+
+def _in_memory(rows: Dataset) -> Dataset:
+    """The rows alone, in one piece: of rows taken here and there, each would be pickled with all those around it."""
+    return Dataset(rows.with_format("arrow")[:].combine_chunks())

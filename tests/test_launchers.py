@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from typing import Any
 
 import pytest
 from command_line import SIZES, STUDENT, TEACHER, Commands, records, results
+from datasets import Dataset
 
-from kdzoo.bench import launchers
+from kdzoo.bench import cells, launchers
 from kdzoo.bench.launchers import Failure, InProcess, Job, Pool, make_launcher
 from kdzoo.errors import KdzooError
 
@@ -242,3 +244,11 @@ def test_a_ray_worker_is_killed(tmp_path: Path) -> None:
     assert {name: set(record) for name, record in one.items()} == {name: set(record) for name, record in other.items()}
     for name in names:
         assert len([*(tmp_path / "ray" / "logs" / name.replace(" ", "-")).glob("events*")]) == 1
+
+
+def test_a_few_rows_of_many_travel_alone() -> None:
+    many = Dataset.from_dict({"sentence": ["word " * 20] * 20_000, "label": [0] * 20_000})
+    few = many.shuffle(seed=0).select(range(200))
+    sent = pickle.dumps(cells._in_memory(few))
+    assert len(sent) < 100_000
+    assert pickle.loads(sent)[:] == few[:]

@@ -21,7 +21,7 @@ from kdzoo.bench.records import FORMAT, Records, is_full_disk, now
 from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER
 from kdzoo.bench.tracking import tracked
-from kdzoo.bench.training import Outcome, quiet, train
+from kdzoo.bench.training import Outcome, quiet, total_steps, train
 from kdzoo.cache import TeacherCache
 from kdzoo.errors import KdzooError
 from kdzoo.glue import Task, get_task
@@ -274,7 +274,7 @@ class Cells:
         """How many a training takes."""
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
         rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
-        return max(1, round(budget.epochs * -(-rows // (budget.batch_size * budget.gradient_accumulation))))
+        return total_steps(budget, rows)
 
 
 def _in_memory(rows: Dataset) -> Dataset:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -299,4 +298,4 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 def now() -> str:
     """The time as records have it: UTC, to the second."""
-    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -72,8 +72,8 @@ class TeacherCache:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, in which the activations are kept; they are read as float32.
         limit: the most bytes that an objective's activations may take; over it there is no cache, and the live teacher
             is asked. None for no limit.
-        ahead: what others will need of the same teacher; it is computed with what is needed first, so that the teacher
-            runs over the rows once for all of them.
+        ahead: what others will need of the same teacher; where the limit has room for it too, it is computed with what
+            is needed first, so that the teacher runs over the rows once for all of them.
 
     Raises:
         KdzooError: for an unknown precision.
@@ -142,7 +142,7 @@ class TeacherCache:
                     folder,
                     key,
                     _features(needs),
-                    [] if self.ahead is None else [f for f in _features(self.ahead) if _shown(teacher, f.kind)],
+                    self._later(teacher, dataset, needs),
                     lengths,
                     lambda missing: _computed(
                         missing, teacher, dataset, inputs, collate, batch_size, autocast, lengths
@@ -153,6 +153,14 @@ class TeacherCache:
                 obstacle = str(reason)
         warnings.warn(f"no cache of the teacher: {obstacle}; it runs live", KdzooWarning, stacklevel=2)
         return None
+
+    def _later(self, teacher: Any, dataset: Any, needs: Needs) -> list[_Feature]:
+        """What is computed with the needs for others, where all of it together is within the limit."""
+        if self.ahead is None:
+            return []
+        if self.limit is not None and self.nbytes(teacher.config, dataset, needs | self.ahead) > self.limit:
+            return []
+        return [feature for feature in _features(self.ahead) if _shown(teacher, feature.kind)]
 
     def _obstacle(self, teacher: Any, dataset: Any, needs: Needs) -> str | None:
         names = getattr(dataset, "column_names", None)

@@ -104,7 +104,11 @@ def test_what_others_will_need_is_made_in_the_first_pass(tmp_path: Path) -> None
     guide = teacher()
     seen = runs(guide)
     few = Needs(cls=frozenset({2}))
-    opened(TeacherCache(tmp_path, ahead=NEEDS), guide, needs=few)
+    room = TeacherCache(tmp_path).nbytes(guide.config, rows(), few | NEEDS)
+    opened(TeacherCache(tmp_path / "full", ahead=NEEDS, limit=room - 1), guide, needs=few)
+    assert len([*(tmp_path / "full").glob("*/*.safetensors")]) == 2, "no room for what others need"
+    seen.clear()
+    opened(TeacherCache(tmp_path, ahead=NEEDS, limit=room), guide, needs=few)
     assert sum(seen) == 24
     kept = opened(TeacherCache(tmp_path), guide, needs=NEEDS)
     assert sum(seen) == 24, "the teacher did not run again"

@@ -15,7 +15,7 @@ from rich.console import Console
 from kdzoo.bench.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.cells import Cells
 from kdzoo.bench.launchers import Failure, InProcess, Job, Launcher
-from kdzoo.bench.live import Board, progress_bar
+from kdzoo.bench.live import Board, progress
 from kdzoo.bench.models import build_on_meta, check_head, check_labels, check_length, every_other_layer, load_tokenizer
 from kdzoo.bench.records import FORMAT, Records, now, read_json
 from kdzoo.bench.settings import Settings
@@ -217,8 +217,7 @@ class Comparison:
         """Add the students' training rows, ``augmented``, where they are others than the teacher's."""
         settings, splits = self.settings, self.work.data[task.name]
         if settings.augment and "augmented" not in splits:
-            with progress_bar(self.console) as bar:
-                rows = bar.add_task(f"{task.name} augmentation", total=len(splits["train"]))
+            with progress(self.console, f"{task.name} augmentation", len(splits["train"]), "rows") as progressed:
                 splits["augmented"] = augmented_rows(
                     splits["train"],
                     task,
@@ -228,7 +227,7 @@ class Comparison:
                     glove=settings.glove,
                     folder=self.records.folder / "augmented",
                     say=self._say,
-                    progress=lambda done: bar.update(rows, completed=done),
+                    progress=progressed,
                 )
 
     def _announce_cache(self, task: Task) -> None:

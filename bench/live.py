@@ -1,9 +1,11 @@
-"""What a terminal shows while trainings run; elsewhere, a line for each that has ended."""
+"""What a terminal shows while trainings run; elsewhere, lines: for each that has ended, or for the minutes of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,15 +17,51 @@ from kdzoo.bench.launchers import Job
 REFRESHES = 2  # of the screen a second
 SPEED_OVER = 900.0  # seconds that the time left is estimated from; methods differ in their steps' time
 SHOWN = 4  # running trainings that are named
+LINE_EVERY = 60.0  # seconds, where there is no terminal
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar of steps with the time left, on a terminal; nothing elsewhere."""
+class Progressed(Protocol):
+    """Called with how much is done, and of how much where that was not known."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int | None = None, unit: str = "steps") -> Iterator[Progressed]:
+    """How far one piece of work is: a bar with the time left on a terminal, a line a minute elsewhere.
+
+    Args:
+        console: what to show it on.
+        what: the work.
+        total: how much there is to do; None where the first call says it.
+        unit: of what is counted.
+
+    Yields:
+        What to call with the progress.
+    """
+    said = console.get_time()
+    with _progress_bar(console, unit) as bar:
+        shown = bar.add_task(what, total=total)
+
+        def progressed(done: int, total: int | None = total) -> None:
+            nonlocal said
+            bar.update(shown, completed=done, total=total)
+            left = bar.tasks[shown].time_remaining
+            if console.is_terminal or not left or console.get_time() - said < LINE_EVERY:
+                return
+            said = console.get_time()
+            line = f"{what}: {done} of {total} {unit}, {timedelta(seconds=left)} left"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        yield progressed
+
+
+def _progress_bar(console: Console, unit: str = "steps") -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("steps, elapsed"),
+        TextColumn(f"{unit}, elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -61,7 +99,7 @@ class Board:
         self._failed: list[Job] = []
         self._running: dict[Job, int] = {}  # steps done
         self._table: RenderableType | None = None
-        self._bar = progress_bar(console)
+        self._bar = _progress_bar(console)
         self._task = self._bar.add_task("comparing", total=sum(steps.values()))
         self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
 

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.activations import Activations, capture
-from kdzoo.bench.live import progress_bar
+from kdzoo.bench.live import progress
 from kdzoo.bench.measure import device_name, peak_memory, reset_peak_memory
 from kdzoo.bench.models import check_length, is_size, load_tokenizer
 from kdzoo.bench.records import FORMAT, Records
@@ -168,8 +168,7 @@ def pretrain(
         budget, total, seed, folder, max_steps=total, save_strategy="steps", save_steps=max(1, total // CHECKPOINTS)
     )
     first = launched()[0] == 0
-    with records.claimed() if first else nullcontext(), progress_bar(console) as bar:
-        overall = bar.add_task(f"{recipe.name}", total=total)
+    with records.claimed() if first else nullcontext(), progress(console, f"{recipe.name} on text") as progressed:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
             trainer = DistillationTrainer(
@@ -180,7 +179,7 @@ def pretrain(
                 train_dataset=rows,
                 data_collator=collator,
                 processing_class=tokenizer,
-                callbacks=[_Watch(collator, lambda done, _: bar.update(overall, completed=done))],
+                callbacks=[_Watch(collator, progressed)],
             )
         trainer.pop_callback(PrinterCallback)
         reset_peak_memory()

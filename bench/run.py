@@ -12,7 +12,7 @@ from datasets import DatasetDict
 from rich.console import Console
 
 from kdzoo.bench.augmentation import augmented_rows, check_augmentation
-from kdzoo.bench.live import progress_bar
+from kdzoo.bench.live import progress
 from kdzoo.bench.measure import device_name
 from kdzoo.bench.models import check_head, check_labels, check_length, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
@@ -118,8 +118,7 @@ def run_one(
         {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
     )
     first = launched()[0] == 0
-    with records.claimed() if first else nullcontext(), progress_bar(console) as bar:
-        overall = bar.add_task(f"{task.name} {recipe.name}", total=None)
+    with records.claimed() if first else nullcontext(), progress(console, f"{task.name} {recipe.name}") as progressed:
         outcome = train(
             model,
             guide,
@@ -133,7 +132,7 @@ def run_one(
             save=True,
             log_gradients=log_gradients,
             cache=None if cache_folder is None else TeacherCache(cache_folder),
-            progress=lambda done, total: bar.update(overall, completed=done, total=total),
+            progress=progressed,
         )
         record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
         if first:

@@ -107,9 +107,7 @@ class Activations:
         if feature not in stores:
             raise unknown("feature", feature, ["logits", *stores])
         if layer not in stores[feature]:
-            raise KdzooError(
-                f"{feature} of layer {layer} was not captured; captured: {sorted(stores[feature])}"
-            )
+            raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(stores[feature])}")
         return stores[feature][layer]
 
 
@@ -177,9 +175,7 @@ class Recorder:
         if self in _running:
             _running.remove(self)
 
-    def _record(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]
-    ) -> None:
+    def _record(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]) -> None:
         # calls are numbered because ALBERT runs one module as all of its layers
         layer, self._calls = self._calls, self._calls + 1
         if layer not in self._needs.qkv:
@@ -237,9 +233,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         if needs.qkv and recorder._interface:
             _register_attention()
             for config in {id(c): c for m in inner.modules() if (c := _attention_config(m))}.values():
-                undo.callback(
-                    setattr, config, "_attn_implementation_internal", config._attn_implementation_internal
-                )
+                undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
                 config._attn_implementation_internal = _IMPLEMENTATION
         elif needs.qkv:
             _refuse_attention_dropout(inner)
@@ -289,8 +283,7 @@ def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> It
             return output
         if perturbation.shape != output.shape:
             raise KdzooError(
-                f"the perturbation is {tuple(perturbation.shape)}, "
-                f"but the embedding output is {tuple(output.shape)}"
+                f"the perturbation is {tuple(perturbation.shape)}, but the embedding output is {tuple(output.shape)}"
             )
         return output + perturbation.to(output.dtype)
 
@@ -309,9 +302,7 @@ def unwrap(model: nn.Module) -> Any:
     """
     while True:
         if isinstance(model, nn.DataParallel):
-            raise KdzooError(
-                "activations cannot be captured under DataParallel; start one process a device: torchrun"
-            )
+            raise KdzooError("activations cannot be captured under DataParallel; start one process a device: torchrun")
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):

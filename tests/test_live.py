@@ -14,7 +14,7 @@ from rich.console import Console
 
 from kdzoo.bench import tracking
 from kdzoo.bench.launchers import Job
-from kdzoo.bench.live import Board
+from kdzoo.bench.live import Board, progress
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]
@@ -53,6 +53,25 @@ def test_lines_where_there_is_no_terminal() -> None:
         "sst2   none    seed 0  its process died (killed by SIGKILL); it begins again",
         "sst2   kd      seed 0  failed: it broke",
     ]
+
+
+def minutes(terminal: bool) -> str:
+    """What is written while an hour's work is done, 10 seconds a step."""
+    written, now = io.StringIO(), [0.0]
+    console = Console(file=written, force_terminal=terminal, width=100, color_system=None, get_time=lambda: now[0])
+    with progress(console, "tinybert on text") as progressed:
+        for step in range(1, 361):
+            now[0] += 10
+            progressed(step, 360)
+    return written.getvalue()
+
+
+def test_long_work_says_how_far_it_is_where_there_is_no_terminal() -> None:
+    lines = minutes(terminal=False).splitlines()
+    assert len(lines) == 59, "one a minute, none at the end"
+    assert lines[0] == "tinybert on text: 6 of 360 steps, 0:59:00 left"
+    assert lines[-1] == "tinybert on text: 354 of 360 steps, 0:01:00 left"
+    assert "left\n" not in minutes(terminal=True)
 
 
 def test_one_screen_on_a_terminal() -> None:

@@ -385,6 +385,7 @@ def test_the_ablations_of_lrc_differ_in_one_thing() -> None:
     unperturbed = whole.model_copy(update={"name": "lrc_unperturbed", "perturbation": None})
     one_stage = whole.stages[1].model_copy(update={"fraction": 1.0})
     at_once = whole.model_copy(update={"name": "lrc_one_stage", "stages": (one_stage,)})
-    for expected in (unperturbed, at_once):
+    neither = at_once.model_copy(update={"name": "lrc_one_stage_unperturbed", "perturbation": None})
+    for expected in (unperturbed, at_once, neither):
         found = Recipe.load(folder / f"{expected.name}.yaml")
         assert found.model_dump(exclude=described) == expected.model_dump(exclude=described)

@@ -185,23 +185,27 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
     from kdzoo.bench.models import load_tokenizer
     from kdzoo.glue import get_task, load
 
-    def started(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    launchers = {
+        None: [],
+        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "-m"],
+        "accelerate": [
+            "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port()), "-m",
+        ],
+    }  # fmt: skip
+
+    def started(*arguments: str, by: str | None = None) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        alone = [sys.executable, "-m", "kdzoo"]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "kdzoo"]
-        command = [*(alone if processes == 1 else torchrun), *arguments]
+        command = [sys.executable, "-m", *launchers[by], "kdzoo", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
 
     rows = (*ROWS[:2], "--validation-rows", "33", *ROWS[4:])  # an odd number, which the processes cannot share evenly
-    assert (
-        started("finetune", "--task", "stsb", "--model", TEACHER, *rows, "--out", "teacher", processes=1).returncode
-        == 0
-    )
+    assert started("finetune", "--task", "stsb", "--model", TEACHER, *rows, "--out", "teacher").returncode == 0
     distill = ("distill", "--task", "stsb", "--teacher", "teacher", *rows, "--batch-size", "8", "--out", "student")
-    refused = started(*distill, "--method", "kdd")
+    refused = started(*distill, "--method", "kdd", by="torchrun")
     assert refused.returncode and refused.stderr.count("kdzoo: unknown recipe 'kdd'") == 1
 
-    ran = started(*distill, "--method", "kd", "--student", "1x16,heads=2")
+    ran = started(*distill, "--method", "kd", "--student", "1x16,heads=2", by="accelerate")
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.splitlines()) == 1 and "the model is in student" in ran.stdout, ran.stdout
     record = json.loads((tmp_path / "student" / "record.json").read_text())

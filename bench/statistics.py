@@ -92,7 +92,8 @@ class Bootstrap:
     def difference(self, method: str, against: str, task: str = AVERAGE) -> Estimate | None:
         """How far a method is ahead of another; None where they have no task and seed in common.
 
-        It is the mean over the seeds that both have; for the average, over the tasks that both have.
+        It is the mean over the seeds that both have, and over all of a method's beside the teacher, which is trained
+        once; for the average, over the tasks that both have.
         """
         ahead = [self._ahead(name, method, against) for name in self._named(task)]
         return self._estimate([values for values in ahead if values is not None])
@@ -115,6 +116,8 @@ class Bootstrap:
 
     def _ahead(self, task: str, method: str, against: str) -> np.ndarray | None:
         own, other = (self._scores[task].get(one, {}) for one in (method, against))
+        if TEACHER in (method, against) and own and other:
+            return np.mean(list(own.values()), axis=0) - np.mean(list(other.values()), axis=0)
         seeds = sorted(own.keys() & other.keys())
         return np.mean([own[seed] - other[seed] for seed in seeds], axis=0) if seeds else None
 

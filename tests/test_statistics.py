@@ -84,6 +84,14 @@ def test_tasks_count_alike_and_seeds_that_one_lacks_do_not() -> None:
     assert both.value == pytest.approx((one.value + other.value) / 2)
 
 
+def test_the_teacher_is_held_against_all_seeds() -> None:
+    bootstrap = Bootstrap(records({"kd": 0.8, "none": 0.7}, seeds=3))
+    teacher, student = bootstrap.score("teacher"), bootstrap.score("kd")
+    ahead, behind = bootstrap.difference("teacher", "kd"), bootstrap.difference("kd", "teacher")
+    assert teacher is not None and student is not None and ahead is not None and behind is not None
+    assert ahead.value == pytest.approx(teacher.value - student.value) == pytest.approx(-behind.value)
+
+
 def test_a_task_of_two_splits() -> None:
     """MNLI's score is the mean over its splits, though one is far smaller."""
     labels = {"validation_matched": [0, 1, 2, 0, 1, 2, 0, 1, 2, 0], "validation_mismatched": [1, 2]}

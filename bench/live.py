@@ -1,4 +1,4 @@
-"""What a terminal shows while trainings run; elsewhere, lines: for each that has ended, or for the minutes of one."""
+"""What a terminal shows while trainings run; elsewhere, a line for each that has ended, or a line a minute for one."""
 
 from __future__ import annotations
 

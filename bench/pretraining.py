@@ -168,7 +168,8 @@ def pretrain(
         budget, total, seed, folder, max_steps=total, save_strategy="steps", save_steps=max(1, total // CHECKPOINTS)
     )
     first = launched()[0] == 0
-    with records.claimed() if first else nullcontext(), progress(console, f"{recipe.name} on text") as progressed:
+    claim = records.claimed() if first else nullcontext()
+    with claim, progress(console, f"{recipe.name} on text", total) as progressed:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
             trainer = DistillationTrainer(

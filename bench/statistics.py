@@ -115,9 +115,10 @@ class Bootstrap:
         return np.mean(list(cells.values()), axis=0) if cells else None
 
     def _ahead(self, task: str, method: str, against: str) -> np.ndarray | None:
+        if TEACHER in (method, against):
+            means = self._mean(task, method), self._mean(task, against)
+            return None if means[0] is None or means[1] is None else means[0] - means[1]
         own, other = (self._scores[task].get(one, {}) for one in (method, against))
-        if TEACHER in (method, against) and own and other:
-            return np.mean(list(own.values()), axis=0) - np.mean(list(other.values()), axis=0)
         seeds = sorted(own.keys() & other.keys())
         return np.mean([own[seed] - other[seed] for seed in seeds], axis=0) if seeds else None
 

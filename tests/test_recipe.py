@@ -378,7 +378,7 @@ def test_the_second_pass_runs_on_perturbed_embeddings() -> None:
     assert all(p.grad is not None for p in objective.parameters())
 
 
-def test_the_ablations_of_lrc_differ_in_one_thing() -> None:
+def test_the_ablations_of_lrc_lack_what_their_names_say() -> None:
     folder = Path(__file__).parent.parent / "docs" / "examples"
     whole = Recipe.load("lrc")
     described = {"title", "citation", "general", "student", "notes"}

@@ -34,6 +34,9 @@ compare-glue: .venv/.bench ## the same on your own: DATA= TEACHER= [TASKS= METHO
 		$(if $(MAX_LENGTH),--max-length $(MAX_LENGTH)) $(if $(BATCH),--batch-size $(BATCH)) \
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
+# No test reaches a hub.
+test test-slow: export HF_HUB_OFFLINE := 1
+
 test: .venv/.dev ## the fast tests; PYTEST_ARGS="..." goes to pytest
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -n logical --maxprocesses 8 --dist loadgroup $(PYTEST_ARGS)
 

@@ -543,13 +543,15 @@ def projects_unequal_widths_or_refuses_them(subject: Subject, seed: int) -> None
 def compiles_as_one_graph(subject: Subject, seed: int) -> None:
     """With the last layout of each setting, which has a mask where the loss takes one."""
     count = len(subject.layouts())
-    for case in list(subject.cases(seed))[count - 1 :: count]:
+    cases = list(subject.cases(seed))[count - 1 :: count]
+    again = cases[seed % len(cases)]  # of one setting alone, for it takes seconds; other seeds take others
+    for case in cases:
         torch._dynamo.reset()
         loss = case.make()
         eager = copy.deepcopy(loss)
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-        # The second call, with fewer rows, makes it compile for any number of them.
-        for part in (case, case.with_rows(torch.arange(case.rows - 1))):
+        # A second call, with fewer rows, makes it compile for any number of them.
+        for part in (case, case.with_rows(torch.arange(case.rows - 1)))[: 2 if case is again else 1]:
             expected = part.gradients(eager)
             value, of_student, of_parameters = part.gradients(compiled)
             same(value, expected[0], part, "compiled value")

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from contextlib import closing
-from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 from command_line import SIZES, STUDENT, TEACHER, Commands, records, results
 from datasets import Dataset
+from scripted import Scripted
 
 from kdzoo.bench import cells, launchers
 from kdzoo.bench.launchers import Failure, InProcess, Job, Pool, make_launcher
@@ -31,32 +31,6 @@ JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third"
 @pytest.fixture
 def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
     return Commands(capsys)
-
-
-@dataclass
-class Scripted:
-    """Trains nothing: each attempt at a job leaves a line in a file, and may end its process or raise.
-
-    Attributes:
-        folder: where the file is.
-        deaths: by method, how many attempts end in a SIGKILL.
-        full: the method at which the disk is full.
-    """
-
-    folder: Path
-    deaths: dict[str, int]
-    full: str = ""
-
-    def attempt(self, job: Job, progress: Any = None) -> dict[str, Any]:
-        with (self.folder / "attempts").open("a") as file:
-            file.write(f"{job[1]}\n")
-        attempts = (self.folder / "attempts").read_text().split().count(job[1])
-        progress(1, 2)
-        if attempts <= self.deaths.get(job[1], 0):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if job[1] == self.full:
-            raise OSError(28, "No space left on device")
-        return {"method": job[1], "process": os.getpid()}
 
 
 class Noted:

@@ -1,4 +1,4 @@
-"""How sure a comparison is: paired bootstrap over validation rows, marks of the best, ranks over tasks."""
+"""How sure a comparison is: paired bootstrap over validation rows and seeds, marks of the best, ranks over tasks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Estimate:
     """A number with its interval.
 
     Attributes:
-        value: on the validation rows as they are.
-        low, high: the interval that a percentile bootstrap over validation rows gives.
+        value: on the validation rows and seeds as they are.
+        low, high: the interval that a percentile bootstrap over both gives.
     """
 
     value: float
@@ -45,12 +45,16 @@ class Estimate:
 
 
 class Bootstrap:
-    """The scores of all cells of a comparison on the same resamples of the validation rows.
+    """The scores of all cells of a comparison on the same resamples of the validation rows and of the seeds.
 
     Each validation split's rows are drawn with replacement, the same for all methods and seeds, and every score is
     computed anew (Efron & Tibshirani 1993, chapter 13; for GLUE-like scores, Dror et al. 2018,
-    https://aclanthology.org/P18-1128); the drawing is `scipy.stats.bootstrap`'s. An interval covers which rows are
-    in the validation set; how much seeds differ is what the ± in the tables says.
+    https://aclanthology.org/P18-1128); the drawing is `scipy.stats.bootstrap`'s. Beside each, a task's seeds are drawn
+    too, the same for all methods, so that an interval covers both what other rows and what other seeds would give
+    (rows and seeds cross: Owen 2007, https://doi.org/10.1214/07-AOAS122). Of n seeds, n - 1 are drawn, which makes
+    the variance of their mean unbiased where n are too few (Rao & Wu 1988,
+    https://doi.org/10.1080/01621459.1988.10478591). One seed, as the teacher's, says nothing about others: there the
+    interval is over rows alone.
 
     Args:
         records: of a comparison, its teachers' among them, which hold the rows' labels.
@@ -73,6 +77,7 @@ class Bootstrap:
         self.tasks = list({record["task"]: None for record in records})
         self.resamples = resamples or RESAMPLES
         self._level = level
+        self._seed = seed
         labels = {record["task"]: record["references"] for record in records if record.get("references")}
         self.unlabelled = [task for task in self.tasks if task not in labels]
         # By task, method and seed: the score as it is, then on each resample.
@@ -111,16 +116,26 @@ class Bootstrap:
         return self.tasks if task == AVERAGE else [task]
 
     def _mean(self, task: str, method: str) -> np.ndarray | None:
-        cells = self._scores[task].get(method)
-        return np.mean(list(cells.values()), axis=0) if cells else None
+        cells = self._scores[task].get(method, {})
+        return self._over_seeds(task, [cells[seed] for seed in sorted(cells)])
 
     def _ahead(self, task: str, method: str, against: str) -> np.ndarray | None:
         if TEACHER in (method, against):
             means = self._mean(task, method), self._mean(task, against)
             return None if means[0] is None or means[1] is None else means[0] - means[1]
         own, other = (self._scores[task].get(one, {}) for one in (method, against))
-        seeds = sorted(own.keys() & other.keys())
-        return np.mean([own[seed] - other[seed] for seed in seeds], axis=0) if seeds else None
+        return self._over_seeds(task, [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())])
+
+    def _over_seeds(self, task: str, values: list[np.ndarray]) -> np.ndarray | None:
+        """The mean over seeds: over all of them on the rows as they are, over those drawn on each resample."""
+        if len(values) < 2:
+            return values[0] if values else None
+        # Depends on the task and how many seeds there are, so methods with the same seeds get the same draws.
+        rng = np.random.default_rng([self._seed, len(values), *task.encode()])
+        drawn = rng.integers(len(values), size=(len(values) - 1, self.resamples))
+        every = np.stack(values)
+        resampled = np.take_along_axis(every[:, 1:], drawn, axis=0).mean(0)
+        return np.concatenate([every[:, :1].mean(0), resampled])
 
     def _estimate(self, by_task: Sequence[np.ndarray | None]) -> Estimate | None:
         """Of the mean over tasks."""

@@ -187,7 +187,9 @@ def latex_table(
             r"\caption{Validation scores"
             + (rf", mean $\pm$ standard deviation over {seeds} seeds" if seeds > 1 else "")
             + r". Bold: the best student; underlined: its difference to the best has 0 within the "
-            rf"{latex(f'{LEVEL:.0%}')} interval of a paired bootstrap over validation rows.}}",
+            rf"{latex(f'{LEVEL:.0%}')} interval of a paired bootstrap over validation rows"
+            + (" and seeds" if seeds > 1 else "")
+            + ".}",
             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",
             line(head),

@@ -49,22 +49,52 @@ def records(right: dict[str, float], task: str = "sst2", seeds: int = 2) -> list
     return found
 
 
-def test_the_interval_is_that_of_resampled_rows() -> None:
-    found = records({"kd": 0.8, "none": 0.7})
-    gain = difference(found, "kd", "none", resamples=800)
-    labels = np.asarray(found[0]["references"]["validation"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_is_that_of_resampled_rows_and_seeds(seeds: int) -> None:
+    """Three seeds that differ by ten points and more, so that leaving them out would show."""
+    labels = records({})[0]["references"]["validation"]
+    found = [cell("sst2", "teacher", 0, labels, references={"validation": labels})]
+    rng = np.random.default_rng(1)
+    for seed, rate in enumerate([0.9, 0.8, 0.65][:seeds]):
+        hard = rng.random(ROWS)
+        for name, right in (("kd", rate), ("none", 0.6)):
+            found.append(cell("sst2", name, seed, np.where(hard < right, labels, 1 - np.asarray(labels))))
+    gain = difference(found, "kd", "none", resamples=2000)
 
     def right(name: str) -> Any:
-        cells = [np.asarray(r["predictions"]["validation"]) for r in found if r["method"] == name]
-        return np.mean([predicted == labels for predicted in cells], axis=0)
+        return np.asarray([np.equal(r["predictions"]["validation"], labels) for r in found if r["method"] == name])
 
-    each_row = 100 * (right("kd") - right("none"))
-    rng = np.random.default_rng(1)
-    means = [each_row[rng.integers(ROWS, size=ROWS)].mean() for _ in range(2000)]
+    each = 100.0 * (right("kd").astype(float) - right("none"))  # (seeds, rows)
+    drawn = [each[:, rng.integers(ROWS, size=ROWS)].mean(1) for _ in range(4000)]
+    means = [values[rng.integers(seeds, size=max(1, seeds - 1))].mean() for values in drawn]
     assert gain is not None
-    assert gain.value == pytest.approx(each_row.mean())
+    assert gain.value == pytest.approx(each.mean())
     assert (gain.low, gain.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1.0)
     assert str(gain) == f"{gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+
+
+def test_seeds_that_differ_widen_an_interval() -> None:
+    """A method that is always right with two seeds and never with the third: no row makes a difference, a seed all."""
+    found = records({"none": 0.0, "kd": 1.0}, seeds=3)
+    labels = np.asarray(found[0]["references"]["validation"])
+    next(r for r in found if (r["method"], r["seed"]) == ("kd", 1))["predictions"]["validation"] = list(1 - labels)
+    drawn = Bootstrap(found)
+    for gain in (drawn.difference("kd", "none"), drawn.score("kd"), drawn.difference("kd", "teacher")):
+        assert gain is not None and gain.high - gain.low == pytest.approx(100)
+    gain = drawn.difference("kd", "none")
+    assert gain is not None and gain.value == pytest.approx(200 / 3) and not gain.sure
+    alone = Bootstrap([r for r in found if r["seed"] == 0]).difference("kd", "none")
+    assert alone is not None and (alone.low, alone.high) == (100, 100), "one seed says nothing about others"
+
+
+def test_the_seeds_are_paired() -> None:
+    """Seeds far apart, between which two methods differ by as much each time, do not hide the difference."""
+    found = []
+    for seed, level in enumerate((0.2, 0.5, 0.8)):
+        found += [r | {"seed": seed} for r in records({"kd": level + 0.1, "none": level}, seeds=1)[seed > 0 :]]
+    gain, score = Bootstrap(found).difference("kd", "none"), Bootstrap(found).score("kd")
+    assert gain is not None and score is not None
+    assert gain.high - gain.low < 15 < 30 < score.high - score.low and gain.sure
 
 
 def test_the_rows_are_paired() -> None:

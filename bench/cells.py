@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.activations import Needs
 from kdzoo.bench.launchers import Failure, Files, Job, Progress, Result
-from kdzoo.bench.measure import device_name
+from kdzoo.bench.measure import device_name, versions
 from kdzoo.bench.models import make_teacher
 from kdzoo.bench.records import FORMAT, Records, is_full_disk, now
 from kdzoo.bench.settings import Settings
@@ -28,7 +26,6 @@ from kdzoo.glue import Task, get_task
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
 
-VERSIONS = ("kdzoo", "torch", "transformers", "datasets")
 UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
 
 
@@ -263,7 +260,7 @@ class Cells:
             "configuration": configuration,
             **found,
             "rows": {split: len(rows) for split, rows in self.data[configuration["task"]].items()},
-            "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+            "versions": versions("transformers", "datasets"),
             "device": device_name(),
             "threads": torch.get_num_threads(),
             "started": started,

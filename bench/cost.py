@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from kdzoo.activations import QKV, Activations, capture
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.measure import device_name, peak_bytes, seconds
+from kdzoo.bench.measure import device_name, peak_bytes, seconds, versions
 from kdzoo.bench.models import model_of_size
 from kdzoo.bench.records import write_atomically
 from kdzoo.objective import Objective, Term
@@ -91,7 +90,7 @@ def measure_costs(
         "student_forward_ms": 1e3 * ahead,
         "student_backward_ms": 1e3 * backward,
         "device": device_name(),
-        "versions": {package: version(package) for package in ("kdzoo", "torch", "transformers")},
+        "versions": versions("transformers"),
     }
     yield None, setting
     for name, objective in objectives.items():

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+
+import kdzoo
 
 
 def seconds(
@@ -98,6 +101,16 @@ def device_name(device: torch.device | None = None) -> str:
         return torch.cuda.get_device_name(device)
     kind, capability = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
     return f"CPU {kind} ({capability}), {torch.get_num_threads()} threads"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, kdzoo, torch and those packages that are installed."""
+    # torch itself says what it was built for ("+cu130"), which its wheel's metadata may leave out.
+    found = {"python": platform.python_version(), "kdzoo": kdzoo.__version__, "torch": str(torch.__version__)}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def reset_peak_memory() -> None:

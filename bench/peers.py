@@ -15,7 +15,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.measure import device_name
+from kdzoo.bench.measure import device_name, versions
 from kdzoo.bench.models import model_of_size
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.training import quiet
@@ -257,7 +256,7 @@ def main(
             **sizes,
             "rounds": rounds,
             "device": device_name(),
-            "versions": {name: version(name) for name in ("kdzoo", "torch", "textbrewer", "torchdistill")},
+            "versions": versions("textbrewer", "torchdistill"),
         },
         **compare(Setting(**sizes), rounds),  # type: ignore[arg-type]
     }

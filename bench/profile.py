@@ -8,12 +8,10 @@ above 1, caches served what the copy had to fetch from memory.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import kdzoo
 from kdzoo.bench.columns import Columns, short
-from kdzoo.bench.measure import device_name, peak_bytes
+from kdzoo.bench.measure import device_name, peak_bytes, versions
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.workloads import Floor, Inputs, Missing, Workload, total, workload
 from kdzoo.errors import DistillationFailure, KdzooError, unknown
@@ -138,7 +135,7 @@ def measure(request: Request, *, seconds: float = 1.0) -> Iterator[dict[str, Any
         "seconds": seconds,
         "copy_bytes_per_second": bandwidth,
         "matmul_flops_per_second": rate,
-        "versions": _versions(),
+        "versions": versions("triton", *PACKAGES),
     }
     for shape in request.shapes:
         inputs = request.inputs(shape)
@@ -237,16 +234,6 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float) -> flo
 def _quantile(times: Sequence[float], share: float) -> float:
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "kdzoo": kdzoo.__version__}
-    for package in ("torch", "triton", *PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 # Showing

@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.measure import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory
+from kdzoo.bench.measure import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
 from kdzoo.bench.models import is_size, model_of_size
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.settings import Budget
@@ -173,7 +172,7 @@ def measure(request: Request) -> tuple[dict[str, Any], Iterator[Measured]]:
         },
         "device": device_name(),
         "threads": torch.get_num_threads(),
-        "versions": {package: version(package) for package in ("kdzoo", "torch", "transformers")},
+        "versions": versions("transformers"),
     }
     return setting, _results(request, teacher)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from command_line import Commands
 
-from kdzoo.bench.measure import peak_bytes, seconds
+from kdzoo.bench.measure import peak_bytes, seconds, versions
 
 MODELS = ("--student", "2x16,heads=2", "--teacher", "3x24,heads=2")
 SMALL = (*MODELS, "--batch-size", "4", "--length", "8", "--repeats", "1")
@@ -49,6 +50,13 @@ def test_seconds_leaves_out_what_prepares_the_call() -> None:
 
     assert seconds(given.append, CPU, repeats=2, prepare=prepare) < 0.04
     assert given == [7, 7, 7]
+
+
+def test_versions_say_what_torch_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cu130")
+    found = versions("transformers", "no-such-package")
+    assert found["torch"] == "2.99.0+cu130" and set(found) == {"python", "kdzoo", "torch", "transformers"}
+    assert found["transformers"] == transformers.__version__
 
 
 def test_cost_writes_what_table_prints_again(commands: Commands, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,18 @@ from kdzoo.errors import KdzooError, unknown
 
 _IMPLEMENTATION = "kdzoo_capture"  # the name the recording attention is registered under
 _running: list[Recorder] = []  # recorders whose model is inside its forward pass, innermost last
+
+
+@functools.cache
+def _states_by_index() -> bool:
+    """Whether transformers takes the indices of hidden states and keeps those alone.
+
+    It does from 5.23 on. Before, it kept all of them (to 5.11), or took the indices to be of layers and left out the
+    embeddings' output (5.17 to 5.22).
+    """
+    from packaging.version import Version  # transformers brings it
+
+    return Version(version("transformers")) >= Version("5.23")
 
 
 class QKV(NamedTuple):
@@ -165,8 +178,8 @@ class Recorder:
         self._grad = torch.is_grad_enabled()
         _running.append(self)
         if self._needs.hidden or self._needs.cls:
-            # transformers takes a list of indices and keeps those alone; older releases read it as "all"
-            kwargs = kwargs | {"output_hidden_states": sorted(self._needs.hidden | self._needs.cls)}
+            wanted = sorted(self._needs.hidden | self._needs.cls)
+            kwargs = kwargs | {"output_hidden_states": wanted if _states_by_index() else True}
         if not self._interface:
             kwargs = kwargs | {"output_attentions": True}
         return args, kwargs

@@ -331,7 +331,14 @@ def test_one_method_and_no_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["glue-all-methods", "glue-minilm-l6-full", "glue-minilm-l6-subset", "glue-minilm-l6-to-4x312"]
+    "name",
+    [
+        "glue-all-methods",
+        "glue-minilm-l6-full",
+        "glue-minilm-l6-subset",
+        "glue-minilm-l6-to-4x312",
+        "glue-minilm-l6-to-4x312-subset",
+    ],
 )
 def test_the_published_records(name: str, tmp_path: Path) -> None:
     page = Page(write_results(RECORDS / name, tmp_path / "report.html")[0].read_text())

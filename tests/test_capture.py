@@ -10,6 +10,7 @@ import torch
 from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, WIDTH, batch, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdzoo import activations
 from kdzoo.activations import (
     QKV,
     Activations,
@@ -71,6 +72,25 @@ def test_captures_what_a_plain_forward_gives(family: str) -> None:
         torch.testing.assert_close(found.cls[i], plain.hidden_states[i][:, 0])
     assert (found.qkv if family != "deberta" else found.scores).keys() == {1}
     assert found.mask is not None and found.mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize(("installed", "asked"), [("5.10.4", True), ("5.22.2", True), ("5.23.0", [0, 2, 3])])
+def test_older_transformers_is_asked_for_all_hidden_states(
+    installed: str, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 5.23 it reads indices otherwise, or not at all."""
+    monkeypatch.setattr(activations, "version", {"transformers": installed}.__getitem__)
+    activations._states_by_index.cache_clear()
+    model, inputs, seen = tiny("bert"), batch(), []
+    forward = model.forward
+    model.forward = lambda **given: (
+        seen.append(given["output_hidden_states"]) or forward(**given | {"output_hidden_states": True})
+    )
+    found = taken(model, Needs(hidden=frozenset({0, 2}), cls=frozenset({3})), inputs)
+    activations._states_by_index.cache_clear()
+    states = forward(**inputs, output_hidden_states=True).hidden_states
+    assert seen == [asked] and found.hidden.keys() == {0, 2} and found.cls.keys() == {3}
+    torch.testing.assert_close(found.hidden[2], states[2])
 
 
 @pytest.mark.parametrize("family", ATTENTION_INTERFACE)

@@ -51,10 +51,9 @@ class Bootstrap:
     computed anew (Efron & Tibshirani 1993, chapter 13; for GLUE-like scores, Dror et al. 2018,
     https://aclanthology.org/P18-1128); the drawing is `scipy.stats.bootstrap`'s. Beside each, a task's seeds are drawn
     too, the same for all methods, so that an interval covers both what other rows and what other seeds would give
-    (rows and seeds cross: Owen 2007, https://doi.org/10.1214/07-AOAS122). Of n seeds, n - 1 are drawn, which makes
-    the variance of their mean unbiased where n are too few (Rao & Wu 1988,
-    https://doi.org/10.1080/01621459.1988.10478591). One seed, as the teacher's, says nothing about others: there the
-    interval is over rows alone.
+    (rows and seeds cross: Owen 2007, https://doi.org/10.1214/07-AOAS122). Of n seeds n - 1 are drawn, for the mean of
+    n would vary too little (Rao & Wu 1988, https://doi.org/10.1080/01621459.1988.10478591). One seed, as the
+    teacher's, says nothing about others: there the interval is over rows alone.
 
     Args:
         records: of a comparison, its teachers' among them, which hold the rows' labels.

@@ -131,6 +131,7 @@ class Recorder:
         self._model = model
         self._needs = needs
         self._interface = not needs.qkv or model._can_set_attn_implementation()
+        self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
         self._reset()
 
     def activations(self, outputs: Any, *, mask: Tensor | None = None) -> Activations:
@@ -179,7 +180,7 @@ class Recorder:
         _running.append(self)
         if self._needs.hidden or self._needs.cls:
             wanted = sorted(self._needs.hidden | self._needs.cls)
-            kwargs = kwargs | {"output_hidden_states": wanted if _states_by_index() else True}
+            kwargs = kwargs | {"output_hidden_states": wanted if self._by_index else True}
         if not self._interface:
             kwargs = kwargs | {"output_attentions": True}
         return args, kwargs

@@ -137,7 +137,7 @@ class BertEMD(DistillationLoss):
         )
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        entries = self._attention if isinstance(student, QKV) else self._hidden
+        entries = self._attention if isinstance(student, QKV) or isinstance(teacher, QKV) else self._hidden
         ours, theirs, count = entries(student, teacher, mask)
         count = mean_over_processes(count).clamp_min(EPSILON).to(ours.dtype)
         with torch.no_grad():
@@ -174,7 +174,8 @@ class BertEMD(DistillationLoss):
         sizes = [self._scores_shape(side) for side in (student, teacher)]
         pairs = valid_pairs(mask, padded_queries=self.variant == "released")
         if pairs is not None and pairs.shape != (sizes[0][0], 1, *sizes[0][3:]):
-            raise KdzooError(f"{self.label}: the mask does not fit scores {sizes[0]}; it is (B, S) or (B, S, S)")
+            given = () if mask is None else tuple(mask.shape)
+            raise KdzooError(f"{self.label}: a mask {given} does not fit scores {sizes[0]}; it is (B, S) or (B, S, S)")
         if sizes[0][:1] + sizes[0][2:] != sizes[1][:1] + sizes[1][2:]:
             raise KdzooError(
                 f"{self.label}: student scores {sizes[0]} and teacher scores {sizes[1]} must agree in all but the "

@@ -176,6 +176,7 @@ class CoDIR(CRD):
             )
         ours = unit(affine(self.embed_student, _summary(student, mask)))
         theirs = unit(affine(self.embed_teacher, _summary(teacher, mask)))
+        self._check_sample_ids(len(ours), sample_ids)
         if self.training:
             self._learn_labels(labels, sample_ids)
         if contrast_ids is None:

@@ -222,10 +222,7 @@ class CRD(DistillationLoss):
         """The negatives' rows in the banks (B, K); with the positives' checked."""
         size = len(self.student_bank)
         if self.bank == "dataset":
-            if sample_ids is None or sample_ids.shape != (rows,):
-                given = None if sample_ids is None else tuple(sample_ids.shape)
-                raise KdzooError(f"{self.label}: sample_ids {given} must be ({rows},), one for each row")
-            self._check_ids("sample_ids", sample_ids, size)
+            self._check_sample_ids(rows, sample_ids)
         drawn = self.num_negatives
         if contrast_ids is None:
             return torch.randint(size, (rows, drawn), device=self.student_bank.device)
@@ -237,6 +234,12 @@ class CRD(DistillationLoss):
             )
         self._check_ids("contrast_ids", contrast_ids, size)
         return contrast_ids[:, -drawn:].long()
+
+    def _check_sample_ids(self, rows: int, sample_ids: Tensor | None) -> None:
+        if sample_ids is None or sample_ids.shape != (rows,):
+            given = None if sample_ids is None else tuple(sample_ids.shape)
+            raise KdzooError(f"{self.label}: sample_ids {given} must be ({rows},), one for each row")
+        self._check_ids("sample_ids", sample_ids, len(self.student_bank))
 
     def _check_ids(self, name: str, ids: Tensor, size: int) -> None:
         if ids.is_floating_point():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, masked_mean, slot_mask
+from kdzoo.loss import DistillationLoss, class_labels, masked_mean, shaped_labels, slot_mask
 from kdzoo.registry import register, register_recipe
 
 if TYPE_CHECKING:
@@ -58,30 +57,17 @@ class CrossEntropy(DistillationLoss):
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: None, *, mask: Tensor | None, labels: Tensor
     ) -> Tensor:
-        if student.dim() not in (2, 3) or labels.numel() != student.shape[:-1].numel():
-            raise KdzooError(
-                f"ce: labels {tuple(labels.shape)} do not fit logits {tuple(student.shape)}; they are (B,) "
-                "for (B, C), or (B, S) for (B, S, C)"
-            )
+        if student.dim() not in (2, 3):
+            raise KdzooError(f"{self.label} takes logits (B, C) or (B, S, C), got {tuple(student.shape)}")
         slots = slot_mask(self.label, student, mask)
-        labels = labels.reshape(student.shape[:-1])
         if slots is not None:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
-            labels = labels.masked_fill(~slots, 0)
-        classes = student.shape[-1]
-        if classes == 1:
-            return masked_mean((student.squeeze(-1) - labels.to(student.dtype)) ** 2, slots)
-        if labels.is_floating_point():
-            raise KdzooError(f"ce: labels of {classes} classes are integers, got {labels.dtype}")
-        # On an accelerator this look at the values would stop the host at every step.
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= classes:
-                raise KdzooError(
-                    f"ce: label {low if low < 0 else high} is out of range; with {classes} classes it is 0 "
-                    f"to {classes - 1}"
-                )
-        losses = F.cross_entropy(student.flatten(0, -2), labels.long().flatten(), reduction="none")
+        if student.shape[-1] == 1:
+            labels = shaped_labels(self.label, student, labels).to(student.dtype)
+            labels = labels if slots is None else labels.masked_fill(~slots, 0.0)
+            return masked_mean((student.squeeze(-1) - labels) ** 2, slots)
+        labels = class_labels(self.label, student, labels, slots)
+        losses = F.cross_entropy(student.flatten(0, -2), labels.flatten(), reduction="none")
         return masked_mean(losses.view(labels.shape), slots)
 
 

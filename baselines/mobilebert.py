@@ -53,7 +53,8 @@ class MobileBERT(DistillationLoss):
     Shapes:
         student, teacher: hidden states (B, D) or (B, S, D), with a mask (B, S) where there are positions; or a
             ``QKV`` of (B, A, S, d) tensors or attention scores (B, A, S, S), with a mask (B, S) or (B, S, S).
-            A tensor of four axes is attention scores, so give the layers one by one.
+            Hidden states of several layers are (B, M, S, D), where S and D differ; four axes of which the last two
+            are equal are attention scores, unless the widths of W are given.
         student_attention, teacher_attention: beside hidden states, the attention of the same layer.
 
     Raises:
@@ -128,7 +129,7 @@ class MobileBERT(DistillationLoss):
         teacher_attention: Any = None,
         **context: Any,
     ) -> Tensor:
-        attention = [isinstance(side, QKV) or side.dim() == 4 for side in (student, teacher)]
+        attention = [isinstance(side, QKV) or self._is_scores(side) for side in (student, teacher)]
         beside = [side is not None for side in (student_attention, teacher_attention)]
         if attention[0] != attention[1] or beside[0] != beside[1] or (attention[0] and beside[0]):
             raise KdzooError(
@@ -140,6 +141,9 @@ class MobileBERT(DistillationLoss):
         value = self._hidden(student, teacher, mask)
         # Through forward, which detaches the teacher's side and sees to the types.
         return value + self.forward(student_attention, teacher_attention, mask=mask) if beside[0] else value
+
+    def _is_scores(self, side: Tensor) -> bool:
+        return self.projection is None and side.dim() == 4 and side.shape[-1] == side.shape[-2]
 
     def _attention(self, student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
         released = self.variant == "released"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.loss import DistillationLoss, masked_mean
@@ -99,10 +99,17 @@ class SRRL(DistillationLoss):
             )
         student, teacher, _ = self.vectors(student, teacher, None)
         features = (student - teacher).square()
-        logits = (teacher_head(student) - teacher_head(teacher).detach()).square()
+        logits = (_through(teacher_head, student) - _through(teacher_head, teacher).detach()).square()
         if self.variant == "released":
             return masked_mean(self.alpha * features.mean(-1) + self.beta * logits.mean(-1))
         return masked_mean(self.alpha * features.sum(-1) + self.beta * logits.sum(-1))
+
+
+def _through(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """What a head makes of features, in its own precision where it is a module."""
+    if isinstance(head, nn.Module) and (own := next(head.parameters(), None)) is not None:
+        return head(features.to(own.dtype)).to(features.dtype)
+    return head(features)
 
 
 @register_recipe("srrl")

@@ -104,7 +104,7 @@ def check_attention(
     if (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
         raise KdzooError(f"{label}: student scores {ours} and teacher scores {theirs} must agree in shape")
     if mask is not None and tuple(mask.shape) not in ((ours[0], ours[2]), (ours[0], *ours[2:])):
-        raise KdzooError(f"{label}: the mask does not fit scores {ours}; it is (B, S) or (B, S, S)")
+        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {ours}; it is (B, S) or (B, S, S)")
     return ours, theirs
 
 

@@ -212,8 +212,8 @@ class DistillationLoss(nn.Module):
                 raise KdzooError(f"{self.label} needs {need}= (B,)")
         if teacher is None and self.needs_teacher:
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
-        student = _prepared(student, self.fused)
-        teacher = None if teacher is None or not self.needs_teacher else _detached(_prepared(teacher, self.fused))
+        student = self._prepared(student)
+        teacher = None if teacher is None or not self.needs_teacher else _detached(self._prepared(teacher))
         if teacher is not None:
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
@@ -225,6 +225,20 @@ class DistillationLoss(nn.Module):
                 return self.compute(student, teacher, mask=mask, **wanted, **extras)
             except KernelError as error:
                 raise KdzooError(str(error)) from error
+
+    def _prepared(self, value: Any) -> Any:
+        """A side's floating-point tensors, out of half precision unless `fused`."""
+        if isinstance(value, QKV):
+            if "qkv" not in self.features:
+                raise KdzooError(f"{self.label} takes {' or '.join(self.features)}, and not a QKV")
+            return QKV(*map(self._prepared, value))
+        if not isinstance(value, Tensor):
+            taken = "tensors or a QKV" if "qkv" in self.features else "tensors"
+            raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}")
+        if not value.is_floating_point() or value.dim() == 0:
+            shape = tuple(value.shape)
+            raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) and not self.fused else value
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         """The formula, on float32 or float64 tensors (any where `fused`); ``context`` holds the needs and extras."""
@@ -320,17 +334,24 @@ def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None
     return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
 
 
-def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | None) -> Tensor:
-    """Checked class ids of logits (..., C), in the shape (...) and 0 where masked."""
-    classes = logits.shape[-1]
-    if labels.numel() != logits.shape[:-1].numel():
+def shaped_labels(label: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels in the shape (...) of logits (..., C); they may also be (..., 1), or flat."""
+    shape = logits.shape[:-1]
+    if labels.shape not in (shape, (*shape, 1), (shape.numel(),)):
         raise KdzooError(
             f"{label}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; they are (B,) for (B, C), "
             "or (B, S) for (B, S, C)"
         )
+    return labels.reshape(shape)
+
+
+def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | None) -> Tensor:
+    """Checked class ids of logits (..., C), in the shape (...) and 0 where masked."""
+    classes = logits.shape[-1]
+    labels = shaped_labels(label, logits, labels)
     if labels.is_floating_point():
         raise KdzooError(f"{label}: labels of {classes} classes are integers, got {labels.dtype}")
-    labels = labels.reshape(logits.shape[:-1]).long()
+    labels = labels.long()
     if slots is not None:
         labels = labels.masked_fill(~slots, 0)
     # On an accelerator this look at the values would stop the host at every step.
@@ -399,19 +420,11 @@ def check_backend(label: str, backend: str) -> str:
     return backend
 
 
-def _prepared(value: Any, fused: bool) -> Any:
-    if isinstance(value, QKV):
-        return QKV(*(_prepared(tensor, fused) for tensor in value))
-    if not isinstance(value, Tensor):
-        raise KdzooError(f"a loss takes tensors or a QKV, got {type(value).__name__}")
-    if not value.is_floating_point():
-        shape = tuple(value.shape)
-        raise KdzooError(f"a loss takes floating-point tensors, got {value.dtype} of shape {shape}")
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) and not fused else value
-
-
 def _detached(value: Any) -> Any:
-    return QKV(*(tensor.detach() for tensor in value)) if isinstance(value, QKV) else value.detach()
+    if isinstance(value, QKV):
+        return QKV(*map(_detached, value))
+    # What a teacher gave in inference_mode cannot be saved for a backward pass; a copy of it can.
+    return value.clone() if not torch.compiler.is_compiling() and value.is_inference() else value.detach()
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:

@@ -451,6 +451,19 @@ def _converted(case: Case, dtype: torch.dtype) -> dict[str, Any]:
 
 
 @check
+def takes_a_teacher_from_inference_mode(subject: Subject, seed: int) -> None:
+    """Such tensors cannot be saved for a backward pass as they are."""
+    if not subject.loss.needs_teacher:
+        return
+    for case in subject.cases(seed):
+        with torch.inference_mode():
+            frozen = case.changed(teacher=mapped(case.teacher, torch.clone))
+        assert leaves(frozen.teacher)[0].is_inference()
+        for one, other in zip(frozen.gradients(frozen.make()), case.gradients(case.make()), strict=True):
+            same(one, other, case, "value or gradient with a teacher from inference mode")
+
+
+@check
 def takes_strided_input(subject: Subject, seed: int) -> None:
     def stride(tensor: Tensor) -> Tensor:
         spread = torch.stack([tensor, torch.full_like(tensor, torch.nan)], dim=-1).transpose(0, -2).contiguous()

@@ -291,6 +291,18 @@ def test_ce_checks_its_labels(labels: Tensor, words: str) -> None:
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["ce", "dkd", "mlm"])
+def test_labels_of_another_shape_are_refused(name: str) -> None:
+    logits, labels = torch.randn(5, 6, 4), torch.randint(4, (5, 6))
+    loss = kdzoo.create(name)
+    value = loss(logits, logits, labels=labels)
+    for fits in (labels.unsqueeze(-1), labels.flatten()):
+        assert torch.equal(loss(logits, logits, labels=fits), value)
+    for other in (labels.T, labels[:, :5], labels.reshape(3, 10)):
+        with pytest.raises(KdzooError, match=rf"{name}: labels .* do not fit logits \(5, 6, 4\)"):
+            loss(logits, logits, labels=other)
+
+
 @pytest.mark.parametrize("name", ["attention_kl", "attention_mse"])
 def test_unequal_heads_are_named(name: str) -> None:
     student, teacher = (QKV(*(torch.zeros(2, heads, 5, 8) for _ in range(3))) for heads in (4, 12))
@@ -309,6 +321,9 @@ def test_attention_mse_refuses_a_model_that_hides_its_scores() -> None:
     assert loss_class("attention_kl").fit({}, feature="qkv", student=shape, teacher=hidden, num_samples=None) == {}
 
 
+ATTENTION = QKV(*torch.randn(3, 2, 3, 5, 4))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -317,7 +332,15 @@ def test_attention_mse_refuses_a_model_that_hides_its_scores() -> None:
             "without a mask",
         ),
         (lambda: kdzoo.create("kd")(torch.ones(2, 3).long(), torch.ones(2, 3)), "floating-point tensors"),
-        (lambda: kdzoo.create("kd")([1.0], torch.ones(2, 3)), "takes tensors or a QKV, got list"),
+        (lambda: kdzoo.create("kd")([1.0], torch.ones(2, 3)), "kd takes tensors, got list"),
+        (lambda: kdzoo.create("kd")(torch.tensor(1.0), torch.ones(2, 3)), "of rows, got torch.float32 of shape ()"),
+        (lambda: kdzoo.create("hidden_mse")(ATTENTION, ATTENTION), "takes hidden or cls, and not a QKV"),
+        (lambda: kdzoo.create("attention_kl")(ATTENTION, [1.0]), "takes tensors or a QKV, got list"),
+        (lambda: kdzoo.create("bert_emd")(torch.ones(2, 3, 5, 4), ATTENTION), "QKVs of (B, M, A, S, d) tensors"),
+        (
+            lambda: kdzoo.create("attention_kl")(ATTENTION, ATTENTION, mask=torch.ones(2, 7)),
+            "a mask (2, 7) does not fit scores (2, 3, 5, 5)",
+        ),
         (lambda: kdzoo.create("info_nce")(torch.ones(2, 3), torch.ones(2, 3), queue=torch.ones(4, 5)), "(N, 3)"),
         (lambda: kdzoo.create("cos_nce")(torch.ones(2, 3), torch.ones(2, 3), negatives=torch.ones(2, 3)), "(2, K, 3)"),
         (lambda: kdzoo.create("attention_kl")(torch.ones(2, 3), torch.ones(2, 3)), "attention scores (B, A, S, S)"),

@@ -170,6 +170,21 @@ def test_mobilebert_refuses_halves(sides, beside):
         kdzoo.create("mobilebert")(*sides, **beside)
 
 
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_mobilebert_takes_layers_that_cannot_be_attention(decomposed: bool) -> None:
+    student, teacher = torch.randn(2, 5, 3, 7, 16, dtype=torch.float64)
+    mask = torch.ones(5, 7)
+    mask[:, 4:] = 0
+    loss = kdzoo.create("mobilebert", decomposed=decomposed)
+    each = [loss(student[:, layer], teacher[:, layer], mask=mask) for layer in range(3)]
+    torch.testing.assert_close(loss(student, teacher, mask=mask), torch.stack(each).mean())
+    square = torch.randn(2, 5, 3, 7, 7, dtype=torch.float64)
+    scores = kdzoo.create("attention_kl")(*square, mask=mask)
+    torch.testing.assert_close(loss(*square, mask=mask), scores)
+    projects = kdzoo.create("mobilebert", student_dim=7, teacher_dim=16).double()
+    assert projects(square[0], teacher, mask=mask).isfinite()
+
+
 def test_mobilebert_projects_hidden_states_and_compares_equal_heads():
     assert fit("mobilebert", "hidden", SMALL, LARGE) == {"student_dim": 24, "teacher_dim": 36}
     with pytest.raises(KdzooError, match="mobilebert compares heads one by one"):

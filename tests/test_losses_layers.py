@@ -214,6 +214,15 @@ def test_srrl_needs_the_head_and_leaves_it_untrained() -> None:
     torch.testing.assert_close(value, (head(student) - head(teacher)).square().sum(1).mean())
 
 
+def test_srrl_runs_the_head_in_its_own_precision() -> None:
+    student, teacher = torch.randn(2, 4, 8)
+    head = torch.nn.Linear(8, 3).requires_grad_(False)
+    value = kdzoo.create("srrl")(student, teacher, teacher_head=head)
+    half = kdzoo.create("srrl")(student.bfloat16(), teacher.bfloat16(), teacher_head=head.bfloat16())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, value, rtol=0.05, atol=0.05)
+
+
 # CKD
 
 
@@ -280,6 +289,14 @@ def test_codir_learns_labels_and_banks_in_training_alone() -> None:
     assert loss.label_bank[ids].tolist() == [1, 0, 2] and (loss.label_bank >= 0).sum() == 3
     changed = (loss.student_bank != before["student_bank"]).any(1).nonzero().flatten()
     assert changed.tolist() == [3, 7, 11]
+
+
+@pytest.mark.parametrize("ids", [torch.arange(2), torch.tensor([0, 1, 50]), torch.tensor([0, 1, -1]), torch.rand(3)])
+def test_codir_keeps_nothing_of_rows_that_it_refuses(ids: Tensor) -> None:
+    loss = codir()
+    with pytest.raises(KdzooError, match="sample_ids"):
+        loss(layers(2), layers(2), labels=torch.tensor([1, 0, 1]), sample_ids=ids)
+    assert (loss.label_bank == -1).all()
 
 
 def test_codir_draws_in_one_compiled_graph() -> None:

@@ -56,12 +56,13 @@ class Cells:
     ) -> None:
         assert settings.student is not None
         self.settings = settings
-        self.student = settings.student
+        # A worker's own folder may be another than this process's.
+        self.student, self.teacher = _absolute(settings.student), _absolute(settings.teacher)
         self.records = records
         self.recipes = recipes
         self.tokenizer = tokenizer
         self.trackers = trackers
-        self.cache_folder = Path(settings.cache_folder or records.folder / "cache")
+        self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
         self.data: dict[str, DatasetDict] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
@@ -123,6 +124,7 @@ class Cells:
                     **shared,
                 )
                 record = self._record(self.configuration(job), outcome, started)
+                teacher.cpu()  # so that the next cell's memory is its own
             for callback in shared["callbacks"]:
                 callback.end(record)
         return record
@@ -130,7 +132,7 @@ class Cells:
     def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
         with self.records.building(self.records.teacher(job[0])) as scratch:
-            model = make_teacher(settings.teacher, self.tokenizer, shared["task"])
+            model = make_teacher(self.teacher, self.tokenizer, shared["task"])
             outcome = train(
                 model,
                 None,
@@ -150,7 +152,8 @@ class Cells:
         """The same in another folder."""
         moved = copy.copy(self)
         moved.records = self.records.moved(folder)
-        moved.cache_folder = Path(self.settings.cache_folder or folder / "cache")
+        if self.settings.cache_folder is None:
+            moved.cache_folder = folder / "cache"
         moved._caches = {}
         return moved
 
@@ -272,6 +275,11 @@ class Cells:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
         rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
         return total_steps(budget, rows)
+
+
+def _absolute(model: str) -> str:
+    """A model's folder from the root; a size or a hub name as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _in_memory(rows: Dataset) -> Dataset:

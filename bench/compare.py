@@ -14,10 +14,11 @@ from rich.console import Console
 
 from kdzoo.bench.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.cells import Cells
+from kdzoo.bench.contents import contents_of
 from kdzoo.bench.launchers import Failure, InProcess, Job, Launcher
 from kdzoo.bench.live import Board, progress
 from kdzoo.bench.models import build_on_meta, check_head, check_labels, check_length, every_other_layer, load_tokenizer
-from kdzoo.bench.records import FORMAT, Records, now, read_json
+from kdzoo.bench.records import FORMAT, Records, now, read_failure
 from kdzoo.bench.settings import Settings
 from kdzoo.bench.table import TEACHER, terminal_table
 from kdzoo.bench.tracking import check_trackers
@@ -76,6 +77,7 @@ class Comparison:
                 task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
             )
         self.check(leave_out=ALL in settings.methods)
+        self.records.check_contents(contents_of(settings.teacher, settings.student, self.work.data))
 
     def check(self, *, leave_out: bool) -> None:
         """Refuse what cannot work, on models without weights; warn of what does less than its name says.
@@ -125,7 +127,7 @@ class Comparison:
     def title(self) -> str:
         """Of its table."""
         seeds = "one seed" if self.settings.seeds == 1 else f"mean ± std over {self.settings.seeds} seeds"
-        return f"Validation scores, {seeds}; teacher {self.settings.teacher}, student {self.work.student}"
+        return f"Validation scores, {seeds}; teacher {self.settings.teacher}, student {self.settings.student}"
 
     def run(
         self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False
@@ -246,8 +248,8 @@ class Comparison:
     def _failed_before(self, job: Job) -> str | None:
         """Why a training failed, if it did with this configuration."""
         path = self._failure_path(job)
-        found = read_json(path) if path.exists() else {}
-        return str(found.get("error")) if found.get("configuration") == self.work.configuration(job) else None
+        found = read_failure(path) if path.exists() else {}
+        return str(found["error"]) if found.get("configuration") == self.work.configuration(job) else None
 
     def _record_failure(self, job: Job, failure: Failure) -> None:
         names = dict(zip(("task", "method", "seed"), job, strict=True))
@@ -255,7 +257,7 @@ class Comparison:
         self.records.write(self._failure_path(job), {"format": FORMAT, **names, **said})
 
     def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
-        return terminal_table(records, self.title, failed=failed)
+        return terminal_table(records, self.title, failed=failed, running=True)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -129,6 +129,16 @@ def check_head(teacher: str) -> None:
         )
 
 
+def labels_of_head(model: str) -> int | None:
+    """How many labels a model's head is for; None where it has no head.
+
+    Raises:
+        KdzooError: when its configuration cannot be loaded.
+    """
+    config = _config(model)
+    return int(config.num_labels) if _has_head(config) else None
+
+
 def check_labels(objective: Objective) -> None:
     """Refuse a loss on masked words, which a task's rows do not have.
 

@@ -11,31 +11,37 @@ the live teacher, and with a warm cache.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from datasets import Dataset
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
+from kdzoo.bench.live import Progressed, progress
 from kdzoo.bench.measure import device_name, versions
 from kdzoo.bench.models import model_of_size
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.training import quiet
 from kdzoo.cache import TeacherCache
+from kdzoo.errors import KdzooError
 from kdzoo.objective import Objective, Term
 from kdzoo.students import make_student
 from kdzoo.trainer import DistillationTrainer
 
+PEERS = ("textbrewer", "torchdistill")
 RATE, NORM = 5e-5, 1.0
 LABELS = 2
 
@@ -179,8 +185,23 @@ def with_torchdistill(setting: Setting, folder: Path) -> tuple[float, Tensor]:
     return found
 
 
-def compare(setting: Setting, rounds: int) -> dict[str, Any]:
+def check_installed() -> None:
+    """Refuse to begin without the other libraries.
+
+    Raises:
+        KdzooError: names those that are missing.
+    """
+    if missing := [name for name in PEERS if find_spec(name) is None]:
+        raise KdzooError(f"{' and '.join(missing)} must be installed to compare with: pip install 'kdzoo[peers]'")
+
+
+def compare(setting: Setting, rounds: int, progressed: Progressed) -> dict[str, Any]:
     """Seconds of an epoch of each, and how far the students' weights lie apart after it.
+
+    Args:
+        setting: what all are given.
+        rounds: runs of each.
+        progressed: told how many runs are done.
 
     Returns:
         ``seconds`` by library, all runs; ``apart``, the largest difference of a weight to kdzoo's.
@@ -203,6 +224,7 @@ def compare(setting: Setting, rounds: int) -> dict[str, Any]:
             for name, way in ways.items():
                 taken, weights[name] = way()
                 seconds[name].append(taken)
+                progressed(sum(map(len, seconds.values())), rounds * len(ways))
     apart = {name: float((weight - weights["kdzoo"]).abs().max()) for name, weight in weights.items()}
     return {"seconds": seconds, "apart": apart}
 
@@ -250,20 +272,20 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each library.")] = 4,
 ) -> None:
     """Measure the three libraries on the same training."""
+    check_installed()
     sizes = {"teacher": teacher, "student": student, "rows": rows, "batch_size": batch_size, "length": length}
-    record = {
-        "setting": {
-            **sizes,
-            "rounds": rounds,
-            "device": device_name(),
-            "versions": versions("textbrewer", "torchdistill"),
-        },
-        **compare(Setting(**sizes), rounds),  # type: ignore[arg-type]
-    }
+    with progress(Console(stderr=True), "measuring", unit="runs") as progressed:
+        measured = compare(Setting(**sizes), rounds, progressed)  # type: ignore[arg-type]
+    about = {"rounds": rounds, "device": device_name(), "versions": versions(*PEERS)}
+    record = {"setting": {**sizes, **about}, **measured}
     write_atomically(out, json.dumps(record, indent=1) + "\n")
     typer.echo(peers_columns(record).markdown())
     typer.echo(f"largest difference of a weight to kdzoo's: {record['apart']}\nrecord: {out}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except KdzooError as error:
+        print(f"kdzoo: {error}", file=sys.stderr)
+        sys.exit(2)

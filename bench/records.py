@@ -27,6 +27,7 @@ NEEDED: dict[str, Any] = {
     "samples_per_second": NUMBER,
     "parameters": NUMBER,
 }
+FAILED: dict[str, Any] = {"task": str, "method": str, "seed": int, "error": str}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -63,8 +64,8 @@ class Records:
         file: where in the folder both are kept.
 
     Raises:
-        KdzooError: when the folder cannot be written, is in use, or holds another configuration's records; the
-            difference is named.
+        KdzooError: when the folder cannot be written, or holds another configuration's records; the difference is
+            named.
     """
 
     def __init__(
@@ -74,16 +75,15 @@ class Records:
         self.config = folder / file
         self.shared = shared
         self.order = dict(order)
+        self.contents: dict[str, str] = {}
+        self._commands: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise KdzooError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
-        if self.config.exists():
-            old = read_json(self.config)
-            if old.get("format", FORMAT) > FORMAT:
-                raise KdzooError(f"{folder} was written by a newer kdzoo (format {old['format']}); update kdzoo")
+        if old := read_config(self.config):
             difference = differences(old.get("shared", {}), shared)
             if difference:
                 raise KdzooError(
@@ -93,6 +93,8 @@ class Records:
             # What an earlier run had, and this one has not, comes after.
             for axis, names in old.get("order", {}).items():
                 self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))
+            self.contents = old.get("contents", {})
+            self._commands = old.get("commands", [])
 
     @classmethod
     def of_model(cls, folder: Path, configuration: dict[str, Any]) -> tuple[Records, dict[str, Any] | None]:
@@ -110,6 +112,23 @@ class Records:
             raise KdzooError(f"{folder} holds a model or a comparison of another command; choose another --out")
         return records, read_json(records.model) if records.model.exists() else None
 
+    def check_contents(self, contents: dict[str, str]) -> None:
+        """Refuse files that have changed since the folder's first run, though their names have not.
+
+        Args:
+            contents: by what they are in words, a hash of them; new ones are kept with the configuration.
+
+        Raises:
+            KdzooError: names what has changed.
+        """
+        changed = [what for what, found in contents.items() if self.contents.get(what, found) != found]
+        if changed:
+            raise KdzooError(
+                f"{self.folder} holds the records of other contents of {' and '.join(changed)}, which changed since. "
+                "Choose another --out, or put back what it was started with"
+            )
+        self.contents = self.contents | contents
+
     @property
     def model(self) -> Path:
         """Where the record of one model is, which is beside its weights."""
@@ -126,7 +145,7 @@ class Records:
         """Hold the folder for this process, so that two runs cannot mix their records.
 
         Args:
-            command: what was asked for, as it was typed; kept beside the configuration.
+            command: what was asked for, as it was typed; kept beside the configuration, after those of earlier runs.
 
         Raises:
             KdzooError: when another run holds it.
@@ -136,8 +155,10 @@ class Records:
 
         try:
             with FileLock(self.folder / ".lock", timeout=0), _writing(self.folder):
-                said = {"command": command} if command else {}
-                self.write(self.config, {"format": FORMAT, "shared": self.shared, "order": self.order, **said})
+                kept = {"format": FORMAT, "shared": self.shared, "order": self.order}
+                commands = list(dict.fromkeys([*self._commands, *([command] if command else [])]))
+                more = {"contents": self.contents, "commands": commands}
+                self.write(self.config, kept | {name: value for name, value in more.items() if value})
                 yield
         except Timeout:
             raise KdzooError(f"{self.folder} is in use by another run; wait for it, or choose another --out") from None
@@ -161,9 +182,10 @@ class Records:
             KdzooError: for a record of a newer kdzoo.
         """
         lines = []
-        for path in record_paths(self.folder):
+        for path in [*record_paths(self.folder), *failure_paths(self.folder)]:
             try:
-                read_record(path)
+                read = read_failure if path.parent.name == "failed" else read_record
+                read(path)
             except DamagedRecord as error:
                 of_teacher = path.name == "record.json"
                 # Under a name that begins with a dot a teacher is none.
@@ -244,10 +266,55 @@ def record_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
 
 
-def read_failures(folder: Path) -> list[tuple[str, str, int]]:
-    """Task, method and seed of the trainings that failed in a comparison's folder."""
-    found = [read_json(path) for path in sorted(folder.glob("failed/*.json"))]
-    return [(failure["task"], failure["method"], failure["seed"]) for failure in found]
+def failure_paths(folder: Path) -> list[Path]:
+    """The files that say why a training of a comparison's folder failed."""
+    return sorted(folder.glob("failed/*.json"))
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """The trainings of a comparison's folder that failed.
+
+    Raises:
+        DamagedRecord: when what is kept of one cannot be read.
+    """
+    return [read_failure(path) for path in failure_paths(folder)]
+
+
+def jobs_of(failures: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    """Task, method and seed of failed trainings."""
+    return [(failure["task"], failure["method"], failure["seed"]) for failure in failures]
+
+
+def read_failure(path: Path) -> dict[str, Any]:
+    """What is kept of a failed training: ``task``, ``method``, ``seed``, ``error`` and more.
+
+    Raises:
+        DamagedRecord: when it cannot be read, or lacks one of these.
+    """
+    return _complete(path, FAILED)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a folder's records have in common; empty where the file is not there.
+
+    Raises:
+        KdzooError: when it cannot be read, or is of a newer kdzoo.
+    """
+    if not path.exists():
+        return {}
+    try:
+        config = read_json(path)
+        kinds = {"format": int, "shared": dict, "order": dict, "contents": dict, "commands": list}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(config.get(name, kind()), kind)]:
+            raise DamagedRecord(f"{path} holds no {wrong[0]} that could be read;")
+    except DamagedRecord as error:
+        reason = str(error).partition(";")[0]
+        raise KdzooError(
+            f"{reason}; remove it: the records beside it say themselves what they were made with"
+        ) from None
+    if config.get("format", FORMAT) > FORMAT:
+        raise KdzooError(f"{path.parent} was written by a newer kdzoo (format {config['format']}); update kdzoo")
+    return config
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -257,10 +324,14 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedRecord: when it cannot be read, or lacks what every record has.
         KdzooError: when it is of a newer kdzoo.
     """
+    return _complete(path, NEEDED)
+
+
+def _complete(path: Path, needed: dict[str, Any]) -> dict[str, Any]:
     record = read_json(path)
     if isinstance(record.get("format"), int) and record["format"] > FORMAT:
         raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
-    if lacking := [name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind)]:
+    if lacking := [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]:
         raise DamagedRecord(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
     return record
 

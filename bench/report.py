@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kdzoo.bench import plots
-from kdzoo.bench.records import read_json, write_atomically
+from kdzoo.bench.records import jobs_of, read_config, read_failures, write_atomically
 from kdzoo.bench.statistics import (
     AVERAGE,
     LEVEL,
@@ -26,8 +26,8 @@ from kdzoo.bench.statistics import (
     marks,
     ranking,
 )
-from kdzoo.bench.table import PARTS, csv_table, latex_table, means_of, read_records, rows_of
-from kdzoo.errors import KdzooError
+from kdzoo.bench.table import PARTS, csv_table, latex_table, means_of, read_records, rows_of, seeds_note, seeds_of
+from kdzoo.errors import KdzooError, unknown
 
 BASELINE = "none"
 REACHED = 0.95  # of the best student's score: the score that the time to reach is told of
@@ -69,24 +69,25 @@ class Download:
         return cls(name, f"data:{kind};charset=utf-8,{quote(text, safe=',:[]{}.-_/')}", len(text.encode()))
 
 
-def write_results(folder: Path, out: Path | None = None) -> list[Path]:
+def write_results(folder: Path, out: Path | None = None, reach: Mapping[str, float] | None = None) -> list[Path]:
     """Write what a comparison found: the report, and unless it goes elsewhere, the CSV and LaTeX tables with it.
 
     Args:
         folder: of the comparison.
         out: the report's file; without it, ``report.html``, ``results.csv`` and ``results.tex`` in the folder.
+        reach: by task, the score that the time to reach is told of.
 
     Returns:
         The files written.
 
     Raises:
-        KdzooError: when there are no records, one is damaged, or ``out`` is a folder.
+        KdzooError: when there are no records, one is damaged, ``out`` is a folder, or there is no task of that name.
         DistillationFailure: when a file cannot be written.
     """
     records = read_records(folder)
     if out is not None and out.is_dir():
         raise KdzooError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
-    report = Report(folder, records)
+    report = Report(folder, records, reach)
     texts = {out or folder / "report.html": report.html()}
     if out is None:
         texts |= {folder / "results.csv": report.csv, folder / "results.tex": report.latex}
@@ -103,14 +104,22 @@ class Report:
     Args:
         folder: of the comparison, for its settings and failures.
         records: as `kdzoo.bench.table.read_records` gives them.
+        reach: by task, the score that the time to reach is told of; a share of the best where there is none.
+
+    Raises:
+        KdzooError: for a task that the records do not have.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
+    def __init__(self, folder: Path, records: Sequence[Record], reach: Mapping[str, float] | None = None) -> None:
         self.records = records
-        self.config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-        self.failures = [read_json(path) for path in sorted(folder.glob("failed/*.json"))]
+        self.reach = dict(reach or {})
+        self.config = read_config(folder / "config.json")
+        self.failures = read_failures(folder)
         self.bootstrap = Bootstrap(records)
         self.tasks = self.bootstrap.tasks
+        for task in self.reach:
+            if task not in self.tasks:
+                raise unknown("task", task, self.tasks)
         self.means = means_of(records)
         self.rows = {row.method: row for row in rows_of(records)}
         sorted_ = best(self.means, AVERAGE)
@@ -118,7 +127,8 @@ class Report:
         self.methods = [*([TEACHER] if TEACHER in self.rows else []), *self.students]
         self.ranking = ranking(self.means, self.tasks)
         self.csv = csv_table(records)
-        self.latex = latex_table(records, bootstrap=self.bootstrap)
+        self.failed = jobs_of(self.failures)
+        self.latex = latex_table(records, failed=self.failed, bootstrap=self.bootstrap)
 
     def html(self) -> str:
         """The page."""
@@ -133,6 +143,7 @@ class Report:
             level=f"{LEVEL:.0%}",
             resamples=self.bootstrap.resamples,
             reached=f"{REACHED:.0%}",
+            given=[*self.reach],
             baseline=BASELINE,
             tasks=self.tasks,
             students=self.students,
@@ -140,11 +151,12 @@ class Report:
             cells=len(self._of(self.students)),
             unlabelled=self.bootstrap.unlabelled,
             shared=self.config.get("shared", {}),
-            command=self.config.get("command"),
+            commands=self.config.get("commands", []),
             failures=self.failures,
             short=self._in_short(),
             scores=self._scores(),
             gains=self._gains(),
+            behind=self._behind(),
             best_two=self._best_two(),
             ranks=self._ranks(self.ranking) if self.ranking else None,
             frontiers=list(self._frontiers()),
@@ -185,7 +197,8 @@ class Report:
             for column in columns:
                 text = _number(value.get(column), ".1f")
                 text += f" ± {stdev(spread[column]):.1f}" if column in value and len(spread[column]) > 1 else ""
-                note = _interval(self.bootstrap.score(method, column))
+                notes = [_interval(self.bootstrap.score(method, column)), self._lacks(method, column)]
+                note = "; ".join(filter(None, notes))
                 cells.append(Cell(text, note, seen.get((method, column), "")))
             kept = self.bootstrap.retention(method) if method != TEACHER else None
             cells.append(
@@ -193,7 +206,16 @@ class Report:
             )
             cells.append(Cell(_number(self.ranking.ranks.get(method) if self.ranking else None, ".2f")))
             rows.append(cells)
+        for method in dict.fromkeys(name for _, name, _ in self.failed if name not in self.rows):
+            told = [Cell(NOTHING, self._lacks(method, column)) for column in columns]
+            rows.append([Cell(method), *told, Cell(NOTHING), Cell(NOTHING)])
         return Table("Validation scores", ["method", *columns, "retention", "mean rank"], rows)
+
+    def _lacks(self, method: str, task: str) -> str:
+        """The seeds of a method's cells on a task that failed or are missing."""
+        found = len(self._of([method], task))
+        lost = sum(job[:2] == (task, method) for job in self.failed)
+        return seeds_note(found, lost, 0 if method == TEACHER else seeds_of(self.records, self.failed))
 
     def _retained(self, method: str) -> float | None:
         """A method's average over the teacher's, where both have all tasks."""
@@ -219,6 +241,26 @@ class Report:
                     gains[0] = replace(gains[0], note=f"{gains[0].note}, {shared} of {len(self.tasks)} tasks")
                 rows.append([Cell(method), *gains])
         return Table(f"Points ahead of {BASELINE}", ["method", *columns], rows)
+
+    def _behind(self) -> Table | None:
+        """Each method's difference to the best student of each column."""
+        columns = [AVERAGE, *self.tasks]
+        leading = {column: best(self.means, column)[:1] for column in columns}
+        if len(self.students) < 2:
+            return None
+        rows = []
+        for method in self.students:
+            cells = [Cell(method)]
+            for column in columns:
+                if leading[column] == [method]:
+                    cells.append(Cell("0", mark="best"))
+                elif leading[column]:
+                    cells.append(self._gain(method, leading[column][0], column))
+                else:
+                    cells.append(Cell(NOTHING))
+            rows.append(cells)
+        head = ["method", *(f"{column}, to {' '.join(leading[column]) or NOTHING}" for column in columns)]
+        return Table("Points ahead of the best student of the column", head, rows)
 
     def _gain(self, method: str, against: str, column: str) -> Cell:
         """How far one is ahead of another, with its interval where there is one."""
@@ -361,7 +403,8 @@ class Report:
         """Seconds of training until a score is reached first."""
         if not any(record.get("curve") for record in self.records):
             return None
-        aims = {t: REACHED * max((of[t] for of in self.means.values() if t in of), default=0.0) for t in self.tasks}
+        bests = {task: max((of[task] for of in self.means.values() if task in of), default=0.0) for task in self.tasks}
+        aims = {task: self.reach.get(task, REACHED * score) for task, score in bests.items()}
         rows = []
         for method in self.students:
             cells = [Cell(method)]

@@ -12,13 +12,14 @@ from datasets import DatasetDict
 from rich.console import Console
 
 from kdzoo.bench.augmentation import augmented_rows, check_augmentation
+from kdzoo.bench.contents import contents_of
 from kdzoo.bench.live import progress
-from kdzoo.bench.measure import device_name
+from kdzoo.bench.measure import device_name, versions
 from kdzoo.bench.models import check_head, check_labels, check_length, load_tokenizer, make_teacher
 from kdzoo.bench.records import FORMAT, Records
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import check_precision, quiet, train
-from kdzoo.cache import TeacherCache
+from kdzoo.cache import TeacherCache, megabytes
 from kdzoo.distributed import launched
 from kdzoo.glue import get_task, load
 from kdzoo.recipe import Recipe
@@ -39,7 +40,7 @@ def run_one(
     folder: Path,
     console: Console,
     log_gradients: bool = False,
-    cache_folder: str | None = None,
+    cache: TeacherCache | None = None,
     augment: int = 0,
     augment_model: str | None = None,
     glove: str | None = None,
@@ -60,7 +61,7 @@ def run_one(
         folder: where the model and its ``record.json`` go.
         console: where progress is shown.
         log_gradients: put the terms' gradient norms and cosines into the record's history.
-        cache_folder: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
+        cache: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
         augment: copies of each training row in which words are exchanged, added to the rows.
         augment_model, glove: see `kdzoo.bench.augmentation.check_augmentation`.
 
@@ -88,6 +89,7 @@ def run_one(
         "train_rows": train_rows,
         "validation_rows": validation_rows,
         **({"log_gradients": True} if log_gradients else {}),
+        **({"cache_precision": cache.precision} if cache is not None and cache.precision != "fp32" else {}),
         **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
     }
     records, old = Records.of_model(folder, configuration)
@@ -102,7 +104,13 @@ def run_one(
         model = make_student(student, guide, seed=seed)
     check_length(budget, tokenizer, model)
     with torch.device("meta"):
-        check_labels(recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment)))
+        objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
+        check_labels(objective)
+    records.check_contents(contents_of(teacher, student, {task.name: rows}))
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     if augment:
         rows["train"] = augmented_rows(
             rows["train"],
@@ -112,11 +120,16 @@ def run_one(
             model=augment_model,
             glove=glove,
             folder=folder / "augmented",
-            say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            say=say,
         )
     tokenized = DatasetDict(
         {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
     )
+    needs = objective.teacher_needs()
+    if cache is not None and guide is not None and needs is not None:
+        size = cache.nbytes(guide.config, tokenized["train"], needs)
+        if cache.limit is None or size <= cache.limit:  # the cache itself warns of the other case
+            say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")
     first = launched()[0] == 0
     with records.claimed() if first else nullcontext(), progress(console, f"{task.name} {recipe.name}") as progressed:
         outcome = train(
@@ -131,10 +144,17 @@ def run_one(
             folder=folder,
             save=True,
             log_gradients=log_gradients,
-            cache=None if cache_folder is None else TeacherCache(cache_folder),
+            cache=cache,
             progress=progressed,
         )
-        record = {"format": FORMAT, "configuration": configuration, **asdict(outcome), "device": device_name()}
+        record = {
+            "format": FORMAT,
+            "configuration": configuration,
+            **asdict(outcome),
+            "versions": versions("transformers", "datasets"),
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+        }
         if first:
             records.write(records.model, record)
     return record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any
 from rich.table import Table
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.records import read_json, read_record, record_paths
+from kdzoo.bench.records import read_config, read_record, record_paths
 from kdzoo.bench.statistics import AVERAGE, LEVEL, Bootstrap, marks
 from kdzoo.bench.statistics import TEACHER as TEACHER
 from kdzoo.errors import KdzooError, unknown
 
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
-         "loss_parameters", "flops", "evaluation_samples_per_second", "device")  # fmt: skip
+         "loss_parameters", "flops", "evaluation_samples_per_second", "cached", "threads", "device")  # fmt: skip
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
          **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
@@ -74,8 +75,24 @@ def means_of(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {row.method: row.means | ({AVERAGE: row.average} if tasks == row.scores.keys() else {}) for row in students}
 
 
+def seeds_of(records: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str, int]] = ()) -> int:
+    """How many seeds the students have; the most that any of them has on a task, those that failed included."""
+    jobs = {(record["task"], record["method"], record["seed"]) for record in records} | set(failed)
+    return max(Counter(job[:2] for job in jobs if job[1] != TEACHER).values(), default=0)
+
+
+def seeds_note(found: int, failed: int, seeds: int) -> str:
+    """What a cell of a table is told to lack: ``2 of 3 seeds, 1 failed``; empty where it has all."""
+    short = f"{found} of {seeds} seeds" if 0 < found < seeds and found + failed < seeds else ""
+    return ", ".join(part for part in (short, f"{failed} failed" if failed else "") if part)
+
+
 def cells_of(
-    records: Sequence[dict[str, Any]], against: str | None = None, failed: Sequence[tuple[str, str, int]] = ()
+    records: Sequence[dict[str, Any]],
+    against: str | None = None,
+    failed: Sequence[tuple[str, str, int]] = (),
+    *,
+    running: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
     """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters.
 
@@ -83,6 +100,7 @@ def cells_of(
         records: of a comparison.
         against: a method; one column more has each other's difference to it with its interval.
         failed: task, method and seed of trainings without a record; their columns count them.
+        running: seeds that are missing are still to come, and not worth a word.
 
     Raises:
         KdzooError: when there is no such method.
@@ -94,13 +112,20 @@ def cells_of(
         raise unknown("method", against, {row.method for row in rows})
     head = ["method", *tasks, "average", "retention", "train rows/s", "parameters"]
     body = []
+    seeds = 0 if running else seeds_of(records, failed)
+
+    def told(method: str, task: str, scores: list[float]) -> str:
+        lost = sum(job[:2] == (task, method) for job in failed)
+        note = seeds_note(len(scores), lost, 0 if method == TEACHER else seeds)
+        return ", ".join(part for part in (_mean_std(scores), note) if part)
+
     for row in rows:
         complete = all(task in row.scores for task in tasks)
         retention = row.average / teacher.average if teacher is not None and complete and teacher.average else None
         body.append(
             [
                 row.method,
-                *(_with_failures(_mean_std(row.scores.get(task, [])), task, row.method, failed) for task in tasks),
+                *(told(row.method, task, row.scores.get(task, [])) for task in tasks),
                 f"{row.average:.1f}" if complete else "",
                 "" if retention is None else f"{retention:.1%}",
                 f"{row.samples_per_second:.0f}",
@@ -119,8 +144,7 @@ def cells_of(
             gain = None if row.method == against else bootstrap.difference(row.method, against)
             cells.append("" if gain is None else str(gain))
     for method in dict.fromkeys(method for _, method, _ in failed if method not in (row.method for row in rows)):
-        told = [_with_failures("", task, method, failed) for task in tasks]
-        body.append([method, *told, *[""] * (len(head) - 1 - len(tasks))])
+        body.append([method, *(told(method, task, []) for task in tasks), *[""] * (len(head) - 1 - len(tasks))])
     return head, body
 
 
@@ -129,9 +153,11 @@ def terminal_table(
     title: str,
     against: str | None = None,
     failed: Sequence[tuple[str, str, int]] = (),
+    *,
+    running: bool = False,
 ) -> Table:
-    """The table for a rich console; the best student of each task in bold."""
-    head, body = cells_of(records, against, failed)
+    """The table for a rich console, as `cells_of` has it; the best student of each task in bold."""
+    head, body = cells_of(records, against, failed, running=running)
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
@@ -156,16 +182,19 @@ def markdown_table(
 
 
 def latex_table(
-    records: Sequence[dict[str, Any]], against: str | None = None, bootstrap: Bootstrap | None = None
+    records: Sequence[dict[str, Any]],
+    against: str | None = None,
+    failed: Sequence[tuple[str, str, int]] = (),
+    bootstrap: Bootstrap | None = None,
 ) -> str:
     """The table in LaTeX: the best of each column in bold, what cannot be told from it underlined.
 
     Args:
         records: of a comparison.
-        against: as in `cells_of`.
+        against, failed: as in `cells_of`.
         bootstrap: the records', where it has been made already.
     """
-    head, body = cells_of(records, against)
+    head, body = cells_of(records, against, failed)
     seen = marks(means_of(records), bootstrap or Bootstrap(records), head[1 : head.index(AVERAGE) + 1])
     commands = {"best": "textbf", "level": "underline"}
 
@@ -244,7 +273,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     if not paths:
         raise KdzooError(f"{folder} holds no records; `kdzoo compare --out {folder}` writes them")
     records = [read_record(path) for path in paths]
-    order = read_json(folder / "config.json").get("order", {}) if (folder / "config.json").exists() else {}
+    order = read_config(folder / "config.json").get("order", {})
     return sorted(
         records,
         key=lambda record: (
@@ -263,8 +292,3 @@ def _mean_std(scores: list[float]) -> str:
     if not scores:
         return ""
     return f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else "")
-
-
-def _with_failures(scores: str, task: str, method: str, failed: Sequence[tuple[str, str, int]]) -> str:
-    number = sum(job[:2] == (task, method) for job in failed)
-    return ", ".join(part for part in (scores, f"{number} failed" if number else "") if part)

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.measure import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
-from kdzoo.bench.models import is_size, model_of_size
+from kdzoo.bench.models import is_size, labels_of_head, model_of_size
 from kdzoo.bench.records import write_atomically
 from kdzoo.bench.settings import Budget
 from kdzoo.bench.training import INFERENCE, check_precision, quiet
@@ -30,10 +30,10 @@ from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.expression import split_methods
 from kdzoo.recipe import Recipe, load_recipes
 from kdzoo.stopwatch import PARTS
-from kdzoo.students import load_model, make_student
+from kdzoo.students import load_model, make_student, parse_student
 from kdzoo.trainer import DistillationTrainer
 
-LABELS = 3
+LABELS = 3  # where no model has a head
 EPOCH = 8  # batches of training rows; a loss that keeps a bank has a bank of these
 
 
@@ -48,7 +48,7 @@ class Measured:
         samples_per_second, tokens_per_second: of training; the median over the repeats.
         spread: highest over lowest of the repeats' step times.
         step_seconds: mean seconds of a step by part (`kdzoo.stopwatch.PARTS`), the median over the repeats.
-        peak_memory: bytes, of the device, or of the process on a CPU.
+        peak_memory: bytes in a training, of the device, or of the process on a CPU.
     """
 
     method: str
@@ -132,6 +132,9 @@ class _Repeats(TrainerCallback):
         self._stopwatch, self._request = trainer.stopwatch, request
         self.readings: list[dict[str, float]] = []
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        reset_peak_memory()  # a cache is warm now
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         since = state.global_step - self._request.warmup
         if since >= 0 and since % self._request.steps == 0:
@@ -150,8 +153,12 @@ def measure(request: Request) -> tuple[dict[str, Any], Iterator[Measured]]:
     """
     quiet()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = _teacher(request.teacher, max(request.lengths)).to(device)
+    teacher = _teacher(request).to(device)
     student = make_student(request.student, teacher)
+    for name, model in ((request.teacher, teacher), (request.student, student)):
+        positions = getattr(model.config, "max_position_embeddings", max(request.lengths))
+        if max(request.lengths) > positions:
+            raise KdzooError(f"the length is {max(request.lengths)}; {name} takes at most {positions} tokens")
     for recipe in request.methods:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)
@@ -239,14 +246,13 @@ def _inference_columns(setting: dict[str, Any]) -> Columns:
     return Columns(head, body, "Inference")
 
 
-def _teacher(teacher: str, length: int) -> Any:
-    if is_size(teacher):
-        return model_of_size(teacher, positions=length, num_labels=LABELS)
-    model = load_model(teacher, LABELS)
-    if length > model.config.max_position_embeddings:
-        most = model.config.max_position_embeddings
-        raise KdzooError(f"the length is {length}; the teacher {teacher} takes at most {most} tokens")
-    return model
+def _teacher(request: Request) -> Any:
+    student = parse_student(request.student).path
+    with_weights = [model for model in (None if is_size(request.teacher) else request.teacher, student) if model]
+    labels = next(filter(None, map(labels_of_head, with_weights)), LABELS)
+    if is_size(request.teacher):
+        return model_of_size(request.teacher, positions=max(request.lengths), num_labels=labels)
+    return load_model(request.teacher, labels)
 
 
 def _inference(model: Any, length: int) -> dict[str, Any]:
@@ -274,9 +280,11 @@ def _measured(
 ) -> Measured:
     """One method; each of its stages is measured alone, in the middle of it."""
     seconds: list[dict[str, float]] = [dict.fromkeys(PARTS, 0.0) for _ in range(request.repeats)]
-    reset_peak_memory()
+    most = 0
+    teacher.cpu()  # the trainer has it on the device while it runs
     for start, end, _ in recipe.spans():
-        stage = _stage(request, recipe, teacher, batch_size, length, (start + end) / 2, source, folder)
+        stage, peak = _stage(request, recipe, teacher, batch_size, length, (start + end) / 2, source, folder)
+        most = max(most, peak)
         for total, own in zip(seconds, stage, strict=True):
             for part in PARTS:
                 total[part] += (end - start) * own[part]
@@ -291,7 +299,7 @@ def _measured(
         tokens_per_second=batch_size * length / middle,
         spread=max(steps) / min(steps),
         step_seconds={part: median(parts[part] for parts in seconds) for part in PARTS},
-        peak_memory=peak_memory(),
+        peak_memory=most,
     )
 
 
@@ -304,16 +312,17 @@ def _stage(
     at: float,
     source: str,
     folder: Path,
-) -> list[dict[str, float]]:
-    """The mean seconds of a step by part, a repeat each."""
+) -> tuple[list[dict[str, float]], int]:
+    """The mean seconds of a step by part, a repeat each, and the most bytes held."""
     steps = request.warmup + request.steps * request.repeats
     rows = batch_size * min(steps, EPOCH)
     ids = _ids(teacher, rows, length).cpu()
+    labels = int(teacher.config.num_labels or LABELS)
     dataset = Dataset.from_dict(
         {
             "input_ids": ids.tolist(),
             "attention_mask": torch.ones_like(ids).tolist(),
-            "labels": (ids[:, 0] % LABELS).tolist(),
+            "labels": (ids[:, 0] % labels if labels > 1 else (ids[:, 0] % LABELS).float()).tolist(),
             "sample_ids": list(range(rows)),
             "length": [length] * rows,
         }
@@ -348,8 +357,9 @@ def _stage(
         laps = _Repeats(trainer, request)
         trainer.add_callback(laps)
         trainer.train()
+        peak = peak_memory()
     readings = [np.array([reading[part] for part in PARTS]) for reading in laps.readings]
-    return [dict(zip(PARTS, ((b - a) / request.steps).tolist(), strict=True)) for a, b in pairwise(readings)]
+    return [dict(zip(PARTS, ((b - a) / request.steps).tolist(), strict=True)) for a, b in pairwise(readings)], peak
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -318,6 +318,7 @@ class _Curve(TrainerCallback):
         self.paused = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        reset_peak_memory()  # the making of a cache, which lies behind, is no part of the training
         self._start = time.perf_counter()
         # The last score is the one that is taken in the end.
         self._at = {round(state.max_steps * part / (self._times + 1)) for part in range(1, self._times + 1)}

@@ -215,6 +215,10 @@ def distill(
     cache_folder: Annotated[
         str | None, typer.Option(help="Keep the teacher's activations there, so that it runs once a row.")
     ] = None,
+    cache_limit: Annotated[
+        float, typer.Option(min=0, help="Most gigabytes of them; over it the teacher runs live.")
+    ] = 1,
+    cache_precision: Annotated[str, typer.Option(help="In which they are kept: fp32, bf16 or fp16.")] = "fp32",
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
     given = _budget(locals())
@@ -224,7 +228,12 @@ def distill(
     budget = recipe.training.model_dump(exclude_none=True) | given
     rows = train_rows, validation_rows
     more: dict[str, Any] = {"augment": augment, "augment_model": augment_model, "glove": glove}
-    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache_folder, **more)
+    cache = None
+    if cache_folder is not None:
+        from kdzoo.cache import TeacherCache
+
+        cache = TeacherCache(cache_folder, precision=cache_precision, limit=int(cache_limit * 1e9))
+    _run_one(task, recipe, data, teacher, student, budget, seed, *rows, out, log_gradients, cache, **more)
 
 
 @app.command()
@@ -366,8 +375,9 @@ def compare(
     comparison = Comparison(settings, out, console, trackers)
     records = comparison.run(place, command=context.obj, retry_failed=retry_failed)
     console.print(terminal_table(records, comparison.title, failed=[*comparison.failed]))
-    written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
-    console.print(written, highlight=False, soft_wrap=True)
+    if records:
+        written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
+        console.print(written, highlight=False, soft_wrap=True)
     if comparison.failed:
         raise DistillationFailure(comparison.summary_of_failures())
 
@@ -384,6 +394,7 @@ def cost(
 ) -> None:
     """What each loss costs in time and memory, against the student's own backward pass."""
     from kdzoo.bench.cost import cost_columns, measure_costs, write_costs
+    from kdzoo.bench.live import progress
     from kdzoo.registry import available, loss_class
 
     names = _names(losses) or tuple(available())
@@ -394,11 +405,11 @@ def cost(
     )
     _, setting = next(measured)
     costs = []
-    with console.status("measuring") as status:
+    with progress(console, "measuring", len(names), "losses") as progressed:
         for one, _ in measured:
             if one is not None:
                 costs.append(one)
-                status.update(f"measuring: {len(costs)} of {len(names)}")
+                progressed(len(costs))
     console.print(cost_columns(costs, setting).terminal())
     if out is not None:
         write_costs(out, costs, setting)
@@ -419,6 +430,7 @@ def profile(
 ) -> None:
     """Time, traffic, memory and distance from the hardware's floor of a fused kernel and of other providers."""
     from kdzoo.bench import profile as bench
+    from kdzoo.bench.live import progress
 
     request = bench.Request.of(kernel, shapes=_names(shapes), dtype=dtype, providers=_names(providers), device=device)
     if explain:
@@ -427,11 +439,11 @@ def profile(
         return
     measured = bench.measure(request, seconds=seconds)
     results: list[dict[str, Any]] = []
-    with console.status("measuring the copy bandwidth and the matmul rate") as status:
+    with progress(console, "measuring", len(request.shapes) * len(request.providers), "results") as progressed:
         setting = next(measured)
         for result in measured:
             results.append(result)
-            status.update(f"measuring: {len(results)} of {len(request.shapes) * len(request.providers)}")
+            progressed(len(results))
     console.print(bench.profile_columns(setting, results).terminal())
     files = bench.write_profile(out, setting, results, request.device.type)
     console.print(f"record and plot: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
@@ -453,6 +465,7 @@ def throughput(
 ) -> None:
     """Training and inference throughput of methods, without training to convergence."""
     from kdzoo.bench import throughput as bench
+    from kdzoo.bench.live import progress
 
     request = bench.Request.of(
         methods,
@@ -467,12 +480,12 @@ def throughput(
         precision=precision,
     )
     results: list[Any] = []
-    with console.status("measuring inference") as status:
+    with progress(console, "measuring", request.total, "results") as progressed:
         setting, measured = bench.measure(request)
         for result in measured:
             results.append(result)
             bench.write_throughput(out, setting, results)
-            status.update(f"measuring: {len(results)} of {request.total}")
+            progressed(len(results))
     for columns in bench.throughput_columns(setting, results):
         console.print(columns.terminal())
     console.print(f"record: {out}", highlight=False, soft_wrap=True)
@@ -488,7 +501,7 @@ def table(
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of what was measured."""
-    from kdzoo.bench.records import read_failures
+    from kdzoo.bench.records import jobs_of, read_failures
     from kdzoo.bench.table import latex_table, markdown_table, read_records, terminal_table
 
     if folder.is_file():
@@ -502,9 +515,10 @@ def table(
         return
     if latex and markdown:
         raise KdzooError("--latex is not together with --markdown")
-    records, failed = read_records(folder), read_failures(folder)
+    records = read_records(folder)
+    failed = jobs_of(read_failures(folder))
     if latex:
-        typer.echo(latex_table(records, against), nl=False)
+        typer.echo(latex_table(records, against, failed), nl=False)
     elif markdown:
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
@@ -544,12 +558,17 @@ def _measured(path: Path) -> list[Columns]:
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
     out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
+    reach: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=SCORE that the time to reach is told of; 95% of the best by default; repeatable."),
+    ] = None,
 ) -> None:
     """The report of a comparison's records, one HTML file; in the folder, with its tables as CSV and LaTeX."""
     from kdzoo.bench.report import write_results
 
+    scores = dict(_score(text) for text in reach or [])
     with console.status("drawing the report"):
-        files = write_results(folder, out)
+        files = write_results(folder, out, scores)
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
@@ -573,7 +592,7 @@ def _run_one(
     validation_rows: int | None,
     out: Path,
     log_gradients: bool = False,
-    cache_folder: str | None = None,
+    cache: Any = None,
     **augmentation: Any,
 ) -> None:
     from kdzoo.bench.run import run_one
@@ -592,11 +611,19 @@ def _run_one(
         folder=out,
         console=console,
         log_gradients=log_gradients,
-        cache_folder=cache_folder,
+        cache=cache,
         **augmentation,
     )
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
+
+
+def _score(text: str) -> tuple[str, float]:
+    task, _, score = text.partition("=")
+    try:
+        return task, float(score)
+    except ValueError:
+        raise KdzooError(f"--reach is {text!r}; give TASK=SCORE, such as mrpc=80") from None
 
 
 def _years(text: str) -> tuple[int, int]:

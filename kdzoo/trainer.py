@@ -227,6 +227,8 @@ class DistillationTrainer(Trainer):
                 autocast=self.accelerator.autocast,
                 autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
             )
+            if self.teacher_rows is not None:
+                self.teacher.to("cpu")  # which makes room: it has said all it is asked for
         return super().train(*arguments, **options)
 
     def compute_loss(

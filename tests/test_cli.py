@@ -199,11 +199,20 @@ def test_finetune_then_distill(
     assert len(AutoTokenizer.from_pretrained(out)) == student.config.vocab_size
 
     # With the teacher's activations kept it learns the same, but for their rounding.
-    commands.works(*kd, "--cache-folder", tmp_path / "cache", "--out", tmp_path / "cached")
+    said_of_it = commands.works(*kd, "--cache-folder", tmp_path / "cache", "--out", tmp_path / "cached")
+    assert f"the teacher's activations are kept in {tmp_path / 'cache'}: 0.0 MB" in said_of_it
     cached = json.loads((tmp_path / "cached" / "record.json").read_text())
     assert cached["cached"] and not record["cached"] and [*(tmp_path / "cache").glob("*/logits.safetensors")]
     for name, tensor in weights(tmp_path / "cached").items():
         torch.testing.assert_close(tensor, weights(out)[name], atol=1e-4, rtol=1e-3)
+
+    # Over the limit it asks the live teacher; a precision is a setting of its own.
+    lean = (*kd, "--cache-folder", tmp_path / "lean", "--cache-limit", "0.0000001", "--out", tmp_path / "live")
+    assert "no cache of the teacher: it would take 0.0 MB, and the limit is 0.0 MB" in commands(*lean).err
+    assert same(weights(tmp_path / "live"), weights(out)) and not [*(tmp_path / "lean").glob("*")]
+    half = ("--cache-folder", tmp_path / "cache", "--cache-precision", "bf16", "--out", tmp_path / "cached")
+    commands.fails(*kd, *half, says=("cache_precision is None there and 'bf16' here",))
+    commands.fails(*kd, *half[:3], "fp8", *half[4:], says=("unknown precision 'fp8'",))
 
     # A finished run is not repeated, nor is it anybody else's folder.
     before, count = weights(out), len(trained)

@@ -21,10 +21,12 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import SIZES, TEACHER, Commands, records, results
-from safetensors.torch import load_file
+from command_line import ROWS, SIZES, STUDENT, TEACHER, Commands, records, results
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file, save_file
 
 from kdzoo.bench import cells, training
+from kdzoo.bench.contents import contents_of
 from kdzoo.bench.records import write_atomically
 from kdzoo.errors import DistillationFailure
 
@@ -268,15 +270,43 @@ def test_nothing_but_failures(commands: Commands, tmp_path: Path) -> None:
     with failing("none"):
         ran = commands("compare", "--tasks", "sst2", "--methods", "kd", *SIZES, "--out", tmp_path)
     assert ran.code == 1 and "sst2 teacher 0 failed: RuntimeError" in ran.err and "1 failed" in ran.out
+    assert "report" not in ran.out and not (tmp_path / "report.html").exists()
     commands.fails("table", tmp_path, says=("holds no records",))
 
 
-def test_the_command_is_kept(commands: Commands, tmp_path: Path) -> None:
+def test_every_command_is_kept(commands: Commands, tmp_path: Path) -> None:
     given = (*SIZES, "--out", str(tmp_path / "a folder"))
-    commands.works("compare", "--tasks", "sst2", "--methods", "kd*0.5 + ce", *given)
+    for method in ("kd*0.5 + ce", "none", "kd*0.5 + ce"):
+        commands.works("compare", "--tasks", "sst2", "--methods", method, *given)
     kept = json.loads((tmp_path / "a folder" / "config.json").read_text())
-    assert shlex.split(kept["command"]) == ["kdzoo", "compare", "--tasks", "sst2", "--methods", "kd*0.5 + ce", *given]
+    expected = [["kdzoo", "compare", "--tasks", "sst2", "--methods", m, *given] for m in ("kd*0.5 + ce", "none")]
+    assert [shlex.split(command) for command in kept["commands"]] == expected
     assert "launcher" not in json.dumps(kept["shared"])
+
+
+def test_other_contents_under_the_same_name_are_refused(commands: Commands, tmp_path: Path) -> None:
+    student, out = tmp_path / "student", tmp_path / "out"
+    commands.works("finetune", "--task", "sst2", "--model", STUDENT, "--out", student, *ROWS)
+    grid = ("compare", "--tasks", "sst2", "--methods", "none", "--teacher", TEACHER, "--student", student, *ROWS)
+    commands.works(*grid, "--out", out)
+    weights = student / "model.safetensors"
+    before = weights.read_bytes()
+    tensors = {name: tensor + 1e-3 for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    says = (str(out), "other contents of the student, which changed since", "Choose another --out")
+    commands.fails(*grid, "--seeds", 2, "--out", out, says=says)
+    assert records(out).keys() == {"sst2-teacher", "sst2-none-0"}
+    weights.write_bytes(before)
+    commands.works(*grid, "--seeds", 2, "--out", out)
+
+
+def test_contents_are_those_of_rows_and_weights() -> None:
+    def of(*sentences: str) -> dict[str, str]:
+        rows = Dataset.from_dict({"sentence": list(sentences), "label": [0] * len(sentences)})
+        return contents_of("4x128", "teacher:0,2", {"rte": DatasetDict({"train": rows})})
+
+    assert of("one", "two") == of("one", "two") and of("one", "two").keys() == {"rte's rows"}
+    assert len({json.dumps(found) for found in (of("one", "two"), of("two", "one"), of("onet", "wo"), of("one"))}) == 4
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
@@ -401,6 +431,30 @@ def test_a_damaged_teacher_is_named(
     shutil.rmtree(teacher)
     commands.works(*GRID, "--retry-failed", "--out", tmp_path)
     assert results(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("text", ['{"task": "sst2", "method"', '{"task": "sst2"}'])
+def test_a_damaged_failure(text: str, commands: Commands, tmp_path: Path, grid: Path) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "failed" / "sst2-crd-0.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    for command in ("table", "report"):
+        commands.fails(command, tmp_path, says=(str(path), "remove it"))
+    out = commands.works(*GRID, "--out", tmp_path)
+    assert f"warning: {path}" in out and f"set aside as {path}.damaged-1" in out
+    commands.works("report", tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1', '{"format": "1"}', '{"format": 1, "commands": "kdzoo"}', "[]"])
+def test_a_damaged_configuration(text: str, commands: Commands, tmp_path: Path, grid: Path) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    for command in (("table", tmp_path), ("report", tmp_path), (*GRID, "--out", tmp_path)):
+        commands.fails(*command, says=(str(path), "remove it: the records beside it say themselves"))
+    path.unlink()
+    commands.works(*GRID, "--out", tmp_path)
 
 
 def test_a_record_of_a_newer_kdzoo(commands: Commands, tmp_path: Path, grid: Path) -> None:

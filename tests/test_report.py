@@ -78,7 +78,7 @@ def write(folder: Path, *leaving_out: str) -> Path:
                 path.write_text(json.dumps(kept))
     order = {"tasks": TASKS, "methods": list(RATES)[1:]}
     config = {"format": 1, "order": order, "shared": {"teacher": "big", "student": "4x312", "budget": {"epochs": 3.0}},
-              "command": "kdzoo compare --seeds 2 --methods 'kd, <b>'"}  # fmt: skip
+              "commands": ["kdzoo compare --seeds 2 --methods 'kd, <b>'", "kdzoo compare --methods p_k&d"]}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "failed").mkdir()
     failure = {
@@ -184,8 +184,10 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: 
     assert asked == []
     (tmp_path / "other.html").write_text('<img src="http://localhost:9/picture.png">')
     assert "http://localhost:9/picture.png" in in_browser(tmp_path / "other.html", tmp_path)[1], "it would be seen"
-    assert list(page.tables) == ["Validation scores", "Points ahead of none", "The best two", "What each method costs",
-                                 "Seconds of training to reach a score", "Failed cells"]  # fmt: skip
+    assert list(page.tables) == ["Validation scores", "Points ahead of none",
+                                 "Points ahead of the best student of the column", "The best two",
+                                 "What each method costs", "Seconds of training to reach a score",
+                                 "Failed cells"]  # fmt: skip
     # Ranks, two of throughput, steps, two of curves a task, losses of the four students.
     assert len(page.plots) == 1 + 2 + 1 + 2 * len(TASKS) + 4
     assert all(plot["role"] == "img" and plot["title"] and len(plot["desc"]) > 20 for plot in page.plots)
@@ -223,7 +225,9 @@ def test_every_record_can_be_downloaded(folder: Path) -> None:
 def test_the_scores(folder: Path) -> None:
     page, found = Page((folder / "report.html").read_text()), read_records(folder)
     table = page.tables["Validation scores"]
-    assert [row[0] for row in table] == ["method", "teacher", "kd", "p_k&d", "none", "<b>"], "sorted by the average"
+    assert [row[0] for row in table] == ["method", "teacher", "kd", "p_k&d", "none", "<b>", "crd"], (
+        "sorted by the average"
+    )
     scores = {task: [r["score"] for r in found if (r["task"], r["method"]) == (task, "kd")] for task in TASKS}
     kd = of_method(table, "kd")
     for task, values in scores.items():
@@ -244,6 +248,47 @@ def test_the_scores(folder: Path) -> None:
     assert "2 of 3 tasks" in of_method(page.tables["Points ahead of none"], "<b>")["average"]
 
 
+def test_the_difference_to_the_best_of_each_column(folder: Path) -> None:
+    page, drawn = Page((folder / "report.html").read_text()), statistics.Bootstrap(read_records(folder))
+    table = page.tables["Points ahead of the best student of the column"]
+    assert table[0][:2] == ["method", "average, to kd"]
+    assert of_method(table, "kd")["average, to kd"] == "0(best)"
+    gap = drawn.difference("none", "kd", "rte")
+    (rte,) = [name for name in table[0] if name.startswith("rte, to")]
+    assert gap is not None and rte == "rte, to kd"
+    assert f"{gap.value:+.1f} {gap.low:+.1f} to {gap.high:+.1f}" in of_method(table, "none")[rte]
+
+
+def test_seeds_that_failed_or_are_missing_are_told(tmp_path: Path, commands: Commands) -> None:
+    write(tmp_path)
+    (tmp_path / "cells" / "rte-kd-1.json").unlink()
+    (tmp_path / "failed" / "rte-none-0.json").write_text(
+        json.dumps({"task": "rte", "method": "none", "seed": 0, "error": "gone"})
+    )
+    (tmp_path / "cells" / "rte-none-0.json").unlink()
+    table = Page(write_results(tmp_path)[0].read_text()).tables["Validation scores"]
+    assert of_method(table, "kd")["rte"].endswith("; 1 of 2 seeds") and "seeds" not in of_method(table, "kd")["sst2"]
+    assert of_method(table, "none")["rte"].endswith("; 1 failed") and "seed" not in of_method(table, "teacher")["rte"]
+    assert of_method(table, "crd") == of_method(table, "crd") | {"sst2": "– 1 failed", "rte": "–"}
+    for text in (commands.works("table", tmp_path, "--markdown"), (tmp_path / "results.tex").read_text()):
+        (kd,) = [line for line in text.splitlines() if line.lstrip("| ").startswith("kd ")]
+        (none,) = [line for line in text.splitlines() if line.lstrip("| ").startswith("none ")]
+        assert kd.count("1 of 2 seeds") == 1 and none.count("1 failed") == 1
+        assert any(line.lstrip("| ").startswith("crd ") and "1 failed" in line for line in text.splitlines())
+
+
+def test_the_time_to_reach_a_score_that_is_asked_for(tmp_path: Path, commands: Commands) -> None:
+    write(tmp_path)
+    commands.works("report", tmp_path, "--reach", "rte=12.5")
+    page = Page((tmp_path / "report.html").read_text())
+    times = page.tables["Seconds of training to reach a score"]
+    assert times[0][1] == "rte, 12.5" and times[0][2] != "sst2, 12.5"
+    assert of_method(times, "kd")["rte, 12.5"].endswith("10 steps"), "half of the score is there at step 10"
+    assert "95% of the best student's but for rte" in page.text
+    commands.fails("report", tmp_path, "--reach", "rta=12.5", says=("unknown task 'rta'; did you mean 'rte'",))
+    commands.fails("report", tmp_path, "--reach", "rte", says=("--reach is 'rte'; give TASK=SCORE",))
+
+
 def test_costs_times_and_settings(folder: Path) -> None:
     page = Page((folder / "report.html").read_text())
     kd = of_method(page.tables["What each method costs"], "kd")
@@ -261,7 +306,13 @@ def test_costs_times_and_settings(folder: Path) -> None:
     assert aim == pytest.approx(0.95 * best, abs=0.05)
     assert of_method(times, "<b>")[times[0][1]] == "not reached"
     assert "20 steps" in of_method(times, "kd")[times[0][1]]
-    for text in ("kdzoo compare --seeds 2 --methods 'kd, <b>'", "budget.epochs", "2.13.0", "ce became <nan> & more"):
+    for text in (
+        "kdzoo compare --seeds 2 --methods 'kd, <b>'",
+        "kdzoo compare --methods p_k&d",
+        "budget.epochs",
+        "2.13.0",
+        "ce became <nan> & more",
+    ):
         assert text in page.text
     assert page.tables["Failed cells"][1][:3] == ["sst2", "crd", "1"]
 

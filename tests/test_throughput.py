@@ -9,6 +9,7 @@ import pytest
 from command_line import Commands
 
 from kdzoo.bench import throughput
+from kdzoo.bench.models import model_of_size
 from kdzoo.bench.records import read_json
 from kdzoo.stopwatch import PARTS
 
@@ -45,6 +46,22 @@ def test_every_method_batch_and_length(commands: Commands, tmp_path: Path) -> No
     text = commands.works("table", record, "--markdown")
     assert (
         text.startswith("Training, fp32,") and text.count("| kd | cache |") == 4 and "| teacher 2x16,heads=2 |" in text
+    )
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_teacher_that_has_a_head(labels: int, commands: Commands, tmp_path: Path) -> None:
+    model_of_size("2x16,heads=2", positions=16, num_labels=labels).save_pretrained(tmp_path / "teacher")
+    record = tmp_path / "throughput.json"
+    sizes = (*SIZES[2:], "--lengths", 8, "--batch-sizes", 2, "--out", record)
+    commands.works(
+        "bench", "throughput", "--methods", "none,hidden_mse + ce", "--teacher", tmp_path / "teacher", *sizes
+    )
+    assert len(throughput.read_throughput(read_json(record))[1]) == 3
+    models = ("--teacher", "2x16,heads=2", "--student", tmp_path / "teacher")
+    says = ("the length is 32", f"{tmp_path / 'teacher'} takes at most 16 tokens")
+    commands.fails(
+        "bench", "throughput", *SIZES[4:], *models, "--lengths", 32, "--out", tmp_path / "no.json", says=says
     )
 
 

@@ -38,6 +38,7 @@ class Comparison:
         folder: where its records go, and where those of an interrupted run are found.
         console: where progress is shown.
         trackers: ``"tensorboard"`` and ``"wandb"``, to log each training to; into ``logs`` in the folder.
+        leave_out: leave cells out that cannot work, instead of refusing; so it is where all recipes are asked for.
 
     Attributes:
         failed: why trainings failed, by task, method and seed, once it has run.
@@ -46,7 +47,15 @@ class Comparison:
         KdzooError: for anything that would make a cell impossible.
     """
 
-    def __init__(self, settings: Settings, folder: Path, console: Console, trackers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        console: Console,
+        trackers: tuple[str, ...] = (),
+        *,
+        leave_out: bool = False,
+    ) -> None:
         quiet()
         check_trackers(trackers)
         self.failed: dict[Job, str] = {}
@@ -76,7 +85,7 @@ class Comparison:
             self.work.data[task.name] = load(
                 task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
             )
-        self.check(leave_out=ALL in settings.methods)
+        self.check(leave_out=leave_out or ALL in settings.methods)
         self.records.check_contents(contents_of(settings.teacher, settings.student, self.work.data))
 
     def check(self, *, leave_out: bool) -> None:

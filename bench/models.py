@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from kdzoo.bench.settings import Budget
 from kdzoo.errors import KdzooError
 from kdzoo.glue import Task
 from kdzoo.objective import Objective
-from kdzoo.students import load_model, parse_student
+from kdzoo.students import load_model, parse_student, why_not
 
 POSITIONS = 128  # of a teacher made from a size; its synthetic sentences are far shorter
 
@@ -71,7 +70,7 @@ def load_tokenizer(teacher: str, data: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(teacher)
     except (OSError, ValueError) as error:
-        raise KdzooError(f"no tokenizer at {teacher!r}: {_reason(teacher, error)}") from None
+        raise KdzooError(f"no tokenizer at {teacher!r}: {why_not(teacher, error)}") from None
     return tokenizer
 
 
@@ -177,7 +176,7 @@ def _config(teacher: str) -> Any:
     try:
         return AutoConfig.from_pretrained(teacher)
     except (OSError, ValueError) as error:
-        raise KdzooError(f"no model at {teacher!r}: {_reason(teacher, error)}") from None
+        raise KdzooError(f"no model at {teacher!r}: {why_not(teacher, error)}") from None
 
 
 def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) -> BertConfig:
@@ -203,8 +202,3 @@ def _fresh_config(teacher: str, tokenizer: PreTrainedTokenizerBase, task: Task) 
 
 def _has_head(config: Any) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-
-
-def _reason(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    return reason if Path(name).is_dir() else f"no folder of that name, and the hub did not give it ({reason})"

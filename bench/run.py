@@ -22,6 +22,7 @@ from kdzoo.bench.training import check_precision, quiet, train
 from kdzoo.cache import TeacherCache, megabytes
 from kdzoo.distributed import launched
 from kdzoo.glue import get_task, load
+from kdzoo.glue.sources import check_source
 from kdzoo.recipe import Recipe
 from kdzoo.students import load_model, make_student
 
@@ -75,6 +76,7 @@ def run_one(
     quiet()
     check_precision(budget)
     task = get_task(task_name)
+    check_source(data)
     tokenizer = load_tokenizer(teacher, data)
     if augment:
         check_augmentation(teacher, augment_model, glove)

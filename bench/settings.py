@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdzoo.errors import KdzooError
+from kdzoo.glue.sources import check_source
 
 PRETRAINED_TASKS = ("sst2", "mrpc", "stsb", "qnli")
 
@@ -143,6 +144,7 @@ def resolve(**given: Any) -> Settings:
         KdzooError: for a value that does not fit, or a teacher missing where there is no default one.
     """
     given = {name: value for name, value in given.items() if value not in (None, ())}
+    check_source(given["data"])
     quickstart = given["data"] == "synthetic" and "teacher" not in given
     defaults: dict[str, Any] = QUICKSTART if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}
     if "teacher" not in given and not quickstart:

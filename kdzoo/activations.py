@@ -241,6 +241,8 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         taken.cls[6], taken.qkv[5].query
     """
     inner = unwrap(model)
+    if needs is None:
+        raise KdzooError("there is nothing to capture: the needs are None, so this model need not run")
     _check(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:

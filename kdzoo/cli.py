@@ -153,12 +153,17 @@ def check(
     options = {"train_rows": train_rows, "overrides": tuple(set_ or ())}
     settings = _settings(tasks=tasks, methods=methods, data=data, teacher=teacher, student=student, **options)
     with tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison(settings, Path(folder), console)
+        comparison = Comparison(settings, Path(folder), console, leave_out=True)
     wide = max(map(len, comparison.recipes))
     for name, recipe in comparison.recipes.items():
         stages = "; then ".join(" + ".join(t.loss for t in stage.terms) for stage in recipe.stages)
         tasks_ = [task for task in settings.tasks if (task, name) not in comparison.impossible]
         typer.echo(f"{name:<{wide}} works on {', '.join(tasks_) or 'none of the tasks'}: {stages}")
+    named = [job for job in comparison.impossible if "all" not in settings.methods]
+    if named:
+        (task, name), *others = named
+        more = f", and {len(others)} more" if others else ""
+        raise KdzooError(f"{name} on {task}: {comparison.impossible[task, name]}{more}")
 
 
 @app.command()
@@ -666,6 +671,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = show_warning
     stopped = "stopped; the same command goes on from the last finished part"
     try:
+        _check_empty(arguments)
         # Some versions of typer return the code of an exit, and of Ctrl-C, which others raise.
         command = shlex.join(["kdzoo", *arguments])
         code = app(arguments or ["--help"], prog_name="kdzoo", standalone_mode=False, obj=command) or 0
@@ -684,6 +690,14 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         code = _fail(f"unexpected {type(error).__name__}: {error}; --debug shows where", 1, debug)
     sys.exit(code)
+
+
+def _check_empty(arguments: list[str]) -> None:
+    """Refuse what a shell makes of a variable that is not set; an empty folder would be the current one."""
+    for before, argument in zip(["kdzoo", *arguments], arguments, strict=False):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            name = argument.rstrip("=") or before
+            raise KdzooError(f"what follows {name} is empty; leave it out, or see whether a shell variable is set")
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

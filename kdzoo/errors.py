@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST = 6  # names that hold what was asked for, offered at once
+
 
 class KdzooError(ValueError):
     """A request that cannot work: bad arguments, bad data or a composition that makes no sense.
@@ -33,6 +35,11 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdzooError:
         valid: the names that exist.
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    lowered = str(name).lower().replace("-", "_")
+    near = [known for known in names if known.lower() == lowered]
+    if not near and len(lowered) > 2:
+        near = [known for known in names if lowered in known.lower()]
+    if not near or len(near) > MOST:
+        near = difflib.get_close_matches(lowered, names, n=1, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names) or 'none'}"
     return KdzooError(f"unknown {kind} {name!r}; {hint}")

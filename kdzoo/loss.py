@@ -204,9 +204,12 @@ class DistillationLoss(nn.Module):
         """
         for extra in extras:
             if extra not in self.extras:
-                known = ", ".join(sorted(self.extras)) or "no extra arguments"
+                known = ", ".join(["mask", "labels", "sample_ids", *sorted(self.extras)])
                 raise TypeError(f"{self.label} does not take {extra!r}; it takes {known}")
         given = {"labels": labels, "sample_ids": sample_ids}
+        for name, value in {"mask": mask, **given}.items():
+            if value is not None and not isinstance(value, Tensor):
+                raise KdzooError(f"{self.label}: {name} is a tensor, got {type(value).__name__}")
         for need in sorted(self.needs):
             if given[need] is None:
                 raise KdzooError(f"{self.label} needs {need}= (B,)")
@@ -220,7 +223,7 @@ class DistillationLoss(nn.Module):
         wanted = {need: given[need] for need in self.needs}
         # Autocast would take the sums below back to half precision.
         with torch.autocast(device_type=_first(student).device.type, enabled=False):
-            mask = None if mask is None else mask != 0
+            mask = None if mask is None else _real(self.label, mask)
             try:
                 return self.compute(student, teacher, mask=mask, **wanted, **extras)
             except KernelError as error:
@@ -359,7 +362,10 @@ def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | Non
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
-            raise KdzooError(f"{label}: label {wrong} is out of range; with {classes} classes it is 0 to {classes - 1}")
+            hint = "; what is not to count is left out by mask=" if wrong == -100 else ""
+            raise KdzooError(
+                f"{label}: label {wrong} is out of range; with {classes} classes it is 0 to {classes - 1}{hint}"
+            )
     return labels
 
 
@@ -418,6 +424,19 @@ def check_backend(label: str, backend: str) -> str:
     if backend not in BACKENDS:
         raise unknown(f"backend of {label}", backend, BACKENDS)
     return backend
+
+
+def _real(label: str, mask: Tensor) -> Tensor:
+    """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused."""
+    real = mask != 0
+    # On an accelerator this look at the values would stop the host at every step.
+    if mask.dtype != torch.bool and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        odd = mask[real & (mask != 1)]
+        if odd.numel():
+            raise KdzooError(
+                f"{label}: a mask is 1 where a token is real and 0 elsewhere; this one has {odd[0].item():g}"
+            )
+    return real
 
 
 def _detached(value: Any) -> Any:

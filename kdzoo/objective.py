@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -78,6 +79,7 @@ def linear(first: float, last: float) -> Schedule:
 Weight = float | Schedule
 BALANCES = ("fixed", "uncertainty", "gradient_norm")
 MEMORY = 0.9  # of the moving average of gradient norms
+OWN_OPTIONS = ("feature", "layers", "weight", "layer_reduction", "layer_schedule", "shared", "name")  # of any term
 LAYER_SCHEDULES = ("together", "progressive", "stacked")
 
 
@@ -123,7 +125,7 @@ class Term:
         known = options_of(kind)
         for option in options:
             if option not in known:
-                raise unknown(f"option of {label}", option, known)
+                raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
         self.feature = feature or kind.features[0]
         if self.feature not in kind.features:
             raise unknown(f"feature of {label}", self.feature, kind.features)
@@ -137,6 +139,9 @@ class Term:
         if layer_schedule != "together" and not one_by_one:
             raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
+        weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
+        if not all(math.isfinite(value) for value in weights):
+            raise KdzooError(f"the weight of {label} is {weight}; it must be finite")
         self.layers: LayerMap = layers if layers is not None else default
         self.weight = weight
         self.layer_reduction = layer_reduction
@@ -214,6 +219,9 @@ class Objective(nn.Module):
         self.terms: Sequence[Term] = list(terms)
         if not self.terms:
             raise KdzooError("an objective needs at least one term")
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise KdzooError(f'an objective is made of terms, such as kdzoo.Term("kd"); got {term!r}')
         for index, term in enumerate(self.terms):
             same = [other for other in self.terms[:index] if other.name == term.name]
             if same:
@@ -283,7 +291,13 @@ class Objective(nn.Module):
         return self
 
     def active(self, progress: float) -> list[Term]:
-        """The terms that have a weight when ``progress`` (0 to 1) of the training is done."""
+        """The terms that have a weight when ``progress`` (0 to 1) of the training is done.
+
+        Raises:
+            KdzooError: for a progress outside of 0 to 1.
+        """
+        if not 0 <= progress <= 1:
+            raise KdzooError(f"progress is {progress}; it is the fraction of the training that is done, 0 to 1")
         return [term for term in self.terms if term.weight_at(progress) != 0]
 
     def needs(self, progress: float) -> tuple[Needs, Needs | None]:

@@ -94,6 +94,11 @@ def loss_class(name: str) -> type[DistillationLoss]:
     """The class behind a loss's name."""
     if name not in _losses:
         _load()
+    if name in _recipes and name not in _losses:
+        losses = dict.fromkeys(term.loss for stage in _recipes[name]().stages for term in stage.terms)
+        raise KdzooError(
+            f"{name!r} is a recipe, kdzoo.Recipe.load({name!r}); the losses it adds up are {', '.join(losses)}"
+        )
     if name not in _losses:
         raise unknown("loss", name, _losses)
     return _losses[name]
@@ -115,7 +120,7 @@ def options_of(loss: type[DistillationLoss]) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind in named}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Description:
     """What the registry knows of one loss."""
 
@@ -155,6 +160,8 @@ class Description:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.name}: {self.summary}", *(f"  {row:<9} {text}" for row, text in self.rows().items())])
+
+    __repr__ = __str__  # which a notebook shows
 
 
 def describe(name: str) -> Description:

@@ -234,10 +234,7 @@ def load_model(
         check_weights(name)
         raise KdzooError(f"the safetensors file of {name!r} is truncated or damaged: {error}") from error
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if not Path(name).is_dir():
-            reason = f"no folder of that name, and the hub did not give it ({reason})"
-        raise KdzooError(f"cannot load the model {name!r}: {reason}") from error
+        raise KdzooError(f"cannot load the model {name!r}: {why_not(name, error)}") from error
     for key, found, wanted in report["mismatched_keys"]:
         # the head is what lies outside the base model
         if num_labels is not None and not _in_base(key, model):
@@ -252,6 +249,16 @@ def load_model(
         what = {"classifier": "classification", "masked_lm": "masked-language-model"}[head]
         raise MissingHead(f"the model {name!r} has no {what} head")
     return model
+
+
+def why_not(name: str, error: Exception) -> str:
+    """Why what transformers was asked for by a folder's or hub name could not be had, in a line."""
+    reason = str(error).strip().splitlines()[0]
+    if Path(name).is_dir():
+        return reason
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name
+        return "there is no such folder"
+    return f"no folder of that name, and the hub did not give it ({reason})"
 
 
 def _parse_layers(spec: str) -> tuple[int, ...]:

@@ -160,6 +160,15 @@ class DistillationTrainer(Trainer):
     ) -> None:
         if (recipe is None) == (objective is None):
             raise KdzooError("give the DistillationTrainer a recipe or an objective, one of them")
+        for name, value, kind in (
+            ("model", model, nn.Module),
+            ("teacher", teacher, nn.Module),
+            ("objective", objective, Objective),
+            ("cache", cache, TeacherCache),
+        ):
+            if value is not None and not isinstance(value, kind):
+                wanted = "a model" if kind is nn.Module else f"a kdzoo {kind.__name__}"
+                raise KdzooError(f"{name}= is {wanted}, got {type(value).__name__}")
         if isinstance(recipe, str):
             recipe = Recipe.load(recipe)
         self.recipe = recipe

@@ -101,6 +101,10 @@ def one_term(folder: Path, term: str) -> Path:
         (("compare", "--tasks", "sst3"), ("unknown task 'sst3'", "did you mean 'sst2'?")),
         (("finetune", "--task", "mprc", "--model", TEACHER, "--out", "OUT"), ("did you mean 'mrpc'?",)),
         (("compare", "--data", "synthetc", "--teacher", "MODEL"), ("did you mean 'synthetic'?",)),
+        (("compare", "--data", "synthetc"), ("did you mean 'synthetic'?",)),
+        (("compare", "--data", "nowhere", "--teacher", TEACHER), ("'nowhere' is not a folder",)),
+        (("compare", *SIZES, "--out", ""), ("what follows --out is empty",)),
+        (("compare", *SIZES, "--out="), ("what follows --out is empty",)),
         (("compare", "--set", "ks.temperature=2"), ("unknown term 'ks'",)),
         (("check", "kd", "--set", "kd.temprature=2"), ("'temprature'", "did you mean 'temperature'?")),
         (("show", "kd", "--set", "kd.temprature=2"), ("'temprature'", "did you mean 'temperature'?")),
@@ -246,7 +250,7 @@ def test_a_score_out_of_range(commands: Commands, models: Path, tmp_path: Path) 
         ("loss: kd", "1x16,head=2", ("unknown student option 'head'", "did you mean 'heads'?")),
         ("loss: kd", "teacher:0,5", ("the teacher has 2 layers", "layer 5")),
         ("loss: kd", "teacher:", ("names no layers",)),
-        ("loss: kd", "nowhere/at/all", ("'nowhere/at/all'", "no folder of that name")),
+        ("loss: kd", "nowhere/at/all", ("'nowhere/at/all'", "there is no such folder")),
     ],
 )
 @pytest.mark.usefixtures("own")
@@ -270,7 +274,7 @@ def test_vocabularies_and_classes(command: str, commands: Commands, models: Path
     fails("sst2", models / "sst2", models / "words", "vocabulary of 50", str(models / "words"))
     fails("sst2", models / "sst2", models / "mnli", "head for 3 labels", "has 2", str(models / "mnli"))
     fails("mnli", models / "sst2", models / "sst2", "head for 2 labels", "has 3", str(models / "sst2"))
-    fails("sst2", tmp_path / "none", models / "sst2", str(tmp_path / "none"), "no folder of that name")
+    fails("sst2", tmp_path / "none", models / "sst2", str(tmp_path / "none"), "there is no such folder")
 
 
 def test_all_tasks_are_checked_before_the_first_is_trained(

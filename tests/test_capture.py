@@ -376,3 +376,8 @@ def test_frozen_embeddings_still_give_a_gradient() -> None:
     with embedding_output(model) as embedded:
         loss = model(**inputs).logits.sum()
     assert torch.autograd.grad(loss, embedded.value)[0].abs().sum() > 0
+
+
+def test_needs_of_none_are_named():
+    with pytest.raises(KdzooError, match="the needs are None, so this model need not run"), capture(tiny("bert"), None):
+        pass

@@ -147,6 +147,8 @@ def test_all_methods_leaves_out_what_cannot_work_and_says_why(
     }
     checked = commands.works("check", "all", "--tasks", "sst2,mnli", *SIZES[:4])
     assert "three works on mnli: three_classes" in checked
+    ran = commands("check", "three,kd", "--tasks", "sst2", *SIZES[:4])
+    assert ran.code == 2 and "three works on none of the tasks" in ran.out and "kd    works on sst2" in ran.out
     commands.fails("check", "three", "--tasks", "sst2", *SIZES[:4], says=("three on sst2", "take kd"))
 
 

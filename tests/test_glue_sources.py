@@ -336,5 +336,9 @@ def test_a_saved_folder_without_a_column(tmp_path):
 def test_no_such_source(tmp_path):
     with pytest.raises(KdzooError, match="did you mean 'synthetic'"):
         load(get_task("rte"), "syntetic")
+    with pytest.raises(
+        KdzooError, match=r"^'nofolder' is not a folder; data comes from 'hub', 'synthetic' or a folder"
+    ):
+        load(get_task("rte"), "nofolder")
     with pytest.raises(KdzooError, match="is not a folder"):
         load(get_task("rte"), os.path.join(tmp_path, "nowhere"))

@@ -42,3 +42,10 @@ def test_import_loads_torch_and_nothing_else() -> None:
 def test_listing_and_creating_losses_stays_cheap() -> None:
     code = "import kdzoo as k; k.available(); k.describe('kd'); k.create('kd'); k.create('cos_nce')"
     assert not (loaded(code) - loaded("import torch")) & HEAVY
+
+
+def test_a_notebook_sees_every_name_and_readable_descriptions() -> None:
+    import kdzoo
+
+    assert {*kdzoo.__all__} <= {*dir(kdzoo)}
+    assert repr(kdzoo.describe("kd")) == str(kdzoo.describe("kd")) and repr(kdzoo.describe("kd")).startswith("kd: ")

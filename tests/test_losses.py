@@ -238,6 +238,11 @@ def test_crd_compiles_with_drawn_negatives() -> None:
     ("name", "options", "words"),
     [
         ("cos_nc", {}, "did you mean 'cos_nce'"),
+        ("COS-NCE", {}, "did you mean 'cos_nce'?"),
+        ("cka_los", {}, "did you mean 'cka'?"),
+        ("mse", {}, "did you mean 'attention_mse' or 'embedding_mse' or 'hidden_mse' or 'logit_mse'"),
+        ("rkd", {}, "'rkd' is a recipe, kdzoo.Recipe.load('rkd'); the losses it adds up are"),
+        ("rkd_", {}, "did you mean 'rkd_angle' or 'rkd_distance'?"),
         ("kd", {"temprature": 2.0}, "did you mean 'temperature'"),
         ("kd", {"temperature": 0.0}, "temperature is 0.0; it must be a positive number"),
         ("kd", {"temperature": math.nan}, "must be a positive number"),
@@ -352,6 +357,31 @@ def test_inputs_are_checked(call: Any, words: str) -> None:
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["mask", "labels", "sample_ids"])
+def test_what_is_no_tensor_is_named(name: str) -> None:
+    with pytest.raises(KdzooError, match=f"hidden_mse: {name} is a tensor, got list"):
+        kdzoo.create("hidden_mse")(torch.ones(2, 3, 4), torch.ones(2, 3, 4), **{name: [[1, 1, 0], [1, 0, 0]]})
+
+
+def test_a_mask_that_is_added_to_scores_is_refused() -> None:
+    states, mask = torch.randn(2, 2, 3, 4), torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    loss = kdzoo.create("hidden_mse")
+    for of in (torch.bool, torch.long, torch.float64):
+        assert torch.equal(loss(*states, mask=mask.to(of)), loss(*states, mask=mask))
+    for added, said in (
+        ((1 - mask) * -1e4, "-10000"),
+        (torch.where(mask > 0, 0.0, -math.inf), "-inf"),
+        (mask / 2, "0.5"),
+    ):
+        with pytest.raises(KdzooError, match=f"1 where a token is real and 0 elsewhere; this one has {said}"):
+            loss(*states, mask=added)
+
+
+def test_a_label_of_nothing_is_told_of_the_mask() -> None:
+    with pytest.raises(KdzooError, match=r"label -100 is out of range; .*; what is not to count is left out by mask="):
+        kdzoo.create("ce")(torch.zeros(1, 2, 3), labels=torch.tensor([[0, -100]]))
+
+
 def test_an_extra_argument_that_a_loss_does_not_take_is_named() -> None:
-    with pytest.raises(TypeError, match="kd does not take 'queue'; it takes no extra arguments"):
+    with pytest.raises(TypeError, match=r"kd does not take 'queue'; it takes mask, labels, sample_ids$"):
         kdzoo.create("kd")(torch.ones(2, 3), torch.ones(2, 3), queue=torch.ones(4, 3))

@@ -447,3 +447,26 @@ def test_a_broken_plug_in_is_named(installed: Path) -> None:
     (installed / "a_plug_in-1.0.dist-info" / "entry_points.txt").write_text("[kdzoo.losses]\nbad = a_plug_in_gone\n")
     with pytest.raises(KdzooError, match=r"the plug-in 'bad' \(a_plug_in_gone\) could not be loaded: No module named"):
         kdzoo.available()
+
+
+@pytest.mark.parametrize("terms", [["kd"], [("kd", 1.0)], [kdzoo.create("kd")]])
+def test_what_is_no_term_is_refused(terms: list[Any]) -> None:
+    with pytest.raises(KdzooError, match=r"an objective is made of terms, such as kdzoo.Term"):
+        Objective(terms)
+
+
+@pytest.mark.parametrize("weight", [math.nan, -math.inf, after(0.5, math.inf)])
+def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
+    with pytest.raises(KdzooError, match=r"the weight of kd is .*; it must be finite"):
+        Term("kd", weight=weight)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.5, 50, math.nan])
+def test_progress_is_a_fraction(progress: float) -> None:
+    with pytest.raises(KdzooError, match=r"progress is .*; it is the fraction of the training that is done, 0 to 1"):
+        Objective([Term("ce")]).needs(progress)
+
+
+def test_a_key_of_any_term_is_offered() -> None:
+    with pytest.raises(KdzooError, match="unknown option of kd 'wieght'; did you mean 'weight'"):
+        Term("kd", wieght=2.0)

@@ -215,7 +215,7 @@ def test_broken_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             load_model(path, LABELS)
         assert "\n" not in str(error.value)
 
-    fails_with("no folder of that name", tmp_path / "nowhere")
+    fails_with("there is no such folder", tmp_path / "nowhere")
     fails_with("no folder of that name", "nowhere")
     fails_with("cannot load the model")  # an empty folder
     tiny("bert").save_pretrained(tmp_path)

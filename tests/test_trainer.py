@@ -579,3 +579,18 @@ def test_one_process_takes_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(KdzooError, match="cannot distil on 2 GPUs; start one process a GPU with torchrun"):
         trainer(tmp_path, "kd")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"objective": [Term("kd")]}, "objective= is a kdzoo Objective, got list"),
+        ({"recipe": "kd", "teacher": "bert-base-uncased"}, "teacher= is a model, got str"),
+        ({"recipe": "kd", "cache": "folder"}, "cache= is a kdzoo TeacherCache, got str"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    with pytest.raises(KdzooError, match=words):
+        kdzoo.DistillationTrainer(tiny("bert"), **given, args=TrainingArguments(str(tmp_path), use_cpu=True))

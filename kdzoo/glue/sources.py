@@ -10,13 +10,14 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError
 from kdzoo.glue.tasks import Task
 
 if TYPE_CHECKING:
@@ -68,6 +69,19 @@ def load(
         return DatasetDict({split: _dataset(task, f"synthetic {split}", columns) for split, columns in made.items()})
     splits = _from_hub(task) if source == "hub" else _from_folder(task, Path(source))
     return DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in splits.items()})
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Refuse a source of rows that is none.
+
+    Raises:
+        KdzooError: names the forms there are.
+    """
+    if source in ("synthetic", "hub") or Path(source).is_dir():
+        return
+    near = get_close_matches(str(source), ("synthetic", "hub"), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; data comes from 'hub', 'synthetic' or a folder"
+    raise KdzooError(f"{str(source)!r} is not a folder{hint}")
 
 
 def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
@@ -160,10 +174,7 @@ _OFFICIAL = {
 
 
 def _from_folder(task: Task, root: Path) -> dict[str, Dataset]:
-    if not root.is_dir():
-        if os.sep not in str(root) and not root.exists():
-            raise unknown("data source", str(root), ["hub", "synthetic", "a folder that exists"])
-        raise KdzooError(f"{root} is not a folder; data comes from 'hub', 'synthetic' or a folder")
+    check_source(root)
     official = _OFFICIAL[task.name].folder
     folders = [folder for name in (task.name, official) if (folder := root / name).is_dir()]
     if not folders:

@@ -39,8 +39,14 @@ CONNECT_SECONDS = 10  # to find a port at the cluster's address
 JOIN_SECONDS = 90  # to join a cluster, and for its machines to answer
 
 Job = tuple[str, str, int]  # task, method and seed
-Progress = Callable[[int, int], None]  # is told the steps done and the steps to do
+STEPS, ROWS = "steps", "teacher rows"  # what a training is counted in: first, where a cache is filled, the latter
 Files = dict[str, bytes]
+
+
+class Progress(Protocol):
+    """Is told how much is done, and of how much."""
+
+    def __call__(self, done: int, total: int, unit: str = STEPS) -> None: ...
 
 
 class Failure(NamedTuple):
@@ -87,8 +93,8 @@ class Watch(Protocol):
     def started(self, job: Job) -> None:
         """It has begun."""
 
-    def advanced(self, job: Job, done: int, total: int) -> None:
-        """So many of its steps are done."""
+    def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
+        """So many of its steps, or of the teacher's rows before them, are done."""
 
     def retried(self, job: Job, reason: str) -> None:
         """Its process died, and it begins again."""
@@ -266,11 +272,11 @@ def _serve(connection: Connection, work: Work, threads: int) -> None:
     torch.set_num_threads(threads)
     told = 0.0
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, unit: str = STEPS) -> None:
         nonlocal told
         if time.monotonic() - told > TOLD_EVERY:
             told = time.monotonic()
-            connection.send(("steps", (done, total)))
+            connection.send(("steps", (done, total, unit)))
 
     while True:
         try:

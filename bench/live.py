@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from kdzoo.bench.launchers import Job
+from kdzoo.bench.launchers import STEPS, Job
 
 REFRESHES = 2  # of the screen a second
 SPEED_OVER = 900.0  # seconds that the time left is estimated from; methods differ in their steps' time
@@ -21,9 +21,9 @@ LINE_EVERY = 60.0  # seconds, where there is no terminal
 
 
 class Progressed(Protocol):
-    """Called with how much is done, and of how much where that was not known."""
+    """Called with how much is done, of how much and of what, where these were not known or change."""
 
-    def __call__(self, done: int, total: int | None = None) -> None: ...
+    def __call__(self, done: int, total: int | None = None, unit: str = ...) -> None: ...
 
 
 @contextmanager
@@ -40,11 +40,14 @@ def progress(console: Console, what: str, total: int | None = None, unit: str = 
         What to call with the progress.
     """
     said = console.get_time()
-    with _progress_bar(console, unit) as bar:
-        shown = bar.add_task(what, total=total)
+    bar = _progress_bar(console)
+    with bar if console.is_terminal else nullcontext():  # some releases of rich print a line for one that is not shown
+        shown = bar.add_task(what, total=total, unit=unit)
 
-        def progressed(done: int, total: int | None = total) -> None:
+        def progressed(done: int, total: int | None = total, unit: str = unit) -> None:
             nonlocal said
+            if unit != bar.tasks[shown].fields["unit"]:
+                bar.reset(shown, unit=unit)
             bar.update(shown, completed=done, total=total)
             left = bar.tasks[shown].time_remaining
             if console.is_terminal or not left or console.get_time() - said < LINE_EVERY:
@@ -56,12 +59,12 @@ def progress(console: Console, what: str, total: int | None = None, unit: str = 
         yield progressed
 
 
-def _progress_bar(console: Console, unit: str = "steps") -> Progress:
+def _progress_bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{unit}, elapsed"),
+        TextColumn("{task.fields[unit]}, elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -98,9 +101,10 @@ class Board:
         self._records: list[dict[str, Any]] = []
         self._failed: list[Job] = []
         self._running: dict[Job, int] = {}  # steps done
+        self._before: dict[Job, str] = {}  # what is done before the steps
         self._table: RenderableType | None = None
         self._bar = _progress_bar(console)
-        self._task = self._bar.add_task("comparing", total=sum(steps.values()))
+        self._task = self._bar.add_task("comparing", total=sum(steps.values()), unit=STEPS)
         self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
 
     def __enter__(self) -> Board:
@@ -124,14 +128,19 @@ class Board:
         """A training has begun."""
         self._running[job] = 0
 
-    def advanced(self, job: Job, done: int, total: int) -> None:
-        """So many of its steps are done."""
+    def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
+        """So many of its steps are done, or of the teacher's rows before them."""
+        if unit != STEPS:
+            self._before[job] = f"{unit} {done / max(total, 1):.0%}"
+            return
+        self._before.pop(job, None)
         done = round(done / max(total, 1) * self._steps[job])
         self._bar.advance(self._task, done - self._running[job])
         self._running[job] = done
 
     def retried(self, job: Job, reason: str) -> None:
         """Its process died, and it begins again."""
+        self._before.pop(job, None)
         self._bar.advance(self._task, -self._running.pop(job))
         self.say(f"{self._name(job)}  its process died ({reason}); it begins again")
 
@@ -147,6 +156,7 @@ class Board:
 
     def failed(self, job: Job, what: str, without: Sequence[Job] = ()) -> None:
         """A training has failed, now or before, and others cannot run without it."""
+        self._before.pop(job, None)
         self._bar.advance(self._task, -self._running.pop(job, 0))
         lost = sum(self._steps.pop(one, 0) for one in (job, *without))
         self._bar.update(self._task, total=(self._bar.tasks[0].total or 0) - lost)
@@ -164,7 +174,8 @@ class Board:
         counts = {"done": len(self._records), "failed": len(self._failed), self._doing: len(self._running)}
         counts["waiting"] = len(self._steps) - len(self._running)
         running = [*self._running.items()]
-        named = [" ".join(map(str, job)) + (f" {done / self._steps[job]:.0%}" if done else "") for job, done in running]
+        at = {job: self._before.get(job) or (f"{done / self._steps[job]:.0%}" if done else "") for job, done in running}
+        named = [" ".join(map(str, (*job, far))).rstrip() for job, far in at.items()]
         more = ", ..." if len(named) > SHOWN else ""
         return Group(
             Text("trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())),

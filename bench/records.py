@@ -252,7 +252,9 @@ def is_full_disk(error: BaseException | None) -> bool:
         error = error.__cause__
     if isinstance(error, OSError):
         return error.errno in FULL
-    return _of_torch(error) or (isinstance(error, SafetensorError) and "I/O error" in str(error))
+    return _of_torch(error) or (
+        isinstance(error, SafetensorError) and any(said in str(error) for said in ("I/O error", "IoError"))
+    )
 
 
 def _of_torch(error: BaseException | None) -> bool:

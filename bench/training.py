@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from kdzoo.bench.launchers import Progress
+from kdzoo.bench.launchers import ROWS, Progress
 from kdzoo.bench.measure import forward_flops, forward_speed, peak_memory, reset_peak_memory
 from kdzoo.bench.settings import Budget
 from kdzoo.cache import TeacherCache
@@ -115,7 +116,7 @@ def train(
         evaluations: how often to take the score while training, at even distances; it changes nothing else.
         cache: of the teacher's activations.
         callbacks: more of the Trainer's.
-        progress: told the steps done and the steps to do.
+        progress: told the steps done and the steps to do, and before them the teacher's rows, where a cache is filled.
 
     Raises:
         KdzooError: where recipe, models and data do not go together.
@@ -140,6 +141,8 @@ def train(
             callbacks=callbacks,
         )
     trainer.pop_callback(PrinterCallback)
+    if progress is not None:
+        trainer.teacher_progress = partial(progress, unit=ROWS)
     curve = _Curve(trainer, task, data, evaluations)
     trainer.add_callback(curve)
     reset_peak_memory()

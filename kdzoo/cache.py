@@ -113,6 +113,7 @@ class TeacherCache:
         batch_size: int = 32,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         autocast_dtype: str = "",
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> TeacherRows | None:
         """The activations of a training set, computed first where they are not there.
 
@@ -125,6 +126,7 @@ class TeacherCache:
             batch_size: rows the teacher is given at a time.
             autocast: the context the teacher runs in.
             autocast_dtype: its name, which is part of what the numbers depend on.
+            progress: told, while the teacher runs, how many rows are done and of how many.
 
         Returns:
             None where the live teacher has to be asked: the limit is exceeded, or the teacher shows something that
@@ -145,7 +147,7 @@ class TeacherCache:
                     self._later(teacher, dataset, needs),
                     lengths,
                     lambda missing: _computed(
-                        missing, teacher, dataset, inputs, collate, batch_size, autocast, lengths
+                        missing, teacher, dataset, inputs, collate, batch_size, autocast, lengths, progress
                     ),
                 )
                 return TeacherRows(tensors, lengths)
@@ -348,6 +350,7 @@ def _computed(
     batch_size: int,
     autocast: Callable[[], AbstractContextManager[Any]],
     lengths: np.ndarray[Any, Any],
+    progress: Callable[[int, int], None],
 ) -> Iterator[tuple[np.ndarray[Any, Any], dict[_Feature, Tensor]]]:
     """Batches of rows, the longest first, and of each feature the rows' or the tokens' values, padding left out."""
 
@@ -387,6 +390,7 @@ def _computed(
                 assert found.logits is not None
                 values[feature] = found.logits
         yield rows, values
+        progress(start + len(rows), len(order))
 
 
 class _Growing:

@@ -330,7 +330,9 @@ def compare(
     ] = None,
     cache_limit: Annotated[
         float | None,
-        typer.Option(min=0, help="Most gigabytes a task of the teacher's activations on disk; 1, the quickstart's 0.05; 0: none."),
+        typer.Option(
+            min=0, help="Most gigabytes a task of the teacher's activations on disk; 1, the quickstart's 0.05; 0: none."
+        ),
     ] = None,
     cache_folder: Annotated[str | None, typer.Option(help="Where they are kept; OUT/cache by default.")] = None,
     cache_precision: Annotated[str | None, typer.Option(help="In which they are kept: fp32, bf16 or fp16.")] = None,

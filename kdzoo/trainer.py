@@ -13,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -209,6 +210,7 @@ class DistillationTrainer(Trainer):
             self._signature_columns = [*self._signature_columns, *self._teacher_inputs]
         self._cache = cache
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
+        self.teacher_progress: Callable[[int, int], None] | None = None  # in place of a bar, while the cache is filled
         self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
         self._gradients: list[dict[str, Tensor]] = []
 
@@ -226,19 +228,35 @@ class DistillationTrainer(Trainer):
         """Train; with a cache, the teacher runs over the training rows first, where it has not yet."""
         needs = self.model.objective.teacher_needs()
         if self._cache is not None and self.teacher is not None and needs is not None:
-            self.teacher_rows = self._cache.open(
-                self.teacher,
-                self.train_dataset,
-                needs,
-                inputs=self._teacher_inputs,
-                collate=self.data_collator,
-                batch_size=self.args.eval_batch_size,
-                autocast=self.accelerator.autocast,
-                autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
-            )
+            with self._teacher_bar() as progress:
+                self.teacher_rows = self._cache.open(
+                    self.teacher,
+                    self.train_dataset,
+                    needs,
+                    inputs=self._teacher_inputs,
+                    collate=self.data_collator,
+                    batch_size=self.args.eval_batch_size,
+                    autocast=self.accelerator.autocast,
+                    autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
+                    progress=progress,
+                )
             if self.teacher_rows is not None:
                 self.teacher.to("cpu")  # which makes room: it has said all it is asked for
         return super().train(*arguments, **options)
+
+    @contextmanager
+    def _teacher_bar(self) -> Iterator[Callable[[int, int], None]]:
+        """Who is told how far the teacher is: a bar as the Trainer's own, where nobody else asked."""
+        if self.teacher_progress is not None:
+            yield self.teacher_progress
+            return
+        with tqdm(desc="teacher", unit="rows", delay=1, disable=self.args.disable_tqdm) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield progress
 
     def compute_loss(
         self,

@@ -62,6 +62,20 @@ def live(guide: Any, ids: list[int], needs: Needs = NEEDS) -> Any:
         return recorder.activations(guide(**batch), mask=batch["attention_mask"])
 
 
+def test_it_says_how_far_the_teacher_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        opened(TeacherCache(tmp_path), teacher(), progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 24) for done in (5, 10, 15, 20, 24)], "once: the second finds it there"
+    for told_to in (None, lambda done, total: told.append((done, total))):
+        told.clear()
+        of = trainer(tmp_path, "kd", guide=teacher(), also={"cache": TeacherCache(tmp_path / f"{told_to}")})
+        of.args.disable_tqdm, of.teacher_progress = False, told_to
+        with of._teacher_bar() as progress:
+            progress(24, 24)
+        assert told == ([(24, 24)] if told_to else [])
+
+
 @pytest.mark.parametrize("family", ["bert", "distilbert", "albert", "electra", "roberta"])
 def test_it_gives_what_the_teacher_shows(family: str, tmp_path: Path) -> None:
     needs = Needs(cls=frozenset({1, 3}), hidden=frozenset({0, 2}), qkv=frozenset({0, 2}))

@@ -22,7 +22,7 @@ from datasets import Dataset
 from scripted import Scripted
 
 from kdzoo.bench import cells, launchers
-from kdzoo.bench.launchers import Failure, InProcess, Job, Pool, make_launcher
+from kdzoo.bench.launchers import STEPS, Failure, InProcess, Job, Pool, make_launcher
 from kdzoo.errors import KdzooError
 
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
@@ -44,7 +44,7 @@ class Noted:
     def started(self, job: Job) -> None:
         self.begun.append(job[1])
 
-    def advanced(self, job: Job, done: int, total: int) -> None:
+    def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
         self.steps.append((job[1], done, total))
 
     def retried(self, job: Job, reason: str) -> None:

@@ -13,7 +13,7 @@ from command_line import SIZES, Commands, records, results
 from rich.console import Console
 
 from kdzoo.bench import tracking
-from kdzoo.bench.launchers import Job
+from kdzoo.bench.launchers import ROWS, STEPS, Job
 from kdzoo.bench.live import Board, progress
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
@@ -72,6 +72,30 @@ def test_long_work_says_how_far_it_is_where_there_is_no_terminal() -> None:
     assert lines[0] == "tinybert on text: 6 of 360 steps, 0:59:00 left"
     assert lines[-1] == "tinybert on text: 354 of 360 steps, 0:01:00 left"
     assert "left\n" not in minutes(terminal=True)
+
+
+def test_a_teacher_that_runs_before_the_training_is_shown(commands: Commands, tmp_path: Path) -> None:
+    written, now = io.StringIO(), [0.0]
+    console = Console(file=written, width=100, color_system=None, get_time=lambda: now[0])
+    with progress(console, "sst2 kd") as progressed:
+        for unit in (ROWS, STEPS):
+            for done in range(1, 13):
+                now[0] += 10
+                progressed(done, 12, unit)
+    said = written.getvalue().splitlines()
+    assert said == [
+        "sst2 kd: 6 of 12 teacher rows, 0:01:00 left",
+        "sst2 kd: 2 of 12 steps, 0:01:40 left",
+        "sst2 kd: 8 of 12 steps, 0:00:40 left",
+    ]
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with Board(screen, {JOBS[2]: 10}, lambda *_: "", 7) as board:
+        shown = []
+        board.started(JOBS[2])
+        for done in ((1, 4, ROWS), (4, 4, ROWS), (5, 10)):
+            board.advanced(JOBS[2], *done)
+            shown.append(str(board._screen().renderables[2]))  # type: ignore[attr-defined]
+    assert shown == ["sst2 kd 0 teacher rows 25%", "sst2 kd 0 teacher rows 100%", "sst2 kd 0 50%"]
 
 
 def test_one_screen_on_a_terminal() -> None:

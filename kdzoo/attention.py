@@ -57,7 +57,9 @@ def attention_difference(
         )
     if isinstance(student, QKV) and isinstance(teacher, QKV):
         options: dict[str, Any] = {"padded_queries": padded_queries, "floor": floor, "every": every}
-        return relation_difference(student[:2], teacher[:2], mask, kind, backend=backend, **options)
+        # Not by a slice, which torch 2.8 does not compile.
+        factors = (student.query, student.key), (teacher.query, teacher.key)
+        return relation_difference(*factors, mask, kind, backend=backend, **options)
     pairs = valid_pairs(mask, padded_queries=padded_queries)
     scores = [_scores(side, pairs) for side in (student, teacher)]
     if kind != "mse":

@@ -210,8 +210,10 @@ class DistillationLoss(nn.Module):
         for name, value in {"mask": mask, **given}.items():
             if value is not None and not isinstance(value, Tensor):
                 raise KdzooError(f"{self.label}: {name} is a tensor, got {type(value).__name__}")
-        for need in sorted(self.needs):
-            if given[need] is None:
+        # Over the names and not over the set: torch 2.8 compiles no loop over one.
+        wanted = {name: value for name, value in given.items() if name in self.needs}
+        for need, value in wanted.items():
+            if value is None:
                 raise KdzooError(f"{self.label} needs {need}= (B,)")
         if teacher is None and self.needs_teacher:
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
@@ -220,7 +222,6 @@ class DistillationLoss(nn.Module):
         if teacher is not None:
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
-        wanted = {need: given[need] for need in self.needs}
         # Autocast would take the sums below back to half precision.
         with torch.autocast(device_type=_first(student).device.type, enabled=False):
             mask = None if mask is None else _real(self.label, mask)

@@ -54,7 +54,7 @@ def kernel(
 ) -> Tensor:
     """The right factors are the left ones with their columns shifted."""
     sides = [side if alone else (side, side.roll(1, -1)) for side in (student, teacher)]
-    given = next((one for one in (mask, keys, pairs) if one is not None), None)
+    given = mask if mask is not None else keys if keys is not None else pairs
     return function(*sides, mask=given, padded_queries=keys is not None, **options)
 
 

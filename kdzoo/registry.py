@@ -95,13 +95,19 @@ def loss_class(name: str) -> type[DistillationLoss]:
     if name not in _losses:
         _load()
     if name in _recipes and name not in _losses:
-        losses = dict.fromkeys(term.loss for stage in _recipes[name]().stages for term in stage.terms)
-        raise KdzooError(
-            f"{name!r} is a recipe, kdzoo.Recipe.load({name!r}); the losses it adds up are {', '.join(losses)}"
-        )
+        raise KdzooError(f"{name!r} is a recipe, kdzoo.Recipe.load({name!r}){_its_losses(name)}")
     if name not in _losses:
         raise unknown("loss", name, _losses)
     return _losses[name]
+
+
+def _its_losses(recipe: str) -> str:
+    try:
+        stages = _recipes[recipe]().stages
+    except ImportError:  # recipes need what kdzoo[bench] installs
+        return ""
+    losses = dict.fromkeys(term.loss for stage in stages for term in stage.terms)
+    return f"; the losses it adds up are {', '.join(losses)}"
 
 
 def recipe_factory(name: str) -> Callable[[], Recipe]:

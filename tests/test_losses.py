@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -260,6 +261,12 @@ def test_options_are_checked(name: str, options: dict[str, Any], words: str) -> 
     with pytest.raises(KdzooError) as error:
         kdzoo.create(name, **options)
     assert words in str(error.value)
+
+
+def test_a_recipe_is_known_where_the_losses_alone_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kdzoo.recipe", None)
+    with pytest.raises(KdzooError, match=r"^'tinybert' is a recipe, kdzoo.Recipe.load\('tinybert'\)$"):
+        kdzoo.create("tinybert")
 
 
 @pytest.mark.parametrize(

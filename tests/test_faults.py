@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import re
 import resource
 import shlex
@@ -23,11 +24,14 @@ import pytest
 import torch
 from command_line import ROWS, SIZES, STUDENT, TEACHER, Commands, records, results
 from datasets import Dataset, DatasetDict
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from kdzoo.bench import cells, training
+from kdzoo.bench.compare import Comparison
 from kdzoo.bench.contents import contents_of
 from kdzoo.bench.records import write_atomically
+from kdzoo.bench.settings import resolve
 from kdzoo.errors import DistillationFailure
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
@@ -298,6 +302,22 @@ def test_other_contents_under_the_same_name_are_refused(commands: Commands, tmp_
     assert records(out).keys() == {"sst2-teacher", "sst2-none-0"}
     weights.write_bytes(before)
     commands.works(*grid, "--seeds", 2, "--out", out)
+
+
+def test_relative_folders_are_found_by_a_worker_elsewhere(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands.works("finetune", "--task", "sst2", "--model", STUDENT, "--out", "student", *ROWS)
+    options = {"train_rows": 64, "validation_rows": 32, "budget": {"epochs": 1}, "teacher_budget": {"epochs": 1}}
+    given = {"tasks": ("sst2",), "methods": ("none",), "teacher": TEACHER, "student": "student", **options}
+    settings = resolve(data="synthetic", cache_folder="cache", **given)
+    work = pickle.loads(pickle.dumps(Comparison(settings, Path("out"), Console(quiet=True)).work))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    there = work.moved(tmp_path / "elsewhere")
+    assert there.cache_folder == tmp_path / "cache"
+    assert there.train(("sst2", "teacher", 0))["steps"] == there.train(("sst2", "none", 0))["steps"]
 
 
 def test_contents_are_those_of_rows_and_weights() -> None:

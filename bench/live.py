@@ -127,20 +127,19 @@ class Board:
     def started(self, job: Job) -> None:
         """A training has begun."""
         self._running[job] = 0
+        self._before.pop(job, None)
 
     def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
         """So many of its steps are done, or of the teacher's rows before them."""
         if unit != STEPS:
             self._before[job] = f"{unit} {done / max(total, 1):.0%}"
             return
-        self._before.pop(job, None)
         done = round(done / max(total, 1) * self._steps[job])
         self._bar.advance(self._task, done - self._running[job])
         self._running[job] = done
 
     def retried(self, job: Job, reason: str) -> None:
         """Its process died, and it begins again."""
-        self._before.pop(job, None)
         self._bar.advance(self._task, -self._running.pop(job))
         self.say(f"{self._name(job)}  its process died ({reason}); it begins again")
 
@@ -156,7 +155,6 @@ class Board:
 
     def failed(self, job: Job, what: str, without: Sequence[Job] = ()) -> None:
         """A training has failed, now or before, and others cannot run without it."""
-        self._before.pop(job, None)
         self._bar.advance(self._task, -self._running.pop(job, 0))
         lost = sum(self._steps.pop(one, 0) for one in (job, *without))
         self._bar.update(self._task, total=(self._bar.tasks[0].total or 0) - lost)
@@ -174,8 +172,8 @@ class Board:
         counts = {"done": len(self._records), "failed": len(self._failed), self._doing: len(self._running)}
         counts["waiting"] = len(self._steps) - len(self._running)
         running = [*self._running.items()]
-        at = {job: self._before.get(job) or (f"{done / self._steps[job]:.0%}" if done else "") for job, done in running}
-        named = [" ".join(map(str, (*job, far))).rstrip() for job, far in at.items()]
+        far = {job: f"{done / self._steps[job]:.0%}" if done else self._before.get(job, "") for job, done in running}
+        named = [" ".join(map(str, (*job, at))).rstrip() for job, at in far.items()]
         more = ", ..." if len(named) > SHOWN else ""
         return Group(
             Text("trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())),

@@ -304,16 +304,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
+    without = "remove it: the records beside it say themselves what they were made with"
     try:
         config = read_json(path)
-        kinds = {"format": int, "shared": dict, "order": dict, "contents": dict, "commands": list}
-        if wrong := [name for name, kind in kinds.items() if not isinstance(config.get(name, kind()), kind)]:
-            raise DamagedRecord(f"{path} holds no {wrong[0]} that could be read;")
     except DamagedRecord as error:
-        reason = str(error).partition(";")[0]
-        raise KdzooError(
-            f"{reason}; remove it: the records beside it say themselves what they were made with"
-        ) from None
+        raise KdzooError(f"{str(error).partition(';')[0]}; {without}") from None
+    kinds = {"format": int, "shared": dict, "order": dict, "contents": dict, "commands": list}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(config.get(name, kind()), kind)]:
+        raise KdzooError(f"{path} holds no {wrong[0]} that could be read; {without}")
     if config.get("format", FORMAT) > FORMAT:
         raise KdzooError(f"{path.parent} was written by a newer kdzoo (format {config['format']}); update kdzoo")
     return config

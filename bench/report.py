@@ -128,6 +128,7 @@ class Report:
         self.ranking = ranking(self.means, self.tasks)
         self.csv = csv_table(records)
         self.failed = jobs_of(self.failures)
+        self.seeds = seeds_of(records, self.failed)
         self.latex = latex_table(records, failed=self.failed, bootstrap=self.bootstrap)
 
     def html(self) -> str:
@@ -215,7 +216,7 @@ class Report:
         """The seeds of a method's cells on a task that failed or are missing."""
         found = len(self._of([method], task))
         lost = sum(job[:2] == (task, method) for job in self.failed)
-        return seeds_note(found, lost, 0 if method == TEACHER else seeds_of(self.records, self.failed))
+        return seeds_note(found, lost, 0 if method == TEACHER else self.seeds)
 
     def _retained(self, method: str) -> float | None:
         """A method's average over the teacher's, where both have all tasks."""

@@ -1,4 +1,4 @@
-"""The command line: list, show, check, finetune, pretrain, distill, compare, table, report, cost, profile."""
+"""The command line: list, show, check, finetune, pretrain, distill, compare, table, report, cost, profile, bench."""
 
 from __future__ import annotations
 
@@ -149,6 +149,7 @@ def check(
     import tempfile
 
     from kdzoo.bench.compare import Comparison
+    from kdzoo.recipe import ALL
 
     options = {"train_rows": train_rows, "overrides": tuple(set_ or ())}
     settings = _settings(tasks=tasks, methods=methods, data=data, teacher=teacher, student=student, **options)
@@ -159,11 +160,9 @@ def check(
         stages = "; then ".join(" + ".join(t.loss for t in stage.terms) for stage in recipe.stages)
         tasks_ = [task for task in settings.tasks if (task, name) not in comparison.impossible]
         typer.echo(f"{name:<{wide}} works on {', '.join(tasks_) or 'none of the tasks'}: {stages}")
-    named = [job for job in comparison.impossible if "all" not in settings.methods]
-    if named:
-        (task, name), *others = named
-        more = f", and {len(others)} more" if others else ""
-        raise KdzooError(f"{name} on {task}: {comparison.impossible[task, name]}{more}")
+    if comparison.impossible and ALL not in settings.methods:
+        ((task, name), why), *others = comparison.impossible.items()
+        raise KdzooError(f"{name} on {task}: {why}" + (f", and {len(others)} more" if others else ""))
 
 
 @app.command()

@@ -11,6 +11,8 @@ A kernel joins with one file ``tests/kernels/cases/<name>.py``, a module with
   ``torch.empty(..., device="meta")``, with ``backend="triton"``, one for each way the Triton code is tuned. Every
   Triton launch in them is compiled ahead of time, and none is made;
 - optionally ``BAD``: further bad inputs, (what is changed, a function from good inputs to bad, words of the message);
+- optionally ``kinks(inputs)``: where, of the gradient, the formula has no derivative as far as float32 can tell (a
+  tensor of booleans that broadcasts with it); nothing is compared there;
 - optionally ``OPERATOR``: the operators it shows to a compiler, ``("<name>",)`` by default;
 - optionally ``SKIP``: names of checks that mean nothing for this kernel, each with the reason why.
 
@@ -137,6 +139,9 @@ class Place:
             name: torch.zeros_like(leaf) if gradient is None else gradient
             for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
         }
+        if kinks := getattr(self.case, "kinks", None):
+            nowhere = kinks(inputs)
+            gradients = {name: gradient.masked_fill(nowhere, 0.0) for name, gradient in gradients.items()}
         return [out.detach() for out in outputs], gradients
 
     def agrees(self, inputs: dict[str, Any], dtype: torch.dtype, upstream: float = 1.0, floor: float = 1e-12) -> None:

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from kdzoo.kernels.divergence import LIMIT, operator
 from kdzoo.kernels.divergence import divergence as kernel
 from kdzoo.kernels.divergence import divergence_reference as reference
-from kdzoo.kernels.divergence import operator
 
 __all__ = ["kernel", "reference"]
 
@@ -35,6 +36,17 @@ def inputs(draw: Any, rows: int | None = None, width: int | None = None) -> dict
         "mixture": mixture,
         "temperature": draw.choice(1.0, 2.5),
     }
+
+
+def kinks(inputs: dict[str, Any]) -> Tensor:
+    """The rows where TVD has two probabilities so close that float32 may take either for the larger."""
+    logits = [inputs[side].double() / inputs["temperature"] for side in ("student", "teacher")]
+    if inputs["kind"] != "tvd" or not logits[0].numel():
+        return torch.zeros(1, dtype=torch.bool, device=logits[0].device)
+    # Infinities count as a largest number, with which exact ties are ties in any precision.
+    s, t = (side.clamp(-LIMIT, LIMIT).log_softmax(-1) for side in logits)
+    rounding = 1e-6 * (10 + torch.maximum(*(side.abs().where(side.abs() < LIMIT, 0.0) for side in logits)))
+    return ((s != t) & ((s - t).abs() < rounding)).any(-1, keepdim=True)
 
 
 BAD = (

@@ -24,6 +24,7 @@ PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "studen
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
          "loss_parameters", "flops", "evaluation_samples_per_second", "cached", "threads", "device")  # fmt: skip
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
          **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 
 
@@ -213,6 +214,7 @@ def latex_table(
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
+            r"\setlength{\abovetopsep}{1ex}",  # LaTeX's own classes leave no room between a caption and what is below
             r"\caption{Validation scores"
             + (rf", mean $\pm$ standard deviation over {seeds} seeds" if seeds > 1 else "")
             + r". Bold: the best student; underlined: its difference to the best has 0 within the "

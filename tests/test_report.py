@@ -344,6 +344,19 @@ def test_latex(folder: Path, commands: Commands) -> None:
     commands.fails("table", folder, "--latex", "--markdown", says=("not together with --markdown",))
 
 
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex")
+def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
+    names = [{**r, "method": r"50%_#1 ~{x}^\$<|>&"} for r in read_records(folder) if r["method"] == "kd"]
+    tables = [(folder / "results.tex").read_text(), latex_table(names)]
+    (tmp_path / "paper.tex").write_text(
+        "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *tables, r"\end{document}"])
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size
+
+
 NEW = ("tokens_per_second", "step_seconds", "curve", "inference", "history", "flops", "peak_memory", "loss_parameters",
        "evaluation_samples_per_second", "device", "threads", "versions", "started", "finished", "metrics", "steps",
        "train_seconds", "configuration", "format")  # fmt: skip

@@ -415,13 +415,17 @@ def _check_cluster(address: str) -> None:
     """Ray itself waits for minutes where there is something else at an address, and cannot be interrupted."""
     join = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"
     command = [sys.executable, "-c", join, address]
+    hint = ""
+    if address.startswith("ray://") and "RAY_AUTH_MODE" not in os.environ:
+        # Ray's client reads the token by itself only when told so, and without it waits in vain.
+        hint = "; a cluster with tokens, as Ray starts them by default, wants RAY_AUTH_MODE=token set here"
     try:
         tried = subprocess.run(command, timeout=JOIN_SECONDS, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:
-        raise KdzooError(f"no Ray cluster at {address}: it did not answer as one in {JOIN_SECONDS} s") from None
+        raise KdzooError(f"no Ray cluster at {address}: it did not answer as one in {JOIN_SECONDS} s{hint}") from None
     if tried.returncode:
         said = tried.stderr.strip().splitlines()[-1:]
-        raise KdzooError(f"no Ray cluster at {address}: {' '.join(said)}")
+        raise KdzooError(f"no Ray cluster at {address}: {' '.join(said)}{hint}")
 
 
 def _everywhere(function: Callable[..., Any], *arguments: Any) -> list[Any]:

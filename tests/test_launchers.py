@@ -126,15 +126,17 @@ def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         make_launcher("ray")
 
 
+@pytest.mark.parametrize(("scheme", "hint"), [("", ()), ("ray://", ("; a cluster with tokens", "RAY_AUTH_MODE=token"))])
 def test_an_address_where_something_else_answers(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scheme: str, hint: tuple[str, ...], commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setattr(launchers, "JOIN_SECONDS", 4)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
         options = ("--launcher", "ray", "--ray-address", address, "--out", tmp_path)
-        says = (f"no Ray cluster at {address}: it did not answer as one in 4 s",)
+        says = (f"no Ray cluster at {address}: it did not answer as one in 4 s", *hint)
         commands.fails("compare", "--tasks", "sst2", "--methods", "none", *SIZES, *options, says=says)
     assert records(tmp_path) == {}
 
@@ -218,6 +220,33 @@ def test_a_ray_worker_is_killed(tmp_path: Path) -> None:
     assert {name: set(record) for name, record in one.items()} == {name: set(record) for name, record in other.items()}
     for name in names:
         assert len([*(tmp_path / "ray" / "logs" / name.replace(" ", "-")).glob("events*")]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ray_of_its_own_and_through_its_client(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}
+    kdzoo = [sys.executable, "-c", "from kdzoo.cli import main; main()"]
+    grid = ["compare", "--tasks", "sst2", "--methods", "none,kd", "--seeds", "1", *SIZES]
+
+    def run(name: str, *options: str) -> None:
+        command = [*kdzoo, *grid, *options, "--out", name]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("local")
+    run("own", "--launcher", "ray")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "ray_client_server_port": port})
+    try:
+        run("client", "--launcher", "ray", "--ray-address", f"ray://127.0.0.1:{port}")
+    finally:
+        cluster.shutdown()
+    assert results(tmp_path / "own") == results(tmp_path / "client") == results(tmp_path / "local")
 
 
 def test_a_few_rows_of_many_travel_alone() -> None:

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import gradcheck
 
 import kdzoo
 from kdzoo import QKV, KdzooError
@@ -364,7 +365,10 @@ def has_the_gradient_of_its_value(subject: Subject, seed: int) -> None:
             student = QKV(*tensors[:count]) if isinstance(case.student, QKV) else tensors[0]
             return case.value(loss, student)
 
-        assert torch.autograd.gradcheck(value, (*inputs, *parameters), fast_mode=True), str(case)
+        # A kink within the first step is hardly ever within the second too; a wrong gradient is wrong with both.
+        given = (*inputs, *parameters)
+        right = gradcheck(value, given, fast_mode=True, raise_exception=False)
+        assert right or gradcheck(value, given, fast_mode=True, eps=1e-7), str(case)
 
 
 @check

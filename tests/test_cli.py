@@ -316,7 +316,8 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
     assert crd["flops"] < teacher["flops"]
     assert crd["cached"] and not kept["sst2-none-0"]["cached"] and not teacher["cached"]
     assert "sst2   the teacher's activations are kept for crd: 0.0 MB" in out
-    assert crd["step_seconds"]["teacher"] > 0 and kept["sst2-none-0"]["step_seconds"]["teacher"] < 1e-3
+    spent = kept["sst2-none-0"]["step_seconds"]
+    assert crd["step_seconds"]["teacher"] > 0 and spent["teacher"] < 0.1 * sum(spent.values())
     assert set(kept["stsb-none-0"]["metrics"]) == {"pearson", "spearmanr"}
 
     # Neither the cache nor the learning curve changes what is learned.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+pytestmark = pytest.mark.xdist_group("distributed")  # so that the processes are started once
 
 TESTS = Path(__file__).parent
 ROWS, STEPS, PER_PROCESS = 16, 2, 4
@@ -104,9 +108,12 @@ def run_all(folder: Path, batch_size: int) -> dict[str, dict[str, Any]]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One below those that systems give to whoever asks for any, so that nobody takes it before it is used."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from kdzoo.kernels.cosine import operator
 __all__ = ["kernel", "reference"]
 
 GRADIENT = ("student",)
+# Of a single row that is by chance next to parallel, 1 - cosine is no larger than the rounding of either.
+VALUE_FLOOR = 5e-7
 inputs, BAD = vectors.inputs, vectors.BAD
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,7 @@ def _title(setting: dict[str, Any]) -> str:
 
 
 def write_profile(folder: Path, setting: dict[str, Any], results: Sequence[dict[str, Any]], device: str) -> list[Path]:
-    """Write the record and the plot.
+    """Write the record and the plot, in place of those of the same shapes and providers; others are kept.
 
     Args:
         folder: made when it is not there.
@@ -300,13 +301,27 @@ def write_profile(folder: Path, setting: dict[str, Any], results: Sequence[dict[
         DistillationFailure: when they cannot be written.
     """
     stem = f"{setting['kernel']}-{device}-{setting['dtype']}"
-    record, plot = folder / f"{stem}.json", folder / f"{stem}.png"
+    names = (folder / f"{stem}{f'-{number}' if number > 1 else ''}.json" for number in count(1))
+    record = next(path for path in names if not path.exists() or _measured_in(path) == _pairs(results))
+    plot = record.with_suffix(".png")
     write_atomically(record, json.dumps({**setting, "results": list(results)}, indent=1) + "\n")
     try:
         _plot(plot, setting, results)
     except OSError as error:
         raise DistillationFailure(f"cannot write {plot}: {error.strerror or error}") from error
     return [record, plot]
+
+
+def _measured_in(record: Path) -> set[tuple[str, str]] | None:
+    """The shapes and providers of a record; None of what is not one, which is kept too."""
+    try:
+        return _pairs(json.loads(record.read_text())["results"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pairs(results: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(result["shape"], result["provider"]) for result in results}
 
 
 def _plot(path: Path, setting: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:

@@ -71,6 +71,24 @@ def test_the_record_the_plot_and_the_table(commands: Commands, tmp_path: Path) -
         assert f"{1e3 * result['both']['seconds']:.3g}" in ran.out
 
 
+def test_a_record_is_replaced_by_one_of_the_same_shapes_and_providers_alone(commands: Commands, tmp_path: Path) -> None:
+    def shapes(name: str) -> set[str]:
+        return {result["shape"] for result in json.loads((tmp_path / name).read_text())["results"]}
+
+    def ran(shapes: str) -> str:
+        ran = commands("profile", "cos_nce", "--shapes", shapes, *QUICK, "--out", tmp_path)
+        assert ran.code == 0, ran.err
+        return ran.out
+
+    (tmp_path / "cos_nce-cpu-fp32-2.json").write_text("not a record")
+    for asked in ("16x8", "4x3x8", "16x8"):
+        out = ran(asked)
+    assert "cos_nce-cpu-fp32.json" in out and "fp32-3" not in out
+    assert shapes("cos_nce-cpu-fp32.json") == {"16x8"} and shapes("cos_nce-cpu-fp32-3.json") == {"4x3x8"}
+    assert (tmp_path / "cos_nce-cpu-fp32-2.json").read_text() == "not a record"
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["cos_nce-cpu-fp32-3.png", "cos_nce-cpu-fp32.png"]
+
+
 def test_memory_grows_with_the_square_of_the_rows_where_a_matrix_is_made() -> None:
     request = profile.Request.of("cos_nce", shapes=("64x4", "256x4"), providers=("naive", "torch"), device="cpu")
     _, *results = profile.measure(request, seconds=0)

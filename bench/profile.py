@@ -132,7 +132,6 @@ def measure(request: Request, *, seconds: float = 1.0) -> Iterator[dict[str, Any
         "kernel": request.kernel,
         "dtype": request.dtype,
         "device": device_name(request.device),
-        "threads": torch.get_num_threads() if request.device.type == "cpu" else None,
         "seconds": seconds,
         "copy_bytes_per_second": bandwidth,
         "matmul_flops_per_second": rate,
@@ -276,10 +275,8 @@ def _cells(result: dict[str, Any]) -> list[str]:
 
 
 def _title(setting: dict[str, Any]) -> str:
-    # Records from before a device's name told its threads have them on their own.
-    threads = f", {setting['threads']} thread(s)" if setting["threads"] and "thread" not in setting["device"] else ""
     return (
-        f"{setting['kernel']}, {setting['dtype']}, on {setting['device']}{threads};\ncopy "
+        f"{setting['kernel']}, {setting['dtype']}, on {setting['device']};\ncopy "
         f"{setting['copy_bytes_per_second'] / 1e9:.3g} GB/s, matmul {setting['matmul_flops_per_second'] / 1e9:.3g} "
         f"GFLOP/s; GB/s, GFLOP/s and the floor's share are of forward and backward"
     )

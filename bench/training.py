@@ -150,7 +150,9 @@ def train(
     resumed = 0
     if not evaluate_only:
         checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
-        ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")  # a loss's, said too
+            ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     peak = peak_memory()
     seconds = max(float(ran["train_runtime"]) - curve.paused, 0.0)
     start = time.perf_counter()

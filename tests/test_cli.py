@@ -112,6 +112,12 @@ def test_an_expression_is_a_method(commands: Commands, tmp_path: Path) -> None:
     assert text in commands.works("show", text)
 
 
+def test_what_a_loss_warns_of_is_said_once_before_its_trainings(commands: Commands, tmp_path: Path) -> None:
+    """DIST warns when it is bound to two classes, and would again at its first call in each training."""
+    options = ("--tasks", "sst2", "--methods", "dist", *SIZES, "--seeds", "2", "--out", tmp_path / "out")
+    assert commands.works("compare", *options).count("the correlation within a row of two classes") == 1
+
+
 def test_all_methods_leaves_out_what_cannot_work_and_says_why(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,8 +99,9 @@ def device_name(device: torch.device | None = None) -> str:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
     kind, capability = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
-    return f"CPU {kind} ({capability}), {torch.get_num_threads()} threads"
+    return f"CPU {kind} ({capability}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def versions(*packages: str) -> dict[str, str]:

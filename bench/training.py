@@ -151,7 +151,8 @@ def train(
     if not evaluate_only:
         checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")  # a loss's, said too
+            # What a loss says at its first call was said then too; what the cache says was not.
+            warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")
             ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     peak = peak_memory()
     seconds = max(float(ran["train_runtime"]) - curve.paused, 0.0)

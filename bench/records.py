@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -26,6 +27,14 @@ NEEDED: dict[str, Any] = {
     "score": NUMBER,
     "samples_per_second": NUMBER,
     "parameters": NUMBER,
+}
+# What not every record has, but none in another form: the tables and the report read it.
+READ: dict[str, Any] = {
+    **dict.fromkeys(("configuration", "inference", "metrics", "predictions", "references", "rows"), dict),
+    **dict.fromkeys(("step_seconds", "versions"), dict),
+    **dict.fromkeys(("curve", "history"), list),
+    **dict.fromkeys(("flops", "loss_parameters", "peak_memory", "steps", "tokens_per_second", "train_seconds"), NUMBER),
+    "evaluation_samples_per_second": NUMBER,
 }
 FAILED: dict[str, Any] = {"task": str, "method": str, "seed": int, "error": str}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -331,9 +340,17 @@ def _complete(path: Path, needed: dict[str, Any]) -> dict[str, Any]:
     record = read_json(path)
     if isinstance(record.get("format"), int) and record["format"] > FORMAT:
         raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
-    if lacking := [name for name, kind in needed.items() if not isinstance(record.get(name), kind)]:
+    kinds = {**{name: kind for name, kind in READ.items() if name in record}, **needed}
+    if lacking := [name for name, kind in kinds.items() if not _is(kind, record.get(name))]:
         raise DamagedRecord(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
     return record
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """Whether a value is of a kind: a number one that counts, a list one of objects."""
+    if kind is NUMBER:
+        return isinstance(value, NUMBER) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is not list or all(isinstance(entry, dict) for entry in value))
 
 
 def read_json(path: Path) -> dict[str, Any]:

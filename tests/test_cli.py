@@ -481,6 +481,14 @@ def test_workers_give_what_one_process_gives(commands: Commands, tmp_path: Path)
         assert one[name]["configuration"] == two[name]["configuration"]
 
 
+def test_weights_that_the_last_step_breaks_are_a_failure(commands: Commands, tmp_path: Path) -> None:
+    """The loss of one step is finite, and no other step follows that would show what the update did."""
+    grid = ("--tasks", "stsb", "--methods", "none", *SIZES, "--batch-size", "64", "--warmup-ratio", "0")
+    options = ("--teacher-learning-rate", "0.01", "--learning-rate", "1e38", "--out", tmp_path / "out")
+    commands.fails("compare", *grid, *options, code=1, says=("stsb none 0 failed", "weights are not finite"))
+    assert records(tmp_path / "out").keys() == {"stsb-teacher"}
+
+
 def test_a_cell_that_fails_in_a_worker(commands: Commands, tmp_path: Path) -> None:
     grid = ("--tasks", "sst2", "--methods", "none,kd", "--set", "kd.temperature=1e-42", "--seeds", "1", *SIZES)
     failed = ("compare", *grid, "--workers", "2", "--out", tmp_path / "out")

@@ -404,7 +404,10 @@ def file_of(folder: Path, cell: str) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "list", "noise", "lacking"])
+FORMS = {"score": float("nan"), "metrics": None, "step_seconds": 3, "history": [1], "curve": "x", "peak_memory": "x"}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "list", "noise", "lacking", "forms"])
 def test_a_damaged_record_is_set_aside_and_computed_again(
     damage: str, commands: Commands, tmp_path: Path, undisturbed: dict[str, Any], grid: Path
 ) -> None:
@@ -413,6 +416,7 @@ def test_a_damaged_record_is_set_aside_and_computed_again(
     whole = path.read_bytes()
     lacking = b'{"task": "sst2", "method": "kd", "seed": 0, "score": null}'
     contents = {"truncated": whole[:200], "empty": b"", "list": b"[]", "noise": b"\xff\xfe\x00", "lacking": lacking}
+    contents["forms"] = json.dumps(json.loads(whole) | FORMS).encode()
     path.write_bytes(contents[damage])
     before = {name: file_of(tmp_path, name) for name in ("sst2-none-0", "sst2-lrc-0")}
     commands.fails("table", tmp_path, says=(str(path), "remove it"))
@@ -424,6 +428,17 @@ def test_a_damaged_record_is_set_aside_and_computed_again(
     path.write_bytes(contents[damage])
     commands.works(*GRID, "--out", tmp_path)
     assert path.with_name("sst2-kd-0.json.damaged-2").exists() and aside.exists()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_record_with_one_field_in_another_form_is_named(
+    name: str, commands: Commands, tmp_path: Path, grid: Path
+) -> None:
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "cells" / "sst2-kd-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: FORMS[name]}))
+    for command in ("table", "report"):
+        commands.fails(command, tmp_path, says=(f"{path} lacks {name}", "remove it"))
 
 
 def test_a_damaged_record_of_a_teacher(

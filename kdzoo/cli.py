@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -661,7 +663,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    show_other = warnings.showwarning
+    show_other, drop_other = warnings.showwarning, sys.unraisablehook
 
     def show_warning(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
         if issubclass(category, KdzooWarning):
@@ -669,7 +671,14 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             show_other(message, category, *where, **options)
 
-    warnings.showwarning = show_warning
+    def drop(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            # Ctrl-C during a finaliser, where Python drops every exception: once more, when that is over.
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            drop_other(dropped)
+
+    warnings.showwarning, sys.unraisablehook = show_warning, drop
     stopped = "stopped; the same command goes on from the last finished part"
     try:
         _check_empty(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 import kdzoo
 from kdzoo import cache, registry
 from kdzoo.bench import cells, run, training
+from kdzoo.bench.compare import Comparison
 from kdzoo.recipe import Recipe
 from kdzoo.stopwatch import PARTS
 
@@ -110,6 +112,22 @@ def test_an_expression_is_a_method(commands: Commands, tmp_path: Path) -> None:
     record = records(tmp_path / "out")[f"sst2-{name}-0"]
     assert [term["loss"] for term in record["configuration"]["recipe"]["stages"][0]["terms"]] == ["pkd", "kd", "ce"]
     assert text in commands.works("show", text)
+
+
+def test_ctrl_c_during_a_finaliser_is_not_lost(commands: Commands, tmp_path: Path, monkeypatch: Any) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def run(*_: Any, **options: Any) -> Any:
+        Interrupted()
+        for _ in range(1000):
+            time.sleep(0.01)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Comparison, "run", run)
+    ran = commands("compare", "--tasks", "sst2", "--methods", "none", *SIZES, "--out", tmp_path / "out")
+    assert ran.code == 130 and "stopped" in ran.err
 
 
 def test_what_a_loss_warns_of_is_said_once_before_its_trainings(commands: Commands, tmp_path: Path) -> None:

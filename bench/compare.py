@@ -158,8 +158,8 @@ class Comparison:
         for task, method, seed in self.cells():
             grid[task.name, TEACHER, 0].append((task.name, method, seed))
         self.failed = {}
-        with self.records.claimed(command):
-            for line in self.records.set_aside_damaged():
+        with self.records.claimed(command) as damaged:
+            for line in damaged:
                 self._say(f"warning: {line}")
             jobs = [job for teacher, cells in grid.items() for job in (teacher, *cells)]
             done = {job: record for job in jobs if (record := self.work.find(job)) is not None}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kdzoo.bench.columns import Columns, short
 from kdzoo.bench.measure import device_name, peak_bytes, versions
-from kdzoo.bench.records import write_atomically
+from kdzoo.bench.records import read_json, write_atomically
 from kdzoo.bench.workloads import Floor, Inputs, Missing, Workload, total, workload
 from kdzoo.errors import DistillationFailure, KdzooError, unknown
 from kdzoo.kernels.backend import Decision, KernelError, choose
@@ -312,8 +312,8 @@ def write_profile(folder: Path, setting: dict[str, Any], results: Sequence[dict[
 def _measured_in(record: Path) -> set[tuple[str, str]] | None:
     """The shapes and providers of a record; None of what is not one, which is kept too."""
     try:
-        return _pairs(json.loads(record.read_text())["results"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _pairs(read_json(record)["results"])
+    except (KdzooError, KeyError, TypeError):
         return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -16,28 +15,65 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from kdzoo.errors import DistillationFailure, KdzooError
 
 FORMAT = 1
-NUMBER = (int, float)
-NEEDED: dict[str, Any] = {
-    "task": str,
-    "method": str,
-    "seed": int,
-    "score": NUMBER,
-    "samples_per_second": NUMBER,
-    "parameters": NUMBER,
-}
-# What not every record has, but none in another form: the tables and the report read it.
-READ: dict[str, Any] = {
-    **dict.fromkeys(("configuration", "inference", "metrics", "predictions", "references", "rows"), dict),
-    **dict.fromkeys(("step_seconds", "versions"), dict),
-    **dict.fromkeys(("curve", "history"), list),
-    **dict.fromkeys(("flops", "loss_parameters", "peak_memory", "steps", "tokens_per_second", "train_seconds"), NUMBER),
-    "evaluation_samples_per_second": NUMBER,
-}
-FAILED: dict[str, Any] = {"task": str, "method": str, "seed": int, "error": str}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+class _Failed(BaseModel):
+    """What is read of a training that failed."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    task: str
+    method: str
+    seed: int
+    error: str
+
+
+class _Record(BaseModel):
+    """What the tables and the report read of a record; records of earlier versions lack what has a default."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    task: str
+    method: str
+    seed: int
+    score: float
+    samples_per_second: float
+    parameters: int
+    tokens_per_second: float = 0
+    evaluation_samples_per_second: float = 0
+    train_seconds: float = 0
+    steps: int = 0
+    loss_parameters: int = 0
+    flops: int = 0
+    peak_memory: int = 0
+    configuration: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    predictions: dict[str, list[float]] = {}
+    references: dict[str, list[float]] = {}
+    rows: dict[str, int] = {}
+    step_seconds: dict[str, float] = {}
+    inference: dict[str, dict[str, float]] = {}
+    curve: list[dict[str, float]] = []
+    history: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+
+
+class _Config(BaseModel):
+    """What a folder's records have in common."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int = FORMAT
+    shared: dict[str, Any] = {}
+    order: dict[str, list[str]] = {}
+    contents: dict[str, str] = {}
+    commands: list[str] = []
 
 
 class DamagedRecord(KdzooError):
@@ -150,25 +186,29 @@ class Records:
         return moved
 
     @contextmanager
-    def claimed(self, command: str = "") -> Iterator[None]:
+    def claimed(self, command: str = "") -> Iterator[list[str]]:
         """Hold the folder for this process, so that two runs cannot mix their records.
 
         Args:
             command: what was asked for, as it was typed; kept beside the configuration, after those of earlier runs.
 
+        Yields:
+            A line about each damaged record, which has been set aside.
+
         Raises:
-            KdzooError: when another run holds it.
+            KdzooError: when another run holds it, or it has a record of a newer kdzoo.
             DistillationFailure: from within the block, when something could not be written.
         """
         from filelock import FileLock, Timeout
 
         try:
             with FileLock(self.folder / ".lock", timeout=0), _writing(self.folder):
+                damaged = self._set_aside_damaged()
                 kept = {"format": FORMAT, "shared": self.shared, "order": self.order}
                 commands = list(dict.fromkeys([*self._commands, *([command] if command else [])]))
                 more = {"contents": self.contents, "commands": commands}
                 self.write(self.config, kept | {name: value for name, value in more.items() if value})
-                yield
+                yield damaged
         except Timeout:
             raise KdzooError(f"{self.folder} is in use by another run; wait for it, or choose another --out") from None
 
@@ -184,7 +224,7 @@ class Records:
         """Where it says why a cell, or a task's teacher, failed."""
         return self.folder / "failed" / f"{task}-{method}-{seed}.json"
 
-    def set_aside_damaged(self) -> list[str]:
+    def _set_aside_damaged(self) -> list[str]:
         """Rename the damaged records of the folder, a teacher's with its folder; a line about each.
 
         Raises:
@@ -302,7 +342,7 @@ def read_failure(path: Path) -> dict[str, Any]:
     Raises:
         DamagedRecord: when it cannot be read, or lacks one of these.
     """
-    return _complete(path, FAILED)
+    return _complete(path, _Failed)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -318,8 +358,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = read_json(path)
     except DamagedRecord as error:
         raise KdzooError(f"{str(error).partition(';')[0]}; {without}") from None
-    kinds = {"format": int, "shared": dict, "order": dict, "contents": dict, "commands": list}
-    if wrong := [name for name, kind in kinds.items() if not isinstance(config.get(name, kind()), kind)]:
+    if wrong := _unfit(_Config, config):
         raise KdzooError(f"{path} holds no {wrong[0]} that could be read; {without}")
     if config.get("format", FORMAT) > FORMAT:
         raise KdzooError(f"{path.parent} was written by a newer kdzoo (format {config['format']}); update kdzoo")
@@ -333,24 +372,26 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedRecord: when it cannot be read, or lacks what every record has.
         KdzooError: when it is of a newer kdzoo.
     """
-    return _complete(path, NEEDED)
+    return _complete(path, _Record)
 
 
-def _complete(path: Path, needed: dict[str, Any]) -> dict[str, Any]:
+def _complete(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     record = read_json(path)
     if isinstance(record.get("format"), int) and record["format"] > FORMAT:
         raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
-    kinds = {**{name: kind for name, kind in READ.items() if name in record}, **needed}
-    if lacking := [name for name, kind in kinds.items() if not _is(kind, record.get(name))]:
+    if lacking := _unfit(kind, record):
         raise DamagedRecord(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
     return record
 
 
-def _is(kind: Any, value: Any) -> bool:
-    """Whether a value is of a kind: a number one that counts, a list one of objects."""
-    if kind is NUMBER:
-        return isinstance(value, NUMBER) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is not list or all(isinstance(entry, dict) for entry in value))
+def _unfit(kind: type[BaseModel], data: dict[str, Any]) -> list[str]:
+    """The fields that are not there, or of another form."""
+    try:
+        kind.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        return list(dict.fromkeys(str(part["loc"][0]) for part in found))
+    return []
 
 
 def read_json(path: Path) -> dict[str, Any]:

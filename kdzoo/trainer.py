@@ -141,7 +141,7 @@ class DistillationTrainer(Trainer):
 
     Raises:
         KdzooError: for models, data and objective that do not go together; before any training.
-        DistillationFailure: from ``train``, when the loss becomes NaN or infinite; the last checkpoint is kept.
+        DistillationFailure: from ``train``, when loss or weights become NaN or infinite; the last checkpoint is kept.
     """
 
     model: Any  # a Distiller; the Trainer declares a PreTrainedModel
@@ -242,7 +242,11 @@ class DistillationTrainer(Trainer):
                 )
             if self.teacher_rows is not None:
                 self.teacher.to("cpu")  # which makes room: it has said all it is asked for
-        return super().train(*arguments, **options)
+        trained = super().train(*arguments, **options)
+        # A loss shows what the step before it made of the weights, and nothing follows the last.
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise DistillationFailure("the weights are not finite after the last step; take a lower learning rate")
+        return trained
 
     @contextmanager
     def _teacher_bar(self) -> Iterator[Callable[[int, int], None]]:

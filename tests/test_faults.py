@@ -496,9 +496,11 @@ def test_a_record_of_a_newer_kdzoo(commands: Commands, tmp_path: Path, grid: Pat
     shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "cells" / "sst2-kd-0.json"
     path.write_text(json.dumps({"format": 99, "result": 1}))
-    for command in ((*GRID, "--out"), ("table",)):
+    config = (tmp_path / "config.json").read_bytes()
+    for command in ((*GRID, "--seeds", "2", "--out"), ("table",)):
         commands.fails(*command, tmp_path, says=(str(path), "newer kdzoo", "format 99"))
     assert json.loads(path.read_text()) == {"format": 99, "result": 1}
+    assert (tmp_path / "config.json").read_bytes() == config
 
 
 def test_a_folder_of_a_newer_kdzoo(commands: Commands, tmp_path: Path) -> None:

@@ -499,6 +499,13 @@ def breaking(at: int, value: float) -> Objective:
     return Objective([Term("ce"), Term(Breaking(at, value), name="broken", weight=2.0)])
 
 
+def test_weights_that_the_last_step_breaks_are_a_failure(tmp_path: Path) -> None:
+    """Its loss is finite, and no step follows whose loss would show what it did."""
+    made = trainer(tmp_path, "none", max_steps=1, learning_rate=1e38, warmup_steps=0, weight_decay=1.0)
+    with pytest.raises(DistillationFailure, match="weights are not finite after the last step"):
+        made.train()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_training(value: float, tmp_path: Path) -> None:
     made = trainer(tmp_path, objective=breaking(5, value), save_strategy="steps", save_steps=2)

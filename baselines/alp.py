@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdzoo.loss import DistillationLoss, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, masked_mean
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Passban et al. 2021, ALP-KD: Attention-Based Layer Projection for Knowledge Distillation"
 URL = "https://arxiv.org/abs/2012.14022"
@@ -90,7 +90,7 @@ class ALP(DistillationLoss):
 @register_recipe("alp")
 def recipe() -> Recipe:
     """Labels, softened classes and all CLS states, with equal shares of the three."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="alp",

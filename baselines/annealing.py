@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, masked_mean
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Jafari et al. 2021, Annealing Knowledge Distillation"
 URL = "https://arxiv.org/abs/2104.07163"
@@ -81,7 +81,7 @@ class Annealing(DistillationLoss):
 @register_recipe("annealing")
 def recipe() -> Recipe:
     """Annealed regression, then the labels alone."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="annealing",

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from kdzoo.attention import attention_difference, check_heads
-from kdzoo.loss import DistillationLoss, ModelShape, check_backend
-from kdzoo.registry import register
+from kdzoo.losses.attention import attention_difference, check_heads
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend
+from kdzoo.losses.registry import register
 
 
 @register("attention_ce")

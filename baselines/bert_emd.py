@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.activations import QKV
-from kdzoo.attention import check_heads, relation, valid_pairs
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
-from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_positive
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.attention import check_heads, relation, valid_pairs
+from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_positive
+from kdzoo.losses.registry import register, register_recipe
+from kdzoo.models.activations import QKV
 
 if TYPE_CHECKING:
-    from kdzoo.layers import Pairs
-    from kdzoo.recipe import Recipe
+    from kdzoo.models.layers import Pairs
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Li et al. 2020, BERT-EMD: Many-to-Many Layer Mapping for BERT Compression with Earth Mover's Distance"
 URL = "https://arxiv.org/abs/2010.06133"
@@ -287,7 +287,7 @@ def cheapest_flow(costs: np.ndarray, supply: np.ndarray, demand: np.ndarray) -> 
 @register_recipe("bert_emd")
 def recipe() -> Recipe:
     """One stage, with the weights of the best four-layer students."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="bert_emd",

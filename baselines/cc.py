@@ -7,9 +7,9 @@ import math
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import check_positive, unit
-from kdzoo.registry import register
-from kdzoo.structure import StructureLoss, real_pairs
+from kdzoo.losses.base import check_positive, unit
+from kdzoo.losses.registry import register
+from kdzoo.losses.structure import StructureLoss, real_pairs
 
 
 @register("cc")

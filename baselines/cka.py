@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels.gram import slot_shares
-from kdzoo.registry import register
-from kdzoo.structure import GramLoss
+from kdzoo.losses.registry import register
+from kdzoo.losses.structure import GramLoss
 
 
 @register("cka")

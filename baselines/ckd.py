@@ -10,12 +10,12 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.loss import EPSILON, DistillationLoss, reciprocal_norm
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import EPSILON, DistillationLoss, reciprocal_norm
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.layers import Pairs
-    from kdzoo.recipe import Recipe
+    from kdzoo.models.layers import Pairs
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Park et al. 2021, Distilling Linguistic Context for Language Model Compression"
 URL = "https://arxiv.org/abs/2109.08359"
@@ -233,7 +233,7 @@ def _ratio(total: Tensor, count: Tensor) -> Tensor:
 @register_recipe("ckd")
 def recipe() -> Recipe:
     """Labels, softened classes and the four relations, with the weights of the middle of the published tasks."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="ckd",

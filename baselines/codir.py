@@ -10,12 +10,12 @@ from torch import Tensor
 from kdzoo.baselines.crd import CRD
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.loss import ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import ModelShape, affine, check_positive, masked_mean, unit
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.layers import Pairs
-    from kdzoo.recipe import Recipe
+    from kdzoo.models.layers import Pairs
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Sun et al. 2020, Contrastive Distillation on Intermediate Representations for Language Model Compression"
 URL = "https://arxiv.org/abs/2009.14167"
@@ -232,7 +232,7 @@ def _summary(states: Tensor, mask: Tensor | None) -> Tensor:
 @register_recipe("codir")
 def recipe() -> Recipe:
     """Labels, softened classes and contrast, as published for fine-tuning."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="codir",

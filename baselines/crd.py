@@ -14,11 +14,11 @@ from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
-from kdzoo.loss import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe, TermSpec
+    from kdzoo.objectives.recipe import Recipe, TermSpec
 
 BANKS = ("dataset", "queue", "batch")
 
@@ -334,14 +334,14 @@ def crd() -> Recipe:
 @register_recipe("crd_kd")
 def crd_kd() -> Recipe:
     """The same with softened classes, as the paper's CRD+KD."""
-    from kdzoo.recipe import TermSpec
+    from kdzoo.objectives.recipe import TermSpec
 
     kd = TermSpec(loss="kd", temperature=4.0)
     return _recipe("crd_kd", "labels, softened classes and contrast with a bank of the data set", kd)
 
 
 def _recipe(name: str, title: str, *more: TermSpec) -> Recipe:
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name=name,

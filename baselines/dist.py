@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 EPSILON = 1e-8
 PAPER = "Huang et al. 2022, Knowledge Distillation from A Stronger Teacher"
@@ -142,7 +142,7 @@ def _warn_of_two_classes(name: str) -> None:
 @register_recipe("dist")
 def recipe() -> Recipe:
     """Labels and DIST with the weights of the paper's image classification."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name="dist",

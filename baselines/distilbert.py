@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.kernels.cosine import cosine
-from kdzoo.loss import DistillationLoss, check_backend, mean_count
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend, mean_count
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 
 @register("cosine")
@@ -81,7 +81,7 @@ class Cosine(DistillationLoss):
 @register_recipe("distilbert")
 def recipe() -> Recipe:
     """The triple loss in its published proportions, with the labels in the place of masked words."""
-    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="distilbert",

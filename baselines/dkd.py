@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kdzoo.divergence import kl
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive, class_labels, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, class_labels, masked_mean
+from kdzoo.losses.divergence import kl
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Zhao et al. 2022, Decoupled Knowledge Distillation"
 URL = "https://arxiv.org/abs/2203.08679"
@@ -115,7 +115,7 @@ class DKD(DistillationLoss):
 @register_recipe("dkd")
 def recipe() -> Recipe:
     """Labels and DKD, which is phased in, with the authors' weights."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, WeightSchedule
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, WeightSchedule
 
     warmup = WeightSchedule(points=((0.0, 0.0), (0.083, 1.0), (1.0, 1.0)), interpolate=True)
     return Recipe(

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, class_labels, masked_mean, shaped_labels, slot_mask
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, class_labels, masked_mean, shaped_labels, slot_mask
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 
 @register("ce")
@@ -74,7 +74,7 @@ class CrossEntropy(DistillationLoss):
 @register_recipe("none")
 def none() -> Recipe:
     """Fine-tuning without a teacher: the floor of every comparison."""
-    from kdzoo.recipe import Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Recipe, Stage, TermSpec
 
     return Recipe(
         name="none",

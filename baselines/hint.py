@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean
-from kdzoo.registry import register
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.losses.registry import register
 
 
 @register("hint")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from kdzoo.attention import attention_difference, check_heads
-from kdzoo.loss import DistillationLoss, ModelShape, check_backend
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.attention import attention_difference, check_heads
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe, Stage
+    from kdzoo.objectives.recipe import Recipe, Stage
 
 SHARE = 6 / 7  # of the steps for the layers: a seventh for each of six, and one for the classes
 MOVES = (
@@ -104,7 +104,7 @@ def _stage(
     classes: bool = False,
     fraction: float = 1.0,
 ) -> Stage:
-    from kdzoo.recipe import Stage, TermSpec
+    from kdzoo.objectives.recipe import Stage, TermSpec
 
     layers = {"layers": "uniform", "layer_schedule": schedule}
     terms = (
@@ -114,7 +114,7 @@ def _stage(
 
 
 def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str) -> Recipe:
-    from kdzoo.recipe import Citation, Recipe, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Training
 
     return Recipe(
         name=name,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdzoo.divergence import Divergence
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 
 @register("kd")
@@ -67,7 +67,7 @@ class KD(Divergence):
 @register_recipe("kd")
 def recipe() -> Recipe:
     """Softened classes and labels, half each, at the temperature the paper found best for speech."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name="kd",

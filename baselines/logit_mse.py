@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdzoo.loss import DistillationLoss, masked_mean
-from kdzoo.registry import register
+from kdzoo.losses.base import DistillationLoss, masked_mean
+from kdzoo.losses.registry import register
 
 
 @register("logit_mse")

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from kdzoo.divergence import kl
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, check_positive, masked_mean
-from kdzoo.registry import register
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.losses.divergence import kl
+from kdzoo.losses.registry import register
 
 EPSILON = 1e-7
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.gram import gram, squared_distances
-from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_positive
-from kdzoo.registry import register, register_recipe
-from kdzoo.structure import real_pairs
+from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_positive
+from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.structure import real_pairs
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 URL = "https://aclanthology.org/2022.acl-long.71"
 CHUNK = 2**22  # numbers in the teacher's relations that are held at a time
@@ -301,7 +301,7 @@ def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor) -> T
 @register_recipe("mgskd")
 def recipe() -> Recipe:
     """Structure first, of the embeddings and every mapped layer, then the softened classes."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     structure = (
         TermSpec(loss="mgskd", feature="embedding", name="mgskd_embedding", token_layers=1),

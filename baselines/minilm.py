@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdzoo.attention import (
+from kdzoo.losses.attention import (
     attention_difference,
     check_heads,
     check_qkv,
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.loss import DistillationLoss, ModelShape, check_backend
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 ADVICE = ", or use minilmv2, which splits the heads of both anew"
 
@@ -91,7 +91,7 @@ class MiniLM(DistillationLoss):
 @register_recipe("minilm")
 def recipe() -> Recipe:
     """The last layer's self-attention alone, then fine-tuning."""
-    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="minilm",

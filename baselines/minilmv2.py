@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdzoo.activations import QKV
-from kdzoo.attention import (
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.losses.attention import (
     check_attention,
     check_qkv,
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.errors import KdzooError, unknown
-from kdzoo.loss import DistillationLoss, ModelShape, check_backend, check_positive
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend, check_positive
+from kdzoo.losses.registry import register, register_recipe
+from kdzoo.models.activations import QKV
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 RELATIONS = tuple(left + right for left in "qkv" for right in "qkv")
 
@@ -136,7 +136,7 @@ class MiniLMv2(DistillationLoss):
 @register_recipe("minilmv2")
 def recipe() -> Recipe:
     """The relations of one layer alone, then fine-tuning."""
-    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="minilmv2",

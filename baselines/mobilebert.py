@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.activations import QKV
-from kdzoo.attention import attention_difference, check_heads
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.backend import accumulator
-from kdzoo.loss import EPSILON, DistillationLoss, ModelShape, check_backend, masked_mean, slot_mask
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.attention import attention_difference, check_heads
+from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_backend, masked_mean, slot_mask
+from kdzoo.losses.registry import register, register_recipe
+from kdzoo.models.activations import QKV
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 WEIGHTS = {"paper": (1.0, 1.0, 1.0, 1.0), "released": (100.0, 5000.0, 5.0, 1.0)}
 
@@ -171,7 +171,7 @@ class MobileBERT(DistillationLoss):
 @register_recipe("mobilebert")
 def recipe() -> Recipe:
     """Progressive knowledge transfer, then the teacher's classes and the labels."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     published = {"decomposed": True, "hidden_weight": 100.0, "mean_weight": 5000.0, "variance_weight": 5.0}
     hidden = {"loss": "mobilebert", "layers": "uniform", **published}

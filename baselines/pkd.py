@@ -8,11 +8,11 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.normalized_mse import normalized_mse
-from kdzoo.loss import DistillationLoss, check_backend, mean_count
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend, mean_count
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 
 @register("pkd")
@@ -89,7 +89,7 @@ class PKD(DistillationLoss):
 @register_recipe("pkd")
 def recipe() -> Recipe:
     """PKD-skip with values from the middle of the published grid."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name="pkd",

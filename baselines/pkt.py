@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdzoo.registry import register
-from kdzoo.structure import GramLoss, real_pairs
+from kdzoo.losses.registry import register
+from kdzoo.losses.structure import GramLoss, real_pairs
 
 
 @register("pkt")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.layers import Pairs
-    from kdzoo.recipe import Recipe, TermSpec
+    from kdzoo.models.layers import Pairs
+    from kdzoo.objectives.recipe import Recipe, TermSpec
 
 PAPER = "Haidar et al. 2022, RAIL-KD: RAndom Intermediate Layer Mapping for Knowledge Distillation"
 URL = "https://arxiv.org/abs/2109.10164"
@@ -173,7 +173,7 @@ def _pooled(states: Tensor, mask: Tensor | None) -> Tensor:
 @register_recipe("rail")
 def rail() -> Recipe:
     """RAIL-KD_l: layer by layer."""
-    from kdzoo.recipe import TermSpec
+    from kdzoo.objectives.recipe import TermSpec
 
     return _recipe("rail", "layer by layer", TermSpec(loss="rail", weight=1 / 3))
 
@@ -181,13 +181,13 @@ def rail() -> Recipe:
 @register_recipe("rail_c")
 def rail_c() -> Recipe:
     """RAIL-KD_c: the layers side by side."""
-    from kdzoo.recipe import TermSpec
+    from kdzoo.objectives.recipe import TermSpec
 
     return _recipe("rail_c", "concatenated", TermSpec(loss="rail", concatenated=True, weight=1 / 3))
 
 
 def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
 
     return Recipe(
         name=name,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kdzoo.registry import register, register_recipe
-from kdzoo.structure import GramLoss, real_pairs
+from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.structure import GramLoss, real_pairs
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Park et al. 2019, Relational Knowledge Distillation"
 URL = "https://arxiv.org/abs/1904.05068"
@@ -113,7 +113,7 @@ class RKDAngle(GramLoss):
 @register_recipe("rkd")
 def recipe() -> Recipe:
     """Labels, softened classes, distances and angles of the last CLS state, with the published weights."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name="rkd",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kdzoo.divergence import Divergence
 from kdzoo.errors import KdzooError
-from kdzoo.registry import register
+from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.registry import register
 
 
 @register("skew_kl")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
-from kdzoo.loss import EPSILON, DistillationLoss
-from kdzoo.registry import register
+from kdzoo.losses.base import EPSILON, DistillationLoss
+from kdzoo.losses.registry import register
 
 
 @register("squarehead")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, masked_mean
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Yang et al. 2021, Knowledge Distillation via Softmax Regression Representation Learning"
 URL = "https://openreview.net/forum?id=ZzwDy_wiWv"
@@ -115,7 +115,7 @@ def _through(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
 @register_recipe("srrl")
 def recipe() -> Recipe:
     """Labels, features and the teacher's head, on the last CLS state."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name="srrl",

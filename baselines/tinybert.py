@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from kdzoo.attention import attention_difference, check_heads
-from kdzoo.divergence import Divergence
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.hidden_mse import hidden_mse
-from kdzoo.loss import DistillationLoss, ModelShape, check_backend, mean_count, slot_mask
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.attention import attention_difference, check_heads
+from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend, mean_count, slot_mask
+from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 PAPER = "Jiao et al. 2020, TinyBERT: Distilling BERT for Natural Language Understanding"
 URL = "https://arxiv.org/abs/1909.10351"
@@ -243,7 +243,7 @@ class AttentionMSE(DistillationLoss):
 @register_recipe("tinybert")
 def recipe() -> Recipe:
     """Layers first, at a constant rate, then the soft labels; the paper's data augmentation is --augment."""
-    from kdzoo.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
 
     layers = (
         TermSpec(loss="embedding_mse"),

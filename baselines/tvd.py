@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kdzoo.divergence import Divergence
-from kdzoo.registry import register
+from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.registry import register
 
 
 @register("tvd")

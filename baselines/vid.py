@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss, ModelShape, affine, check_positive, masked_mean
-from kdzoo.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean
+from kdzoo.losses.registry import register, register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe
 
 EPSILON = 1e-5
 PAPER = "Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer"
@@ -115,7 +115,7 @@ class VID(DistillationLoss):
 @register_recipe("vid")
 def recipe() -> Recipe:
     """Labels and VID on every mapped layer, at weight 1 each."""
-    from kdzoo.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
 
     return Recipe(
         name="vid",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from kdzoo.students import parse_student
+from kdzoo.models.students import parse_student
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
 READ = 2**22  # bytes at a time

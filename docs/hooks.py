@@ -9,8 +9,8 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 import kdzoo
-from kdzoo.recipe import Recipe
-from kdzoo.registry import loss_class
+from kdzoo.losses.registry import loss_class
+from kdzoo.objectives.recipe import Recipe
 
 # What a reader looks for first: the feature that a loss compares.
 GROUPS = {

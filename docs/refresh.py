@@ -12,8 +12,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from kdzoo.bench.records import write_atomically
-from kdzoo.cli import app
+from kdzoo.bench.folder import write_atomically
+from kdzoo.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 REGION = re.compile(r"(<!-- kdzoo (table [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from kdzoo.activations import QKV, Activations, Needs, capture
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
-from kdzoo.loss import DistillationLoss
-from kdzoo.objective import Objective, Schedule, Term, after, before, linear
-from kdzoo.registry import available, create, describe, register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.registry import available, create, describe, register, register_recipe
+from kdzoo.models.activations import QKV, Activations, Needs, capture
+from kdzoo.objectives.objective import Objective, Schedule, Term, after, before, linear
 
 if TYPE_CHECKING:
-    from kdzoo.lrc import CosNCE
-    from kdzoo.recipe import Recipe, Stage
-    from kdzoo.students import make_student
-    from kdzoo.trainer import DistillationTrainer
+    from kdzoo.baselines.lrc import CosNCE
+    from kdzoo.models.students import make_student
+    from kdzoo.objectives.recipe import Recipe, Stage
+    from kdzoo.training.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
 
@@ -48,11 +48,11 @@ __all__ = [
 
 # What needs more than torch is imported when first asked for, so that ``import kdzoo`` stays cheap.
 _LATER = {
-    "CosNCE": "kdzoo.lrc",
-    "DistillationTrainer": "kdzoo.trainer",
-    "Recipe": "kdzoo.recipe",
-    "Stage": "kdzoo.recipe",
-    "make_student": "kdzoo.students",
+    "CosNCE": "kdzoo.baselines.lrc",
+    "DistillationTrainer": "kdzoo.training.trainer",
+    "Recipe": "kdzoo.objectives.recipe",
+    "Stage": "kdzoo.objectives.recipe",
+    "make_student": "kdzoo.models.students",
 }
 
 

@@ -28,7 +28,7 @@ class Commands:
         self._capsys = capsys
 
     def __call__(self, *arguments: object) -> Ran:
-        from kdzoo.cli import main
+        from kdzoo.cli.main import main
 
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:

@@ -44,7 +44,7 @@ from torch.autograd import gradcheck
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.registry import loss_class, options_of
+from kdzoo.losses.registry import loss_class, options_of
 
 CHECKS: dict[str, Callable[[Subject, int], None]] = {}
 

@@ -13,8 +13,8 @@ import torch
 from command_line import SIZES, Commands, records
 
 from kdzoo import KdzooError
-from kdzoo.bench import augmentation
-from kdzoo.glue.augmentation import CANDIDATES, Neighbours, WordReplacement, augmented
+from kdzoo.bench.runs import augmentation
+from kdzoo.tasks.augmentation import CANDIDATES, Neighbours, WordReplacement, augmented
 
 VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the film was good bad ##ly ##s act actor plot scene " + " ".join(
     f"{a}{b}" for a in "bcdfg" for b in ("an", "en", "in", "on")
@@ -152,7 +152,7 @@ def test_a_rows_copies_depend_on_seed_and_place_alone(replacement: WordReplaceme
 
 @pytest.fixture(scope="module")
 def glove(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kdzoo.glue.synthetic import vocabulary
+    from kdzoo.tasks.synthetic.grammar import vocabulary
 
     path = tmp_path_factory.mktemp("glove") / "glove.txt"
     draw = np.random.default_rng(0)

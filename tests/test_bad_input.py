@@ -14,9 +14,9 @@ import torch
 from command_line import ROWS, SIZES, STUDENT, TEACHER, Commands
 
 import kdzoo
-from kdzoo import registry
 from kdzoo.errors import KdzooError
-from kdzoo.loss import DistillationLoss
+from kdzoo.losses import registry
+from kdzoo.losses.base import DistillationLoss
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained models: ``sst2`` and ``mnli`` with heads, ``bare`` without one, ``words`` of another vocabulary."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    from kdzoo.bench.models import load_tokenizer, make_teacher
-    from kdzoo.glue import get_task
+    from kdzoo.models.teachers import load_tokenizer, make_teacher
+    from kdzoo.tasks import get_task
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = load_tokenizer(TEACHER, "synthetic")
@@ -280,7 +280,7 @@ def test_vocabularies_and_classes(command: str, commands: Commands, models: Path
 def test_all_tasks_are_checked_before_the_first_is_trained(
     commands: Commands, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdzoo.bench.cells.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("kdzoo.bench.grid.cells.train", lambda *_, **__: pytest.fail("trained"))
     options = ("--methods", "none", "--teacher", models / "sst2", "--student", STUDENT, "--out", tmp_path / "out")
     commands.fails("compare", "--tasks", "sst2,mnli", *options, *ROWS, says=("head for 2 labels", "mnli has 3"))
 
@@ -341,7 +341,7 @@ def test_a_bank_that_does_not_fit(
     options: str, commands: Commands, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdzoo.baselines.crd._free_memory", lambda: 64 * 8 * 128 - 1)
-    monkeypatch.setattr("kdzoo.bench.cells.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("kdzoo.bench.grid.cells.train", lambda *_, **__: pytest.fail("trained"))
     path = one_term(tmp_path, options)
     says = ("crd: a bank of", "GB are free", 'bank="queue"', 'bank="batch"')
     commands.fails("compare", "--methods", path, "--tasks", "sst2", *SIZES, "--out", tmp_path / "out", says=says)
@@ -431,7 +431,7 @@ def test_an_error_of_our_own_making(commands: Commands, monkeypatch: pytest.Monk
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("kdzoo.bench.run.load", fault)
+    monkeypatch.setattr("kdzoo.bench.runs.single.load", fault)
     ran = commands("finetune", "--task", "sst2", "--model", TEACHER, "--out", tmp_path)
     assert ran.code == 1
     assert ran.err == "kdzoo: unexpected ZeroDivisionError: division by zero; --debug shows where\n"

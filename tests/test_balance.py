@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import kdzoo
 from kdzoo import KdzooError, Objective, Term
-from kdzoo.activations import Activations
-from kdzoo.recipe import Recipe
+from kdzoo.models.activations import Activations
+from kdzoo.objectives.recipe import Recipe
 
 
 class Linear(nn.Module):

@@ -10,8 +10,9 @@ import torch
 from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, WIDTH, batch, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdzoo import activations
-from kdzoo.activations import (
+from kdzoo.errors import KdzooError
+from kdzoo.models import activations
+from kdzoo.models.activations import (
     QKV,
     Activations,
     Needs,
@@ -23,7 +24,6 @@ from kdzoo.activations import (
     num_layers,
     unwrap,
 )
-from kdzoo.errors import KdzooError
 
 ALL_LAYERS = frozenset(range(LAYERS))
 

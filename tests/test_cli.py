@@ -19,11 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import kdzoo
-from kdzoo import cache, registry
-from kdzoo.bench import cells, run, training
-from kdzoo.bench.compare import Comparison
-from kdzoo.recipe import Recipe
-from kdzoo.stopwatch import PARTS
+from kdzoo.bench.grid import cells
+from kdzoo.bench.grid.comparison import Comparison
+from kdzoo.bench.runs import single as run
+from kdzoo.bench.runs import train as training
+from kdzoo.losses import registry
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.training import cache
+from kdzoo.training.stopwatch import PARTS
 
 
 @pytest.fixture
@@ -273,7 +276,7 @@ def test_published_hyper_parameters_hold_where_no_option_is_given(
 ) -> None:
     budgets: list[Any] = []
     record = {"metrics": {"accuracy": 0.5}}
-    monkeypatch.setattr("kdzoo.bench.run.run_one", lambda **given: budgets.append(given["budget"]) or record)
+    monkeypatch.setattr("kdzoo.bench.runs.single.run_one", lambda **given: budgets.append(given["budget"]) or record)
     distill = ("distill", "--task", "sst2", "--teacher", "t", "--method", "tinybert", "--out", tmp_path)
     published = Recipe.load("tinybert").training
     commands.works(*distill)

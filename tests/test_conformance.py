@@ -14,7 +14,7 @@ import torch
 from conformance import CHECKS, Subject, agrees_with_two_processes, in_two_processes
 
 import kdzoo
-from kdzoo.registry import loss_class
+from kdzoo.losses.registry import loss_class
 
 NAMES = kdzoo.available()
 

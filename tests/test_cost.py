@@ -11,7 +11,7 @@ import torch
 import transformers
 from command_line import Commands
 
-from kdzoo.bench.measure import peak_bytes, seconds, versions
+from kdzoo.bench.timing import peak_bytes, seconds, versions
 
 MODELS = ("--student", "2x16,heads=2", "--teacher", "3x24,heads=2")
 SMALL = (*MODELS, "--batch-size", "4", "--length", "8", "--repeats", "1")

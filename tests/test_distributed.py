@@ -42,8 +42,8 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     from tiny_data import collate, rows
 
     import kdzoo
-    import kdzoo.trainer
-    from kdzoo.recipe import Recipe
+    import kdzoo.training.trainer
+    from kdzoo.objectives.recipe import Recipe
 
     if "recipe" in case:
         recipe = Recipe.load(case["recipe"])
@@ -55,7 +55,7 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     def keep(args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         found["gradients"].append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
-    perturb = kdzoo.trainer.gradient_perturbation
+    perturb = kdzoo.training.trainer.gradient_perturbation
 
     def watched(loss: Any, embedding: Any) -> Any:
         found["perturbations"].append(perturb(loss, embedding))
@@ -90,11 +90,11 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
         callbacks=[callback(on_pre_optimizer_step=keep)],
     )
     randint, torch.randint = torch.randint, drawn  # type: ignore[assignment]
-    kdzoo.trainer.gradient_perturbation = watched
+    kdzoo.training.trainer.gradient_perturbation = watched
     try:
         made.train()
     finally:
-        kdzoo.trainer.gradient_perturbation = perturb
+        kdzoo.training.trainer.gradient_perturbation = perturb
         torch.randint = randint
     found["wrapped"] = type(made.model_wrapped).__name__
     found["logs"] = [{k: v for k, v in log.items() if k.startswith("loss")} for log in made.state.log_history[:STEPS]]
@@ -189,8 +189,8 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
     from command_line import ROWS, TEACHER
     from transformers import AutoModelForSequenceClassification
 
-    from kdzoo.bench.models import load_tokenizer
-    from kdzoo.glue import get_task, load
+    from kdzoo.models.teachers import load_tokenizer
+    from kdzoo.tasks import get_task, load
 
     launchers = {
         None: [],

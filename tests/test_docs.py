@@ -15,8 +15,8 @@ from latex2mathml.converter import convert
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import kdzoo
-from kdzoo import registry
-from kdzoo.recipe import Recipe
+from kdzoo.losses import registry
+from kdzoo.objectives.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kdzoo import KdzooError
-from kdzoo.expression import is_expression, method_name, parse_terms, split_methods
-from kdzoo.recipe import Recipe
+from kdzoo.objectives.expression import is_expression, method_name, parse_terms, split_methods
+from kdzoo.objectives.recipe import Recipe
 
 
 @pytest.mark.parametrize(

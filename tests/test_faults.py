@@ -27,11 +27,12 @@ from datasets import Dataset, DatasetDict
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from kdzoo.bench import cells, training
-from kdzoo.bench.compare import Comparison
 from kdzoo.bench.contents import contents_of
-from kdzoo.bench.records import write_atomically
-from kdzoo.bench.settings import resolve
+from kdzoo.bench.folder import write_atomically
+from kdzoo.bench.grid import cells
+from kdzoo.bench.grid.comparison import Comparison
+from kdzoo.bench.grid.settings import resolve
+from kdzoo.bench.runs import train as training
 from kdzoo.errors import DistillationFailure
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
@@ -45,7 +46,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the grid when nothing happens to it."""
-    from kdzoo.cli import main
+    from kdzoo.cli.main import main
 
     folder = tmp_path_factory.mktemp("grid")
     with pytest.raises(SystemExit, match="0"):
@@ -74,8 +75,8 @@ def left_over(folder: Path) -> set[str]:
 HELD = """
 import sys, time
 from pathlib import Path
-from kdzoo.bench import training
-from kdzoo.cli import main
+from kdzoo.bench.runs import train as training
+from kdzoo.cli.main import main
 record, reached = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
 def held(self, args, state, control, **more):
     if record.exists():

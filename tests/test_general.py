@@ -15,12 +15,12 @@ from tiny_models import tiny
 
 import kdzoo
 from kdzoo import KdzooError
-from kdzoo.bench import pretraining
-from kdzoo.bench.pretraining import TextCollator, check_on_text
-from kdzoo.glue.synthetic import generate, synthetic_tokenizer
-from kdzoo.recipe import Recipe
-from kdzoo.students import load_model, make_student
-from kdzoo.text import Text, packed
+from kdzoo.bench.runs import on_text as pretraining
+from kdzoo.bench.runs.on_text import TextCollator, check_on_text
+from kdzoo.models.students import load_model, make_student
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.synthetic.grammar import generate, synthetic_tokenizer
+from kdzoo.tasks.text import Text, packed
 
 SMALL = ("--student", "1x16,heads=4", "--batch-size", "8", "--max-length", "24", "--learning-rate", "0.01")
 GENERAL = [name for name in kdzoo.available("recipes") if Recipe.load(name).general is not None]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.glue.metrics import GlueMetric
-from kdzoo.glue.tasks import TASKS
+from kdzoo.tasks.base import TASKS
+from kdzoo.tasks.metrics import GlueMetric
 
 
 def _counts(predicted, true):

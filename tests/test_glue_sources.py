@@ -11,7 +11,8 @@ import datasets
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.glue import TASKS, get_task, load, sources
+from kdzoo.tasks import TASKS, get_task, load
+from kdzoo.tasks.sources import folder as sources
 
 # Words and marks that a careless reader changes: missing-value words, lone quotes, blanks at the end, odd characters.
 TEXTS = ["None", 'a "lone quote', "NA ", "null", "it's\x85 one\u2028row, é", "1.0", "a\rb", "  two  spaces "]

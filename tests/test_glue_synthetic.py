@@ -12,13 +12,14 @@ from collections import Counter
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.glue import TASKS, get_task, load, synthetic
-from kdzoo.glue.synthetic import DEFAULT_SIZES, SIZES, generate, synthetic_tokenizer, vocabulary
+from kdzoo.tasks import TASKS, get_task, load
+from kdzoo.tasks.synthetic import grammar as synthetic
+from kdzoo.tasks.synthetic.grammar import DEFAULT_SIZES, SIZES, generate, synthetic_tokenizer, vocabulary
 
 FINGERPRINT = """
 import hashlib, json
-from kdzoo.glue.synthetic import generate, vocabulary
-from kdzoo.glue.tasks import TASKS
+from kdzoo.tasks.synthetic.grammar import generate, vocabulary
+from kdzoo.tasks.base import TASKS
 rows = [generate(name, "train", 50, seed) for name in TASKS for seed in (0, 1)]
 print(hashlib.sha256(json.dumps([rows, vocabulary()]).encode()).hexdigest())
 """
@@ -65,7 +66,7 @@ def test_labels_are_valid_and_spread(name):
 
 def test_sentiment_follows_from_the_words():
     """Read by hand-written rules, every label comes out."""
-    from kdzoo.glue import lexicon
+    from kdzoo.tasks.synthetic import lexicon
 
     flips = ("not", "never", "hardly", "nobody", "wrong")
     rows = generate("sst2", "train", 500)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.glue import TASKS, get_task, load
-from kdzoo.glue.synthetic import synthetic_tokenizer
+from kdzoo.tasks import TASKS, get_task, load
+from kdzoo.tasks.synthetic.grammar import synthetic_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def run(*arguments: object) -> int:
     """The grid in a process of its own, forked so that nothing need be imported again; its process id."""
     if pid := os.fork():
         return pid
-    from kdzoo.cli import main
+    from kdzoo.cli.main import main
 
     os.setsid()
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -107,9 +107,9 @@ if __name__ == "__main__":
     import scipy.stats
     import sklearn.metrics
 
-    import kdzoo.bench.compare
-    import kdzoo.cli
+    import kdzoo.bench.grid.comparison
+    import kdzoo.cli.main
 
-    loaded = evaluate, scipy.stats, sklearn.metrics, kdzoo.bench.compare, kdzoo.cli
+    loaded = evaluate, scipy.stats, sklearn.metrics, kdzoo.bench.grid.comparison, kdzoo.cli.main
     folder, kills, seed, *options = sys.argv[1:]
     print(json.dumps(kill_often(Path(folder), int(kills), int(seed), *options)))

@@ -21,8 +21,9 @@ from command_line import SIZES, STUDENT, TEACHER, Commands, records, results
 from datasets import Dataset
 from scripted import Scripted
 
-from kdzoo.bench import cells, launchers
-from kdzoo.bench.launchers import STEPS, Failure, InProcess, Job, Pool, make_launcher
+from kdzoo.bench.grid import cells
+from kdzoo.bench.grid.launchers import base as launchers
+from kdzoo.bench.grid.launchers.base import STEPS, Failure, InProcess, Job, Pool, make_launcher
 from kdzoo.errors import KdzooError
 
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
@@ -114,7 +115,7 @@ def test_leaving_early_stops_all_processes(tmp_path: Path) -> None:
 def test_requests(options: tuple[str, ...], says: tuple[str, ...], commands: Commands, tmp_path: Path) -> None:
     if "--ray-address" in options and "ray" in options:
         pytest.importorskip("ray")
-    importlib.import_module("kdzoo.bench.compare")  # so that its seconds do not count
+    importlib.import_module("kdzoo.bench.grid.comparison")  # so that its seconds do not count
     start = time.monotonic()
     commands.fails("compare", *SIZES, *options, "--out", tmp_path / "out", says=says)
     assert time.monotonic() - start < launchers.CONNECT_SECONDS + 5 and not (tmp_path / "out").exists()
@@ -178,7 +179,7 @@ def test_a_ray_worker_is_killed(tmp_path: Path) -> None:
         STUDENT,
         *rows,
     )
-    kdzoo = [sys.executable, "-c", "from kdzoo.cli import main; main()", "compare", *grid, "--tensorboard", "--out"]
+    kdzoo = [sys.executable, "-m", "kdzoo", "compare", *grid, "--tensorboard", "--out"]
     local = subprocess.run(
         [*kdzoo, "local"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -231,7 +232,7 @@ def test_ray_of_its_own_and_through_its_client(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}
-    kdzoo = [sys.executable, "-c", "from kdzoo.cli import main; main()"]
+    kdzoo = [sys.executable, "-c", "from kdzoo.cli.main import main; main()"]
     grid = ["compare", "--tasks", "sst2", "--methods", "none,kd", "--seeds", "1", *SIZES]
 
     def run(name: str, *options: str) -> None:

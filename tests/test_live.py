@@ -12,9 +12,9 @@ import pytest
 from command_line import SIZES, Commands, records, results
 from rich.console import Console
 
-from kdzoo.bench import tracking
-from kdzoo.bench.launchers import ROWS, STEPS, Job
-from kdzoo.bench.live import Board, progress
+from kdzoo.bench.grid import tracking
+from kdzoo.bench.grid.launchers.base import ROWS, STEPS, Job
+from kdzoo.bench.progress import Board, progress
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.loss import ModelShape
-from kdzoo.registry import loss_class
+from kdzoo.losses.base import ModelShape
+from kdzoo.losses.registry import loss_class
 
 
 def crd(**options: Any) -> kdzoo.DistillationLoss:
@@ -264,7 +264,7 @@ def test_options_are_checked(name: str, options: dict[str, Any], words: str) -> 
 
 
 def test_a_recipe_is_known_where_the_losses_alone_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kdzoo.recipe", None)
+    monkeypatch.setitem(sys.modules, "kdzoo.objectives.recipe", None)
     with pytest.raises(KdzooError, match=r"^'tinybert' is a recipe, kdzoo.Recipe.load\('tinybert'\)$"):
         kdzoo.create("tinybert")
 

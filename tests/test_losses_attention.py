@@ -11,9 +11,9 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.loss import ModelShape
-from kdzoo.recipe import Recipe
-from kdzoo.registry import loss_class
+from kdzoo.losses.base import ModelShape
+from kdzoo.losses.registry import loss_class
+from kdzoo.objectives.recipe import Recipe
 
 B, S = 3, 5
 
@@ -250,7 +250,7 @@ def test_large_scores_are_worked_on_piece_by_piece(name: str, masked: bool, monk
     mask = torch.arange(6) < torch.tensor([[6], [3], [0], [5], [1]]) if masked else None
     found = []
     for piece in (2**19, 150, 1):
-        monkeypatch.setattr("kdzoo.attention.PIECE", piece)
+        monkeypatch.setattr("kdzoo.losses.attention.PIECE", piece)
         value = kdzoo.create(name)(student, teacher, mask=mask)
         found.append((value, *torch.autograd.grad(value, student)))
     for other in found[1:]:

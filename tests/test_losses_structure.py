@@ -10,9 +10,9 @@ import torch
 
 import kdzoo
 from kdzoo import KdzooError
-from kdzoo.loss import ModelShape
-from kdzoo.recipe import Recipe
-from kdzoo.registry import loss_class, recipe_factory
+from kdzoo.losses.base import ModelShape
+from kdzoo.losses.registry import loss_class, recipe_factory
+from kdzoo.objectives.recipe import Recipe
 
 BETWEEN_ROWS = ("rkd_distance", "rkd_angle", "sp", "pkt", "cc", "cka")
 

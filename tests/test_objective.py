@@ -13,12 +13,12 @@ from tiny_models import batch, tiny
 from torch import Tensor
 
 import kdzoo
-from kdzoo import registry
-from kdzoo.activations import QKV, Activations
 from kdzoo.errors import KdzooError
-from kdzoo.layers import layer_map
-from kdzoo.loss import DistillationLoss
-from kdzoo.objective import Objective, Schedule, Term, after, before, linear
+from kdzoo.losses import registry
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.models.activations import QKV, Activations
+from kdzoo.models.layers import layer_map
+from kdzoo.objectives.objective import Objective, Schedule, Term, after, before, linear
 
 ROWS, SEQUENCE, CLASSES, HEADS = 4, 5, 3, 2
 LABELS = torch.tensor([0, 2, 1, 0])

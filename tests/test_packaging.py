@@ -84,7 +84,7 @@ def test_wheel_names_its_licence_and_command(wheel: Path) -> None:
         info = {name.split("/", 1)[1]: name for name in archive.namelist() if ".dist-info/" in name}
         assert "License-Expression: Apache-2.0" in archive.read(info["METADATA"]).decode()
         assert archive.read(info["licenses/LICENSE"]) == (ROOT / "LICENSE").read_bytes()
-        assert "kdzoo = kdzoo.cli:main" in archive.read(info["entry_points.txt"]).decode()
+        assert "kdzoo = kdzoo.cli.main:main" in archive.read(info["entry_points.txt"]).decode()
 
 
 def test_every_module_imports_from_the_installed_wheel(python: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdzoo.bench import peers
+from kdzoo.bench.measure import peers
 from kdzoo.errors import KdzooError
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from command_line import Commands
 
-from kdzoo.bench import profile
-from kdzoo.bench.workloads import Floor, Missing, names, total, workload
+from kdzoo.bench.measure import kernels as profile
+from kdzoo.bench.measure.workloads import Floor, Missing, names, total, workload
 from kdzoo.kernels.backend import has_triton
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 
 import kdzoo
+from kdzoo.baselines.lrc import gradient_perturbation
 from kdzoo.errors import KdzooError
-from kdzoo.lrc import gradient_perturbation
-from kdzoo.recipe import Recipe, Stage, TermSpec, WeightSchedule
+from kdzoo.objectives.recipe import Recipe, Stage, TermSpec, WeightSchedule
 
 RECIPES = kdzoo.available("recipes")
 CE: dict[str, Any] = {"loss": "ce"}
@@ -340,8 +340,8 @@ def test_the_second_pass_runs_on_perturbed_embeddings() -> None:
     """The trained loss is that of a student whose embedding output was moved by the normalised gradient."""
     from tiny_models import batch, tiny
 
-    from kdzoo.activations import capture, embedding_output
-    from kdzoo.trainer import Distiller
+    from kdzoo.models.activations import capture, embedding_output
+    from kdzoo.training.trainer import Distiller
 
     student, teacher = tiny("bert", 1, num_hidden_layers=2, hidden_size=16), tiny("bert", 7, num_hidden_layers=4)
     torch.manual_seed(0)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from command_line import Commands
 
-from kdzoo.bench import statistics
-from kdzoo.bench.plots import Point, front
-from kdzoo.bench.report import write_results
-from kdzoo.bench.table import latex_table, read_records
+from kdzoo.bench.report import uncertainty as statistics
+from kdzoo.bench.report.page import write_results
+from kdzoo.bench.report.plots import Point, front
+from kdzoo.bench.report.table import latex_table, read_records
 
 RATES = {"teacher": 0.95, "none": 0.7, "kd": 0.8, "p_k&d": 0.79, "<b>": 0.6}
 TASKS = ("rte", "sst2", "stsb")

@@ -10,11 +10,11 @@ import pytest
 from command_line import SIZES, Commands
 
 from kdzoo import KdzooError
-from kdzoo.bench import statistics
-from kdzoo.bench.resampling import METRICS, counts, scores
-from kdzoo.bench.statistics import AVERAGE, Bootstrap, Estimate, marks, ranking
-from kdzoo.glue import get_task
-from kdzoo.glue.metrics import measure
+from kdzoo.bench.report import uncertainty as statistics
+from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, Estimate, marks, ranking
+from kdzoo.tasks import get_task
+from kdzoo.tasks.metrics import measure
+from kdzoo.tasks.resampling import METRICS, counts, scores
 
 ROWS = 200
 

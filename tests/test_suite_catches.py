@@ -11,9 +11,10 @@ from conformance import CHECKS, Subject
 from references import cos_nce, cosine, hidden_mse, info_nce, kd
 from torch import Tensor
 
-from kdzoo import DistillationLoss, registry
-from kdzoo.lrc import CosNCE
-from kdzoo.registry import loss_class
+from kdzoo import DistillationLoss
+from kdzoo.baselines.lrc import CosNCE
+from kdzoo.losses import registry
+from kdzoo.losses.registry import loss_class
 
 
 class DividedByClasses(loss_class("kd")):

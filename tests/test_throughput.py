@@ -9,10 +9,10 @@ from statistics import median
 import pytest
 from command_line import Commands
 
-from kdzoo.bench import throughput
-from kdzoo.bench.models import model_of_size
-from kdzoo.bench.records import read_json
-from kdzoo.stopwatch import PARTS
+from kdzoo.bench.folder import read_json
+from kdzoo.bench.measure import throughput
+from kdzoo.models.teachers import model_of_size
+from kdzoo.training.stopwatch import PARTS
 
 SIZES = ("--teacher", "2x16,heads=2", "--student", "1x8,heads=2", "--steps", 2, "--repeats", 2, "--warmup", 1)
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo.errors import DistillationFailure, KdzooError
-from kdzoo.loss import DistillationLoss
-from kdzoo.objective import Objective, ObjectiveOutput, Term
-from kdzoo.recipe import Recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.objectives.objective import Objective, ObjectiveOutput, Term
+from kdzoo.objectives.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -259,17 +259,17 @@ def test_without_need_no_teacher_runs(tmp_path: Path) -> None:
 
 
 def test_cls_methods_leave_attention_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kdzoo.trainer
+    import kdzoo.training.trainer
 
     asked: list[Any] = []
     implementations: set[str] = set()
-    original = kdzoo.trainer.capture
+    original = kdzoo.training.trainer.capture
 
     def counting(model: Any, needs: Any) -> Any:
         asked.append(needs)
         return original(model, needs)
 
-    monkeypatch.setattr(kdzoo.trainer, "capture", counting)
+    monkeypatch.setattr(kdzoo.training.trainer, "capture", counting)
     model, guide = student(), teacher()
     for module in (model, guide):
         module.register_forward_pre_hook(lambda m, _: implementations.add(m.config._attn_implementation))

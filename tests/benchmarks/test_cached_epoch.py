@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import kdzoo
-from kdzoo.cache import TeacherCache
+from kdzoo.training.cache import TeacherCache
 
 ROWS, LENGTH, BATCH, ROUNDS = 128, 64, 32, 4
 METHODS = ("kd", "pkd", "crd")

@@ -18,8 +18,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import kdzoo
-from kdzoo.bench.measure import peak_bytes
-from kdzoo.bench.workloads.crd_nce import naive
+from kdzoo.bench.measure.workloads.crd_nce import naive
+from kdzoo.bench.timing import peak_bytes
 
 ROWS, DRAWN, WIDTH = 32, 4096, 768
 BANKS = [3668, 67349]

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import kdzoo
-from kdzoo.bench.measure import peak_bytes
+from kdzoo.bench.timing import peak_bytes
 
 WIDTH = 128
 

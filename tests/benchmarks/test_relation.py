@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from kdzoo.bench.workloads import workload
+from kdzoo.bench.measure.workloads import workload
 
 
 @pytest.mark.parametrize("shape", ["8x12x32x32", "4x12x128x64", "1x12x512x64"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from kdzoo.bench.workloads import workload
+from kdzoo.bench.measure.workloads import workload
 
 CASES = (
     *(("divergence", shape) for shape in ("64x1000", "32x30522", "4x128256")),

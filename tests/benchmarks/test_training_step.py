@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 
 import kdzoo
-from kdzoo.recipe import Recipe
+from kdzoo.objectives.recipe import Recipe
 
 ROWS, LENGTH, SAMPLES = 32, 64, 4096
 

@@ -7,7 +7,7 @@ import torch
 
 import kdzoo
 from kdzoo import KdzooError
-from kdzoo.bench.measure import peak_bytes
+from kdzoo.bench.timing import peak_bytes
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, cos_nce_totals, decision
 
 

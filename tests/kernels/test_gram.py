@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import kdzoo
-from kdzoo.bench.measure import peak_bytes
+from kdzoo.bench.timing import peak_bytes
 from kdzoo.kernels import backend
 from kdzoo.kernels.backend import KernelError
 from kdzoo.kernels.gram import MAX_ROWS, RELATIONS, decision, gram, gram_reference, squared_distances

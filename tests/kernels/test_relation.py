@@ -7,7 +7,7 @@ import torch
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.bench.measure import peak_bytes
+from kdzoo.bench.timing import peak_bytes
 from kdzoo.kernels.relation import BLOCK, decision, relation, relation_count, relation_reference
 
 

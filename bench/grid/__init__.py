@@ -1,0 +1,1 @@
+"""Many trainings: the comparison, its settings, cells, board, tracking and launchers."""

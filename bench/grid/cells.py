@@ -1,0 +1,287 @@
+"""The trainings of a comparison: each task's teacher and each (task, method, seed) cell, here or in another process."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdzoo.bench.folder import FORMAT, Records, is_full_disk, now
+from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Progress, Result
+from kdzoo.bench.grid.settings import Settings
+from kdzoo.bench.grid.tracking import tracked
+from kdzoo.bench.report.table import TEACHER
+from kdzoo.bench.runs.train import Outcome, quiet, total_steps, train
+from kdzoo.bench.timing import device_name, versions
+from kdzoo.errors import KdzooError
+from kdzoo.models.activations import Needs
+from kdzoo.models.students import load_model, make_student
+from kdzoo.models.teachers import make_teacher
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks import Task, get_task
+from kdzoo.training.cache import TeacherCache
+
+UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
+
+
+class Cells:
+    """What a launcher runs: trains teachers and cells, and says where in the folder what they leave belongs.
+
+    It can be pickled, for processes and machines that have no rows of their own.
+
+    Args:
+        settings: of the comparison, its student named.
+        records: of its folder.
+        recipes: by method.
+        tokenizer: the teacher's.
+        trackers: what each training is logged to.
+
+    Attributes:
+        data: by task, the splits as they were loaded; ``augmented`` among them are the students' training rows.
+        teacher_needs: by task and method, the teacher's config and what the method needs of it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        recipes: dict[str, Recipe],
+        tokenizer: PreTrainedTokenizerBase,
+        trackers: tuple[str, ...],
+    ) -> None:
+        assert settings.student is not None
+        self.settings = settings
+        # A worker's own folder may be another than this process's.
+        self.student, self.teacher = _absolute(settings.student), _absolute(settings.teacher)
+        self.records = records
+        self.recipes = recipes
+        self.tokenizer = tokenizer
+        self.trackers = trackers
+        self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
+        self.data: dict[str, DatasetDict] = {}
+        self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
+        self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
+        self._tokenized_tasks: dict[str, DatasetDict] = {}
+        self._teachers: dict[str, PreTrainedModel] = {}
+
+    def find(self, job: Job) -> dict[str, Any] | None:
+        """The record of a teacher or a cell that is done.
+
+        Raises:
+            KdzooError: when it was made with another configuration.
+        """
+        return self.records.find(self.place(job), self.configuration(job))
+
+    def attempt(self, job: Job, progress: Progress | None = None) -> Result:
+        """Train a teacher or a cell; its record, or why there is none.
+
+        Raises:
+            Exception: of a disk that is full, which is no fault of the cell.
+        """
+        try:
+            return self.train(job, progress)
+        except Exception as error:
+            if is_full_disk(error):
+                raise
+            return Failure.of(error)
+
+    def train(self, job: Job, progress: Progress | None = None) -> dict[str, Any]:
+        """Train a teacher, into its folder, or a cell; its record.
+
+        Args:
+            job: task, method and seed; the method of a teacher is ``"teacher"``.
+            progress: told the steps done and the steps to do.
+        """
+        name, method, seed = job
+        task, started = get_task(name), now()
+        shared: dict[str, Any] = {
+            "task": task,
+            "data": self._tokenized(task) if method == TEACHER else self._of_students(task),
+            "tokenizer": self.tokenizer,
+            "seed": seed,
+            "progress": progress,
+        }
+        logs = self.path(self._logs(job)), "-".join(map(str, job))
+        with tracked(self.trackers, *logs, self.configuration(job)) as shared["callbacks"]:
+            if method == TEACHER:
+                record = self._train_teacher(job, started, shared)
+            else:
+                recipe, teacher = self.recipes[method], self._teacher(task)
+                cache, methods, _ = self.cache(task)
+                outcome = train(
+                    make_student(self.student, teacher, seed=seed),
+                    teacher if recipe.needs_teacher else None,
+                    recipe,
+                    cache=cache if method in methods else None,
+                    evaluations=self.settings.evaluations,
+                    budget=self.settings.budget,
+                    folder=self.records.folder / "work",
+                    **shared,
+                )
+                record = self._record(self.configuration(job), outcome, started)
+                teacher.cpu()  # so that the next cell's memory is its own
+            for callback in shared["callbacks"]:
+                callback.end(record)
+        return record
+
+    def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
+        settings = self.settings
+        with self.records.building(self.records.teacher(job[0])) as scratch:
+            model = make_teacher(self.teacher, self.tokenizer, shared["task"])
+            outcome = train(
+                model,
+                None,
+                Recipe.load("none"),
+                budget=settings.teacher_budget,
+                folder=scratch / "training",
+                evaluate_only=not settings.finetune_teacher,
+                **shared,
+            )
+            model.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
+            record = self._record(self.configuration(job), outcome, started)
+            self.records.write(scratch / "record.json", record)
+        return record
+
+    def moved(self, folder: Path) -> Cells:
+        """The same in another folder."""
+        moved = copy.copy(self)
+        moved.records = self.records.moved(folder)
+        if self.settings.cache_folder is None:
+            moved.cache_folder = folder / "cache"
+        moved._caches = {}
+        return moved
+
+    def path(self, part: str) -> Path:
+        """Where a part of the folder is."""
+        return self.records.folder / part
+
+    def reads(self, job: Job) -> list[str]:
+        """The parts of the folder that a training needs: a cell, its teacher."""
+        return [] if job[1] == TEACHER else [f"teachers/{job[0]}"]
+
+    def writes(self, job: Job) -> list[str]:
+        """The parts of the folder that a training leaves there itself."""
+        return [self._logs(job), *([f"teachers/{job[0]}"] if job[1] == TEACHER else [])]
+
+    def receive(self, part: str, files: Files) -> None:
+        """Put such a part in its place, whole or not at all."""
+        with self.records.building(self.path(part)) as scratch:
+            for name, content in files.items():
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).write_bytes(content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs, the rows in full: the files they are mapped from may not be there."""
+        rows = {
+            task: DatasetDict({name: _in_memory(split) for name, split in splits.items()})
+            for task, splits in self.data.items()
+        }
+        return self.__dict__ | {"data": rows, "_tokenized_tasks": {}, "_teachers": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        quiet()
+        self.__dict__.update(state)
+
+    def cache(self, task: Task) -> tuple[TeacherCache, set[str], int]:
+        """Where a task's teacher is kept, the methods that read it there, which need the least, and all their bytes."""
+        if task.name not in self._caches:
+            rows = self._of_students(task)["train"]
+            cache = TeacherCache(self.cache_folder, precision=self.settings.cache_precision)
+            wanted = [
+                (cache.nbytes(config, rows, needs), method, config, needs)
+                for (name, method), (config, needs) in self.teacher_needs.items()
+                if name == task.name
+            ]
+            methods: set[str] = set()
+            together, taken = Needs(logits=False), 0
+            for _, method, config, needs in sorted(wanted, key=lambda entry: entry[0]):
+                size = cache.nbytes(config, rows, together | needs)
+                if size <= self.settings.cache_limit * 1e9:
+                    methods.add(method)
+                    together, taken = together | needs, size
+            cache.ahead = together
+            self._caches[task.name] = cache, methods, taken
+        return self._caches[task.name]
+
+    def _logs(self, job: Job) -> str:
+        return f"logs/{'-'.join(map(str, job))}"
+
+    def place(self, job: Job) -> Path:
+        """Where a record is."""
+        name, method, seed = job
+        if method == TEACHER:
+            return self.records.teacher(name) / "record.json"
+        return self.records.cell(name, method, seed)
+
+    def configuration(self, job: Job) -> dict[str, Any]:
+        """What a record depends on; it stands in the record."""
+        name, method, seed = job
+        configuration: dict[str, Any] = {"task": name, "method": method, "seed": seed}
+        if method == TEACHER:
+            return configuration | {"shared": self.settings.of_teacher()}
+        recipe = self.recipes[method].model_dump(mode="json", exclude_defaults=True, exclude=UNUSED)
+        return configuration | {"shared": self.settings.shared(), "recipe": recipe}
+
+    def _tokenized(self, task: Task) -> DatasetDict:
+        if task.name not in self._tokenized_tasks:
+            length = self.settings.budget.max_length
+            splits = self.data[task.name].items()
+            self._tokenized_tasks[task.name] = DatasetDict(
+                {split: task.tokenize(rows, self.tokenizer, length) for split, rows in splits}
+            )
+        return self._tokenized_tasks[task.name]
+
+    def _of_students(self, task: Task) -> DatasetDict:
+        """The splits as the students have them, with the augmented rows for training where there are some."""
+        splits = self._tokenized(task)
+        return DatasetDict({**splits, "train": splits.get("augmented", splits["train"])})
+
+    def _teacher(self, task: Task) -> PreTrainedModel:
+        if task.name not in self._teachers:
+            # One at a time: cells come task by task.
+            folder = self.records.teacher(task.name)
+            try:
+                self._teachers = {task.name: load_model(folder, task.num_labels)}
+            except KdzooError as error:
+                raise KdzooError(f"{error}; remove {folder}, and the teacher is trained again") from None
+        return self._teachers[task.name]
+
+    def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
+        names = ("task", "method", "seed")
+        found = asdict(outcome)
+        if configuration["method"] != TEACHER:
+            del found["references"]  # the teacher's record holds them for the whole task
+        return {
+            "format": FORMAT,
+            **{name: configuration[name] for name in names},
+            "configuration": configuration,
+            **found,
+            "rows": {split: len(rows) for split, rows in self.data[configuration["task"]].items()},
+            "versions": versions("transformers", "datasets"),
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+            "started": started,
+            "finished": now(),
+        }
+
+    def steps(self, name: str, method: str, seed: int) -> int:
+        """How many a training takes."""
+        budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
+        rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
+        return total_steps(budget, rows)
+
+
+def _absolute(model: str) -> str:
+    """A model's folder from the root; a size or a hub name as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
+def _in_memory(rows: Dataset) -> Dataset:
+    """The rows alone, in one piece: of rows taken here and there, each would be pickled with all those around it."""
+    return Dataset(rows.with_format("arrow")[:].combine_chunks())

@@ -1,0 +1,279 @@
+"""A comparison: checked whole before anything is trained, then its grid run, with what fails and what is left."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kdzoo.bench.contents import contents_of
+from kdzoo.bench.folder import FORMAT, Records, now, read_failure
+from kdzoo.bench.grid.cells import Cells
+from kdzoo.bench.grid.launchers.base import Failure, InProcess, Job, Launcher
+from kdzoo.bench.grid.settings import Settings
+from kdzoo.bench.grid.tracking import check_trackers
+from kdzoo.bench.progress import Board, progress
+from kdzoo.bench.report.table import TEACHER, terminal_table
+from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
+from kdzoo.bench.runs.train import check_precision, quiet
+from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.models.students import check_weights, make_student, parse_student
+from kdzoo.models.teachers import (
+    build_on_meta,
+    check_head,
+    check_labels,
+    check_length,
+    every_other_layer,
+    load_tokenizer,
+)
+from kdzoo.objectives.recipe import ALL, load_recipes
+from kdzoo.tasks import Task, get_task, load
+from kdzoo.training.cache import megabytes
+
+
+class Comparison:
+    """A comparison in a folder. Making one checks everything that can be checked before training.
+
+    Args:
+        settings: what to run.
+        folder: where its records go, and where those of an interrupted run are found.
+        console: where progress is shown.
+        trackers: ``"tensorboard"`` and ``"wandb"``, to log each training to; into ``logs`` in the folder.
+        leave_out: leave cells out that cannot work, instead of refusing; so it is where all recipes are asked for.
+
+    Attributes:
+        failed: why trainings failed, by task, method and seed, once it has run.
+
+    Raises:
+        KdzooError: for anything that would make a cell impossible.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        console: Console,
+        trackers: tuple[str, ...] = (),
+        *,
+        leave_out: bool = False,
+    ) -> None:
+        quiet()
+        check_trackers(trackers)
+        self.failed: dict[Job, str] = {}
+        if settings.student is None:
+            settings = settings.model_copy(update={"student": every_other_layer(settings.teacher)})
+        if not settings.finetune_teacher:
+            check_head(settings.teacher)
+        check_weights(settings.teacher)
+        self.settings = settings
+        self.console = console
+        check_precision(settings.budget)
+        check_precision(settings.teacher_budget)
+        self.tasks: list[Task] = [get_task(name) for name in settings.tasks]
+        twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
+        if twice:
+            raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
+        self.recipes = load_recipes(settings.methods, settings.overrides)
+        self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
+        self.impossible: dict[tuple[str, str], str] = {}
+        order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
+        self.records = Records(folder, settings.shared(), order)
+        tokenizer = load_tokenizer(settings.teacher, settings.data)
+        if settings.augment:
+            check_augmentation(settings.teacher, settings.augment_model, settings.glove)
+        self.work = Cells(settings, self.records, self.recipes, tokenizer, trackers)
+        for task in self.tasks:
+            self.work.data[task.name] = load(
+                task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
+            )
+        self.check(leave_out=leave_out or ALL in settings.methods)
+        self.records.check_contents(contents_of(settings.teacher, settings.student, self.work.data))
+
+    def check(self, *, leave_out: bool) -> None:
+        """Refuse what cannot work, on models without weights; warn of what does less than its name says.
+
+        Args:
+            leave_out: leave such cells out instead, and keep the reason in ``impossible`` by task and method.
+
+        Raises:
+            KdzooError: names the method, the task and the reason.
+        """
+        copies = 1 + self.settings.augment
+        for task in self.tasks:
+            teacher = build_on_meta(self.settings.teacher, self.work.tokenizer, task)
+            on_disk = parse_student(self.work.student).path is not None
+            with nullcontext() if on_disk else torch.device("meta"):
+                student = make_student(self.work.student, teacher)
+            check_length(self.settings.budget, self.work.tokenizer, teacher, student)
+            check_length(self.settings.teacher_budget, self.work.tokenizer, teacher)
+            for name, recipe in self.recipes.items():
+                try:
+                    with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
+                        warnings.simplefilter("always", KdzooWarning)
+                        objective = recipe.objective()
+                        objective.bind(student, teacher, num_samples=len(self.work.data[task.name]["train"]) * copies)
+                        check_labels(objective)
+                except KdzooError as error:
+                    if not leave_out:
+                        raise KdzooError(f"{name} on {task.name}: {error}") from None
+                    self.impossible[task.name, name] = str(error)
+                    self._say(f"{task.name:<6} {name:<{self._wide}} left out: {error}")
+                    continue
+                if (needs := objective.teacher_needs()) is not None:
+                    self.work.teacher_needs[task.name, name] = teacher.config, needs
+                for warning in caught:
+                    if issubclass(warning.category, KdzooWarning):
+                        self._say(f"{task.name:<6} {name:<{self._wide}} warning: {warning.message}")
+
+    def cells(self) -> Iterator[tuple[Task, str, int]]:
+        """The grid, task by task, seed by seed, so that the first rows of the table fill early."""
+        for task in self.tasks:
+            for seed in range(self.settings.seeds):
+                for method in self.recipes:
+                    if (task.name, method) not in self.impossible:
+                        yield task, method, seed
+
+    @property
+    def title(self) -> str:
+        """Of its table."""
+        seeds = "one seed" if self.settings.seeds == 1 else f"mean ± std over {self.settings.seeds} seeds"
+        return f"Validation scores, {seeds}; teacher {self.settings.teacher}, student {self.settings.student}"
+
+    def run(
+        self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False
+    ) -> list[dict[str, Any]]:
+        """Run what is missing; the records of the whole grid, teachers included.
+
+        A training that fails is recorded under ``failed``, and the others go on; a failed teacher's cells are left out.
+
+        Args:
+            launcher: where the trainings run; one after the other in this process by default.
+            command: what was asked for, as it was typed; kept beside the records.
+            retry_failed: run again what failed in an earlier run.
+
+        Raises:
+            DistillationFailure: when a record cannot be written.
+        """
+        launcher = launcher or InProcess()
+        grid: dict[Job, list[Job]] = {(task.name, TEACHER, 0): [] for task in self.tasks}
+        for task, method, seed in self.cells():
+            grid[task.name, TEACHER, 0].append((task.name, method, seed))
+        self.failed = {}
+        with self.records.claimed(command) as damaged:
+            for line in damaged:
+                self._say(f"warning: {line}")
+            jobs = [job for teacher, cells in grid.items() for job in (teacher, *cells)]
+            done = {job: record for job in jobs if (record := self.work.find(job)) is not None}
+            steps = {job: self.work.steps(*job) for job in jobs if job not in done}
+            for task in self.tasks:
+                if any(job in steps for job in grid[task.name, TEACHER, 0]):
+                    self._augment(task)
+                    self._announce_cache(task)
+            with Board(self.console, steps, self._table, self._wide, launcher.doing) as board:
+                waiting: deque[Job] = deque()
+
+                def plan(jobs: Sequence[Job]) -> Iterator[Job]:
+                    """Those that are to run, with the cells of the teachers that are done."""
+                    for job in jobs:
+                        why = None if job in done or retry_failed else self._failed_before(job)
+                        if why is not None:
+                            fail(job, why, f"failed before: {why}; --retry-failed runs it again")
+                        elif job in done:
+                            yield from plan(grid.get(job, []))
+                        else:
+                            yield job
+
+                def fail(job: Job, why: str, line: str) -> None:
+                    without = [cell for cell in grid.get(job, []) if cell in steps]
+                    self.failed[job] = why
+                    board.failed(job, line + (f"; {len(without)} cells are left out" if without else ""), without)
+
+                for job, record in done.items():
+                    self._failure_path(job).unlink(missing_ok=True)  # where a run was killed just before it did
+                    board.found(record)
+                waiting.extend(plan([*grid]))
+                if launcher.side_by_side:  # no worker waits for the last teacher then
+                    waiting = deque(sorted(waiting, key=lambda job: job[1] != TEACHER))
+                with closing(launcher.run(self.work, waiting, board)) as running:  # whatever happens, its processes end
+                    for job, result in running:
+                        if isinstance(result, Failure):
+                            self._record_failure(job, result)
+                            fail(job, result.error, f"failed: {result.error}")
+                            continue
+                        if job not in grid:  # a teacher's is with its weights
+                            self.records.write(self.work.place(job), result)
+                        self._failure_path(job).unlink(missing_ok=True)
+                        done[job] = result
+                        board.ended(job, result)
+                        new = [*plan(grid.get(job, []))]
+                        if launcher.side_by_side:
+                            waiting.extend(new)
+                        else:
+                            waiting.extendleft(reversed(new))
+            if done:
+                from kdzoo.bench.report.page import write_results  # matplotlib is loaded for it
+
+                write_results(self.records.folder)
+        return [done[job] for job in jobs if job in done]
+
+    def summary_of_failures(self) -> str:
+        """One line about the trainings that failed."""
+        (job, why), *others = self.failed.items()
+        more = f", and {len(others)} more" if others else ""
+        return (
+            f"{' '.join(map(str, job))} failed{more}: {why}; {self.records.folder / 'failed'} has what went wrong, and "
+            "--retry-failed runs it again"
+        )
+
+    def _augment(self, task: Task) -> None:
+        """Add the students' training rows, ``augmented``, where they are others than the teacher's."""
+        settings, splits = self.settings, self.work.data[task.name]
+        if settings.augment and "augmented" not in splits:
+            with progress(self.console, f"{task.name} augmentation", len(splits["train"]), "rows") as progressed:
+                splits["augmented"] = augmented_rows(
+                    splits["train"],
+                    task,
+                    settings.augment,
+                    teacher=settings.teacher,
+                    model=settings.augment_model,
+                    glove=settings.glove,
+                    folder=self.records.folder / "augmented",
+                    say=self._say,
+                    progress=progressed,
+                )
+
+    def _announce_cache(self, task: Task) -> None:
+        _, methods, size = self.work.cache(task)
+        if methods:
+            names = ", ".join(name for name in self.recipes if name in methods)
+            self._say(f"{task.name:<6} the teacher's activations are kept for {names}: {megabytes(size)}")
+        live = [m for t, m in self.work.teacher_needs if t == task.name and m not in methods]
+        if live and self.settings.cache_limit:
+            limit = megabytes(self.settings.cache_limit * 1e9)
+            self._say(f"{task.name:<6} the teacher runs live for {', '.join(live)}: over --cache-limit, {limit}")
+
+    def _failure_path(self, job: Job) -> Path:
+        return self.records.failed(*job)
+
+    def _failed_before(self, job: Job) -> str | None:
+        """Why a training failed, if it did with this configuration."""
+        path = self._failure_path(job)
+        found = read_failure(path) if path.exists() else {}
+        return str(found["error"]) if found.get("configuration") == self.work.configuration(job) else None
+
+    def _record_failure(self, job: Job, failure: Failure) -> None:
+        names = dict(zip(("task", "method", "seed"), job, strict=True))
+        said = {"configuration": self.work.configuration(job), **failure._asdict(), "finished": now()}
+        self.records.write(self._failure_path(job), {"format": FORMAT, **names, **said})
+
+    def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
+        return terminal_table(records, self.title, failed=failed, running=True)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What is read out of records: tables, the report, plots, uncertainty and ranks; it trains nothing."""

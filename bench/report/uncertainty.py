@@ -1,0 +1,255 @@
+"""How sure a comparison is: paired bootstrap over validation rows and seeds, marks of the best, ranks over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from kdzoo.errors import KdzooError
+from kdzoo.tasks import get_task
+from kdzoo.tasks.resampling import counts, scores
+
+LEVEL = 0.95
+RESAMPLES = 1000
+TEACHER = "teacher"
+AVERAGE = "average"  # in place of a task: the mean over tasks
+_ELEMENTS = 4_000_000  # of one array at a time, so that resampling takes little memory
+
+Mark = Literal["best", "level"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes:
+        value: on the validation rows and seeds as they are.
+        low, high: the interval that a percentile bootstrap over both gives.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether 0 lies outside of the interval."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+class Bootstrap:
+    """The scores of all cells of a comparison on the same resamples of the validation rows and of the seeds.
+
+    Each validation split's rows are drawn with replacement, the same for all methods and seeds, and every score is
+    computed anew (Efron & Tibshirani 1993, chapter 13; for GLUE-like scores, Dror et al. 2018,
+    https://aclanthology.org/P18-1128); the drawing is `scipy.stats.bootstrap`'s. Beside each, a task's seeds are drawn
+    too, the same for all methods, so that an interval covers both what other rows and what other seeds would give
+    (rows and seeds cross: Owen 2007, https://doi.org/10.1214/07-AOAS122). Of n seeds n - 1 are drawn, for the mean of
+    n would vary too little (Rao & Wu 1988, https://doi.org/10.1080/01621459.1988.10478591). One seed, as the
+    teacher's, says nothing about others: there the interval is over rows alone.
+
+    Args:
+        records: of a comparison, its teachers' among them, which hold the rows' labels.
+        level: of the intervals.
+        resamples: how often to draw; 1000 times by default.
+        seed: of the drawing.
+
+    Attributes:
+        tasks: all of them.
+        resamples: how often each was drawn.
+        unlabelled: those without labels, as in records written before they were kept; they have no intervals.
+
+    Raises:
+        KdzooError: when a record has another number of predictions than there are labels.
+    """
+
+    def __init__(
+        self, records: Sequence[dict[str, Any]], *, level: float = LEVEL, resamples: int | None = None, seed: int = 0
+    ) -> None:
+        self.tasks = list({record["task"]: None for record in records})
+        self.resamples = resamples or RESAMPLES
+        self._level = level
+        self._seed = seed
+        labels = {record["task"]: record["references"] for record in records if record.get("references")}
+        self.unlabelled = [task for task in self.tasks if task not in labels]
+        # By task, method and seed: the score as it is, then on each resample.
+        self._scores: dict[str, dict[str, dict[int, np.ndarray]]] = {task: {} for task in self.tasks}
+        for task in self.tasks:
+            own = [record for record in records if record["task"] == task and record.get("predictions")]
+            drawn = np.full((len(own), 1 + self.resamples), np.nan)
+            if task in labels and own:
+                drawn = _resampled(task, own, labels[task], self.resamples, seed)
+            for record, values in zip(own, drawn, strict=True):
+                self._scores[task].setdefault(record["method"], {})[record["seed"]] = values
+
+    def score(self, method: str, task: str = AVERAGE) -> Estimate | None:
+        """A method's score: its mean over seeds, and over all tasks for the average; None where it lacks one."""
+        return self._estimate([self._mean(name, method) for name in self._named(task)])
+
+    def difference(self, method: str, against: str, task: str = AVERAGE) -> Estimate | None:
+        """How far a method is ahead of another; None where they have no task and seed in common.
+
+        It is the mean over the seeds that both have, and over all of a method's beside the teacher, which is trained
+        once; for the average, over the tasks that both have.
+        """
+        ahead = [self._ahead(name, method, against) for name in self._named(task)]
+        return self._estimate([values for values in ahead if values is not None])
+
+    def retention(self, method: str, task: str = AVERAGE) -> Estimate | None:
+        """A method's score over the teacher's; None where it or the teacher lacks a task, or the teacher has 0."""
+        means = [(self._mean(name, method), self._mean(name, TEACHER)) for name in self._named(task)]
+        pairs = [(own, whole) for own, whole in means if own is not None and whole is not None]
+        if len(pairs) < len(means):
+            return None
+        own, whole = np.sum(pairs, axis=0)
+        return self._estimate([own / whole]) if (whole > 0).all() else None
+
+    def _named(self, task: str) -> list[str]:
+        return self.tasks if task == AVERAGE else [task]
+
+    def _mean(self, task: str, method: str) -> np.ndarray | None:
+        cells = self._scores[task].get(method, {})
+        return self._over_seeds(task, [cells[seed] for seed in sorted(cells)])
+
+    def _ahead(self, task: str, method: str, against: str) -> np.ndarray | None:
+        if TEACHER in (method, against):
+            means = self._mean(task, method), self._mean(task, against)
+            return None if means[0] is None or means[1] is None else means[0] - means[1]
+        own, other = (self._scores[task].get(one, {}) for one in (method, against))
+        return self._over_seeds(task, [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())])
+
+    def _over_seeds(self, task: str, values: list[np.ndarray]) -> np.ndarray | None:
+        """The mean over seeds: over all of them on the rows as they are, over those drawn on each resample."""
+        if len(values) < 2:
+            return values[0] if values else None
+        # Depends on the task and how many seeds there are, so methods with the same seeds get the same draws.
+        rng = np.random.default_rng([self._seed, len(values), *task.encode()])
+        drawn = rng.integers(len(values), size=(len(values) - 1, self.resamples))
+        every = np.stack(values)
+        resampled = np.take_along_axis(every[:, 1:], drawn, axis=0).mean(0)
+        return np.concatenate([every[:, :1].mean(0), resampled])
+
+    def _estimate(self, by_task: Sequence[np.ndarray | None]) -> Estimate | None:
+        """Of the mean over tasks."""
+        there = [values for values in by_task if values is not None]
+        if not there or len(there) < len(by_task) or np.isnan(there).any():
+            return None
+        mean = np.mean(there, axis=0)
+        low, high = np.quantile(mean[1:], [(1 - self._level) / 2, (1 + self._level) / 2])
+        return Estimate(float(mean[0]), float(low), float(high))
+
+
+def _resampled(
+    name: str, records: Sequence[dict[str, Any]], labels: dict[str, list[float]], times: int, seed: int
+) -> np.ndarray:
+    """Of M records of a task, the score on the rows as they are and on each resample: (M, 1 + R)."""
+    task = get_task(name)
+    true = {split: np.asarray(values, dtype=float) for split, values in labels.items()}
+    for record in records:
+        for split, values in true.items():
+            found = len(record["predictions"].get(split, ()))
+            if found != len(values):
+                raise KdzooError(
+                    f"the record of {name}, {record['method']}, seed {record['seed']} has {found} predictions on "
+                    f"{split}, where the teacher's has {len(values)} labels; remove it, and the cell is computed again"
+                )
+    predicted = {split: np.asarray([r["predictions"][split] for r in records], dtype=float) for split in true}
+
+    def statistic(*index: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = {s: counts(rows, len(true[s])) for s, rows in zip(true, index, strict=True)}
+        return scores(task, predicted, true, drawn)
+
+    rows = [np.arange(len(values)) for values in true.values()]
+    found = stats.bootstrap(
+        rows,
+        statistic,
+        n_resamples=times,
+        batch=max(1, _ELEMENTS // sum(map(len, rows))),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng([seed, *name.encode()]),  # a task's resamples do not depend on the others
+    )
+    return np.concatenate([statistic(*(r[None] for r in rows)), found.bootstrap_distribution], axis=-1)
+
+
+def best(means: Mapping[str, Mapping[str, float]], column: str) -> list[str]:
+    """The methods that have a score in a column, the best first.
+
+    Args:
+        means: by method and column (a task, or ``AVERAGE``), the mean score.
+        column: which.
+    """
+    return sorted((name for name in means if column in means[name]), key=lambda name: -means[name][column])
+
+
+def marks(
+    means: Mapping[str, Mapping[str, float]], bootstrap: Bootstrap, columns: Sequence[str]
+) -> dict[tuple[str, str], Mark]:
+    """What a table marks, by method and column: the best, and those of which one cannot say that they are worse.
+
+    The latter are the methods whose difference to the best has 0 within its interval.
+    """
+    found: dict[tuple[str, str], Mark] = {}
+    for column in columns:
+        for name in best(means, column):
+            first = best(means, column)[0]
+            gap = bootstrap.difference(first, name, column)
+            if means[name][column] == means[first][column]:
+                found[name, column] = "best"
+            elif gap is not None and not gap.sure:
+                found[name, column] = "level"
+    return found
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods ranked over tasks, with the Friedman test and the Nemenyi test's critical difference.
+
+    Attributes:
+        ranks: the mean rank of each method over the tasks, the best first; equal scores share a rank.
+        tasks: over how many.
+        statistic, p: the Friedman test's, of "all methods are alike".
+        critical: mean ranks that are nearer than this cannot be told apart.
+        groups: the largest runs of methods, as places in ``ranks``, of which none can be told from another.
+
+    References:
+        Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, section 3.2;
+        https://www.jmlr.org/papers/v7/demsar06a.html
+    """
+
+    ranks: dict[str, float]
+    tasks: int
+    statistic: float
+    p: float
+    critical: float
+    groups: list[tuple[int, int]]
+
+
+def ranking(means: Mapping[str, Mapping[str, float]], tasks: Sequence[str], *, level: float = LEVEL) -> Ranking | None:
+    """Rank the methods that have a score on every task.
+
+    Returns:
+        None with fewer than three methods or two tasks, where there is nothing to test.
+    """
+    names = [name for name in means if all(task in means[name] for task in tasks)]
+    if len(names) < 3 or len(tasks) < 2:
+        return None
+    table = np.asarray([[means[name][task] for name in names] for task in tasks])
+    each = stats.rankdata(-table, axis=1).mean(0)
+    ranks = {names[i]: float(each[i]) for i in np.argsort(each, kind="stable")}
+    # All tied on every task, there is no difference to test.
+    tied = bool((table == table[:, :1]).all())
+    statistic, p = (0.0, 1.0) if tied else map(float, stats.friedmanchisquare(*table.T))
+    k = len(names)
+    critical = float(stats.studentized_range.ppf(level, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / 6 / len(tasks)))
+    values = list(ranks.values())
+    runs = [(i, max(j for j in range(i, k) if values[j] - values[i] < critical)) for i in range(k)]
+    groups = [(i, j) for n, (i, j) in enumerate(runs) if j > i and (n == 0 or j > runs[n - 1][1])]
+    return Ranking(ranks, len(tasks), statistic, p, critical, groups)

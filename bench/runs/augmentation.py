@@ -1,0 +1,111 @@
+"""A task's training rows with their augmented copies, made once for a folder; what ``--augment`` does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_from_disk
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+from kdzoo.models.teachers import is_size, load_tokenizer
+from kdzoo.errors import KdzooError
+from kdzoo.tasks import Task
+from kdzoo.tasks.augmentation import CANDIDATES, PROBABILITY, Neighbours, WordReplacement, augmented
+from kdzoo.models.students import MissingHead, load_model
+
+FORMAT = "1"
+
+
+def check_augmentation(teacher: str, model: str | None, glove: str | None) -> None:
+    """Refuse an augmentation without words to choose from.
+
+    Args:
+        teacher: the comparison's.
+        model: whose words are taken; the teacher's when None.
+        glove: a GloVe file.
+
+    Raises:
+        KdzooError: says what is missing.
+    """
+    if is_size(model or teacher) and (model or not glove):
+        raise KdzooError(
+            f"a model of size {model or teacher} has learned no words to exchange others for; name a pretrained one "
+            "with --augment-model, or a GloVe file with --glove"
+        )
+    if glove is not None and not Path(glove).is_file():
+        raise KdzooError(f"no GloVe file at {glove}")
+
+
+def augmented_rows(
+    rows: Dataset,
+    task: Task,
+    copies: int,
+    *,
+    teacher: str,
+    model: str | None,
+    glove: str | None,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Callable[[int], None] | None = None,
+) -> Dataset:
+    """Training rows with copies of each in which words are exchanged, from the folder where they are there.
+
+    Words that are one piece are exchanged for predictions of the model where it has a masked-language-model head;
+    others for neighbours in GloVe, or without it in the model's word embeddings. Labels are the originals'.
+
+    Args:
+        rows: the plain ones.
+        task: their task.
+        copies: of each row.
+        teacher, model, glove: see `check_augmentation`.
+        folder: where they are kept.
+        say: told what is done.
+        progress: told how many rows are done.
+
+    Raises:
+        KdzooError: for a model or a GloVe file that cannot be read.
+    """
+    texts = [rows[column][:] for column in (*task.columns, "label")]
+    about = [FORMAT, PROBABILITY, CANDIDATES, copies, model or teacher, glove, texts]
+    path = folder / f"{task.name}-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
+        if not path.exists():
+            replacement, how = _replacement(teacher, model, glove)
+            say(f"{task.name:<6} {copies} copies of each of {len(rows)} training rows, words exchanged for {how}")
+            made = augmented(rows, task.columns, replacement, copies, progress=progress)
+            scratch = tempfile.mkdtemp(dir=folder, prefix=f".{task.name}-")
+            try:
+                made.save_to_disk(scratch)
+                os.replace(scratch, path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return load_from_disk(str(path))
+
+
+def _replacement(teacher: str, model: str | None, glove: str | None) -> tuple[WordReplacement, str]:
+    """What exchanges words, and what for, in words."""
+    near = Neighbours.of_glove(glove) if glove is not None else None
+    name = model or teacher
+    if is_size(name):
+        assert near is not None
+        return WordReplacement(load_tokenizer(name, "synthetic"), None, near), "neighbours in GloVe"
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(name, "text")
+    try:
+        predicting = load_model(name, head="masked_lm", new_head=False)
+        predicting.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    except MissingHead:
+        predicting = None
+    if near is None:
+        near = Neighbours.of_model(predicting or load_model(name, head="none"), tokenizer)
+    neighbours = f"neighbours in {'GloVe' if glove else 'its word embeddings'}"
+    if predicting is None:
+        return WordReplacement(tokenizer, None, near), f"{neighbours}: {name} has no masked-language-model head"
+    return WordReplacement(tokenizer, predicting, near), f"predictions of {name} and {neighbours}"

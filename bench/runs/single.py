@@ -1,0 +1,162 @@
+"""One model trained for one task and written to a folder: what ``kdzoo finetune`` and ``kdzoo distill`` do."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from rich.console import Console
+
+from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
+from kdzoo.bench.contents import contents_of
+from kdzoo.bench.progress import progress
+from kdzoo.bench.timing import device_name, versions
+from kdzoo.models.teachers import check_head, check_labels, check_length, load_tokenizer, make_teacher
+from kdzoo.bench.folder import FORMAT, Records
+from kdzoo.bench.grid.settings import Budget
+from kdzoo.bench.runs.train import check_precision, quiet, train
+from kdzoo.training.cache import TeacherCache, megabytes
+from kdzoo.distributed import launched
+from kdzoo.tasks import get_task, load
+from kdzoo.tasks.sources.folder import check_source
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.models.students import load_model, make_student
+
+
+def run_one(
+    *,
+    task_name: str,
+    recipe: Recipe,
+    data: str,
+    teacher: str,
+    student: str | None,
+    budget: Budget,
+    seed: int,
+    train_rows: int | None,
+    validation_rows: int | None,
+    folder: Path,
+    console: Console,
+    log_gradients: bool = False,
+    cache: TeacherCache | None = None,
+    augment: int = 0,
+    augment_model: str | None = None,
+    glove: str | None = None,
+) -> dict[str, Any]:
+    """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
+
+    Of several processes, as ``torchrun`` starts them, the first one writes.
+
+    Args:
+        task_name: the task.
+        recipe: how to train; ``none`` fine-tunes.
+        data: ``"synthetic"``, ``"hub"`` or a folder.
+        teacher: the teacher's folder, hub name or size; the model itself where ``student`` is None.
+        student: see `kdzoo.models.students.parse_student`; None trains the teacher itself.
+        budget: how long and how fast.
+        seed: of the student's new weights, of dropout and of the order of the rows.
+        train_rows, validation_rows: how many to take; all when None.
+        folder: where the model and its ``record.json`` go.
+        console: where progress is shown.
+        log_gradients: put the terms' gradient norms and cosines into the record's history.
+        cache: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
+        augment: copies of each training row in which words are exchanged, added to the rows.
+        augment_model, glove: see `kdzoo.bench.runs.augmentation.check_augmentation`.
+
+    Returns:
+        The record.
+
+    Raises:
+        KdzooError: for anything that cannot work, before training.
+        DistillationFailure: when the loss becomes NaN or infinite.
+    """
+    quiet()
+    check_precision(budget)
+    task = get_task(task_name)
+    check_source(data)
+    tokenizer = load_tokenizer(teacher, data)
+    if augment:
+        check_augmentation(teacher, augment_model, glove)
+    configuration = {
+        "task": task.name,
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general"}),
+        "data": data,
+        "teacher": teacher,
+        "student": student,
+        "budget": budget.model_dump(mode="json"),
+        "seed": seed,
+        "train_rows": train_rows,
+        "validation_rows": validation_rows,
+        **({"log_gradients": True} if log_gradients else {}),
+        **({"cache_precision": cache.precision} if cache is not None and cache.precision != "fp32" else {}),
+        **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
+    }
+    records, old = Records.of_model(folder, configuration)
+    if old is not None:
+        return old
+    rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
+    if student is None:
+        model, guide = make_teacher(teacher, tokenizer, task, seed=seed), None
+    else:
+        check_head(teacher)
+        guide = load_model(teacher, task.num_labels)
+        model = make_student(student, guide, seed=seed)
+    check_length(budget, tokenizer, model)
+    with torch.device("meta"):
+        objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
+        check_labels(objective)
+    records.check_contents(contents_of(teacher, student, {task.name: rows}))
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    if augment:
+        rows["train"] = augmented_rows(
+            rows["train"],
+            task,
+            augment,
+            teacher=teacher,
+            model=augment_model,
+            glove=glove,
+            folder=folder / "augmented",
+            say=say,
+        )
+    tokenized = DatasetDict(
+        {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
+    )
+    needs = objective.teacher_needs()
+    if cache is not None and guide is not None and needs is not None:
+        size = cache.nbytes(guide.config, tokenized["train"], needs)
+        if cache.limit is None or size <= cache.limit:  # the cache itself warns of the other case
+            say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")
+    first = launched()[0] == 0
+    with records.claimed() if first else nullcontext(), progress(console, f"{task.name} {recipe.name}") as progressed:
+        outcome = train(
+            model,
+            guide,
+            recipe,
+            task=task,
+            data=tokenized,
+            tokenizer=tokenizer,
+            budget=budget,
+            seed=seed,
+            folder=folder,
+            save=True,
+            log_gradients=log_gradients,
+            cache=cache,
+            progress=progressed,
+        )
+        record = {
+            "format": FORMAT,
+            "configuration": configuration,
+            **asdict(outcome),
+            "versions": versions("transformers", "datasets"),
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+        }
+        if first:
+            records.write(records.model, record)
+    return record

@@ -1,0 +1,349 @@
+"""One training and its evaluation: what fine-tuning, distilling and every cell of a comparison run."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from datasets.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from kdzoo.bench.grid.launchers.base import ROWS, Progress
+from kdzoo.bench.timing import forward_flops, forward_speed, peak_memory, reset_peak_memory
+from kdzoo.bench.grid.settings import Budget
+from kdzoo.training.cache import TeacherCache
+from kdzoo.distributed import launched
+from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.tasks import Task
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
+
+INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of
+
+
+@dataclass
+class Outcome:
+    """What a training gave.
+
+    Attributes:
+        metrics: the task's metrics by name; of several validation splits with the split's name before.
+        score: the task's one number, 0 to 100.
+        predictions: by validation split, in the rows' order: class ids, or scores.
+        references: the labels in the same form.
+        curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``; the last entry is
+            the final one.
+        samples_per_second: training rows over training time.
+        tokens_per_second: their tokens, padding left out, over training time.
+        train_seconds: wall time of the training; evaluations and the making of a cache are not in it.
+        step_seconds: mean seconds of a step, split as in `kdzoo.training.stopwatch.PARTS`.
+        cached: whether the teacher's activations were read from a cache.
+        evaluation_samples_per_second: validation rows over the time of predicting them.
+        inference: by batch size, ``latency_ms`` (a batch's, the median) and ``rows_per_second``, on validation rows of
+            median length.
+        flops: floating-point operations of a forward pass of one row of ``max_length`` tokens.
+        parameters: of the model as it is saved.
+        loss_parameters: of the objective, which are not.
+        peak_memory: bytes while it trained; the accelerator's, or on a CPU the process's resident set.
+        history: the Trainer's log.
+    """
+
+    metrics: dict[str, float]
+    score: float
+    predictions: dict[str, list[float]]
+    references: dict[str, list[float]]
+    curve: list[dict[str, float]]
+    samples_per_second: float
+    tokens_per_second: float
+    train_seconds: float
+    steps: int
+    step_seconds: dict[str, float]
+    cached: bool
+    evaluation_samples_per_second: float
+    inference: dict[str, dict[str, float]]
+    flops: int
+    parameters: int
+    loss_parameters: int
+    peak_memory: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    recipe: Recipe,
+    *,
+    task: Task,
+    data: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: Budget,
+    seed: int,
+    folder: Path,
+    save: bool = False,
+    evaluate_only: bool = False,
+    log_gradients: bool = False,
+    evaluations: int = 0,
+    cache: TeacherCache | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train a student by a recipe and evaluate it.
+
+    Args:
+        student: the model to train.
+        teacher: the model it learns from; None where the recipe needs none.
+        recipe: how.
+        task: what for.
+        data: the task's tokenised splits (``task.tokenize``).
+        tokenizer: theirs.
+        budget: how long and how fast.
+        seed: of dropout, of what the losses learn, and of the order of the rows.
+        folder: for checkpoints, and for the model where ``save`` is set.
+        save: keep a checkpoint an epoch, go on from the last one, and write the model in the end.
+        evaluate_only: leave the training out.
+        log_gradients: put the terms' gradient norms and cosines into the history.
+        evaluations: how often to take the score while training, at even distances; it changes nothing else.
+        cache: of the teacher's activations.
+        callbacks: more of the Trainer's.
+        progress: told the steps done and the steps to do, and before them the teacher's rows, where a cache is filled.
+
+    Raises:
+        KdzooError: where recipe, models and data do not go together.
+        DistillationFailure: when the loss or the weights become NaN or infinite.
+    """
+    quiet()
+    callbacks = [*callbacks, *([_Steps(progress)] if progress is not None else [])]
+    total = total_steps(budget, len(data["train"]))
+    arguments = training_arguments(budget, total, seed, folder, save_strategy="epoch" if save else "no")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
+        trainer = DistillationTrainer(
+            model=student,
+            teacher=teacher,
+            recipe=recipe,
+            log_gradients=log_gradients,
+            cache=cache,
+            args=arguments,
+            train_dataset=data["train"],
+            data_collator=task.collator(tokenizer),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+    trainer.pop_callback(PrinterCallback)
+    if progress is not None:
+        trainer.teacher_progress = partial(progress, unit=ROWS)
+    curve = _Curve(trainer, task, data, evaluations)
+    trainer.add_callback(curve)
+    reset_peak_memory()
+    ran = {"train_runtime": 0.0}
+    resumed = 0
+    if not evaluate_only:
+        checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
+        with warnings.catch_warnings():
+            # What a loss says at its first call was said then too; what the cache says was not.
+            warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")
+            ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+    peak = peak_memory()
+    seconds = max(float(ran["train_runtime"]) - curve.paused, 0.0)
+    start = time.perf_counter()
+    metrics, predictions, references = evaluated(trainer, task, data)
+    predicting = time.perf_counter() - start
+    if save:
+        trainer.log({f"eval_{name}": value for name, value in metrics.items()})
+        trainer.save_model(str(folder))
+    done = trainer.state.global_step - resumed
+    rows = budget.epochs * len(data["train"]) * done / max(trainer.state.global_step, 1)
+    per_second = rows / seconds if seconds else 0.0
+    score = task.score(metrics)
+    return Outcome(
+        metrics=metrics,
+        score=score,
+        predictions={split: _written(values) for split, values in predictions.items()},
+        references={split: _written(values) for split, values in references.items()},
+        curve=[*curve.points, {"step": trainer.state.global_step, "seconds": seconds, "score": score}],
+        samples_per_second=per_second,
+        tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
+        train_seconds=seconds,
+        steps=trainer.state.global_step,
+        step_seconds={part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
+        cached=trainer.teacher_rows is not None,
+        evaluation_samples_per_second=sum(map(len, references.values())) / max(predicting, 1e-9),
+        inference=inference(student, data, task, tokenizer),
+        flops=forward_flops(student, budget.max_length),
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
+        peak_memory=peak,
+        history=trainer.state.log_history,
+    )
+
+
+def total_steps(budget: Budget, rows: int) -> int:
+    """Updates of a training on so many rows."""
+    rows_an_update = budget.batch_size * budget.gradient_accumulation * launched()[1]
+    return max(1, int(np.ceil(rows / rows_an_update) * budget.epochs))
+
+
+def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **more: Any) -> TrainingArguments:
+    """The Trainer's arguments for a budget.
+
+    Args:
+        budget: how long and how fast.
+        total: its steps.
+        seed: of everything drawn.
+        folder: for checkpoints.
+        more: further arguments.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=budget.epochs,
+        per_device_train_batch_size=budget.batch_size,
+        per_device_eval_batch_size=2 * budget.batch_size,
+        gradient_accumulation_steps=budget.gradient_accumulation,
+        learning_rate=budget.learning_rate,
+        warmup_steps=int(np.ceil(budget.warmup_ratio * total)),
+        weight_decay=budget.weight_decay,
+        max_grad_norm=budget.max_grad_norm,
+        bf16=budget.precision == "bf16",
+        fp16=budget.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        data_seed=seed,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=max(1, total // 20),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        **more,
+    )
+
+
+def evaluated(
+    trainer: DistillationTrainer, task: Task, data: DatasetDict
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The task's metrics on its validation splits, and by split the predictions and the labels."""
+    by_split, predictions, references = {}, {}, {}
+    for split in task.validation_splits:
+        if split in data:
+            logits, labels = predict(trainer, data[split])
+            by_split[split] = task.evaluate(logits, labels)
+            predictions[split], references[split] = task.predictions(logits), labels
+    return task.flatten(by_split), predictions, references
+
+
+def inference(
+    model: PreTrainedModel, data: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, dict[str, float]]:
+    """By batch size, a forward pass's median milliseconds and the rows a second, on rows of median length.
+
+    Args:
+        model: on the device it is measured on.
+        data: the task's tokenised splits.
+        task: what for.
+        tokenizer: theirs.
+    """
+    rows = next(data[split] for split in task.validation_splits if split in data)
+    names = accepted_inputs(model)
+    middle = np.argsort(np.asarray(rows["length"]), kind="stable")
+    found = {}
+    for size, repeats in INFERENCE.items():
+        first = max(len(middle) // 2 - size // 2, 0)
+        batch = [rows[int(index)] for index in np.resize(middle[first : first + size], size)]
+        taken = task.collator(tokenizer)(batch)
+        given = {name: value.to(model.device) for name, value in taken.items() if name in names}
+        found[str(size)] = forward_speed(model, given, size, repeats)
+    return found
+
+
+def _written(values: np.ndarray) -> list[float]:
+    """Numbers as a record holds them: every digit that float32 has, so that ranks stay as they are."""
+    return [float(f"{value:.8g}") for value in values.tolist()]
+
+
+def last_checkpoint(folder: Path) -> tuple[str | None, int]:
+    """The last whole checkpoint in a folder and its step; None and 0 where there is none.
+
+    The Trainer writes a checkpoint's state last, so one that was cut short has none.
+    """
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+        try:
+            return str(path), int(json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError):
+            continue
+    return None, 0
+
+
+def check_precision(budget: Budget) -> None:
+    """Refuse a precision that the machine does not have.
+
+    Raises:
+        KdzooError: names those it has.
+    """
+    if budget.precision == "fp16" and not torch.accelerator.is_available():
+        raise KdzooError("precision fp16 needs an accelerator, and there is none; take fp32 or bf16")
+
+
+def predict(trainer: DistillationTrainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) and labels (N,) in the rows' order; they are run longest first, so that batches pad little."""
+    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
+    output = trainer.predict(rows.select(order))
+    logits, labels = np.empty_like(output.predictions), np.empty_like(output.label_ids)
+    logits[order], labels[order] = output.predictions, output.label_ids
+    return logits, labels
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and notices off the terminal, which shows ours."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # accelerate says it of an argument that the Trainer passes.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    disable_progress_bar()
+
+
+class _Curve(TrainerCallback):
+    """Takes the score while a model trains, out of the training's time and without touching its random numbers."""
+
+    def __init__(self, trainer: DistillationTrainer, task: Task, data: DatasetDict, times: int) -> None:
+        self._evaluated = lambda: task.score(evaluated(trainer, task, data)[0])
+        self._stopwatch, self._times = trainer.stopwatch, times
+        self.points: list[dict[str, float]] = []
+        self.paused = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        reset_peak_memory()  # the making of a cache, which lies behind, is no part of the training
+        self._start = time.perf_counter()
+        # The last score is the one that is taken in the end.
+        self._at = {round(state.max_steps * part / (self._times + 1)) for part in range(1, self._times + 1)}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step not in self._at or not 0 < state.global_step < state.max_steps:
+            return
+        now = time.perf_counter()
+        with torch.random.fork_rng():
+            score = self._evaluated()
+        self.points.append({"step": state.global_step, "seconds": now - self._start - self.paused, "score": score})
+        model.train()
+        self.paused += time.perf_counter() - now
+        self._stopwatch.start()
+
+
+class _Steps(TrainerCallback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._progress(state.global_step, state.max_steps)

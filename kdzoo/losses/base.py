@@ -1,0 +1,455 @@
+"""DistillationLoss, the base class of every loss: detaching, checking, masking, projection and reduction."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdzoo.distributed import mean_over_processes, processes
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.kernels.backend import BACKENDS, KernelError
+from kdzoo.models.activations import QKV, hidden_size, num_heads, num_layers, unwrap
+from kdzoo.models.layers import Pairs
+
+EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a loss has to know of a model to fit it.
+
+    ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
+    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_labels: int
+    exact_scores: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelShape:
+        """The shape of a transformers model, read from its config."""
+        inner: Any = unwrap(model)
+        config: Any = inner.config
+        can_record = getattr(inner, "_can_set_attn_implementation", None)
+        output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+        return cls(
+            num_layers=num_layers(config),
+            hidden_size=hidden_size(config),
+            num_heads=num_heads(config),
+            num_labels=config.num_labels if output is None else config.vocab_size,
+            exact_scores=can_record is None or can_record(),
+        )
+
+
+class DistillationLoss(nn.Module):
+    """A loss between what a student and a teacher expose of the same batch.
+
+    A subclass sets the class attributes below and implements `compute`; it never runs a model.
+    Register it with `kdzoo.register` and it takes part in objectives, the command line and the
+    conformance tests.
+
+    Attributes:
+        features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
+            ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"``. Declares what has to be captured.
+        needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
+        extras: further keyword arguments that `compute` may be given, such as ``"negatives"``. An objective hands
+            over two of them by itself: ``"progress"``, the fraction (0 to 1) done of the time that the term has a
+            weight, and ``"teacher_head"``, the teacher's classification head as a function of CLS states of its
+            last layer, (B, D) to (B, C).
+        needs_teacher: False for a loss on the labels alone.
+        token_labels: its labels are (B, S), one a position and -100 where there is none.
+        top_only: the loss is meant for the last layer unless a layer map is given.
+        stacked: an objective hands over all mapped layers at once, as (B, M, ...), instead of one by one.
+        many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
+            (B, N, ...) of the teacher, by default all layers of both.
+        contrastive: other rows of the batch (of all processes) enter the value.
+        exact_scores: attention scores that are off by a constant a row will not do.
+        variants: the formulas it knows; ``"paper"`` is the default.
+        counts_padding: those of the variants that average over padding, as the authors' code does.
+        fused: a kernel computes it, which takes float16 and bfloat16 as they are, summing in float32, and passes over
+            what is masked.
+        formula: in LaTeX, for the catalogue.
+        complexity: time, and memory beyond the inputs where it is of a higher order.
+        related: registry names of the losses next to it.
+        paper, year, url: where it was published.
+    """
+
+    features: ClassVar[tuple[str, ...]] = ("logits",)
+    needs: frozenset[str] = frozenset()
+    extras: ClassVar[frozenset[str]] = frozenset()
+    needs_teacher: ClassVar[bool] = True
+    token_labels: ClassVar[bool] = False
+    top_only: ClassVar[bool] = False
+    stacked: ClassVar[bool] = False
+    many_to_many: ClassVar[bool] = False
+    contrastive: ClassVar[bool] = False
+    exact_scores: ClassVar[bool] = False
+    variants: ClassVar[tuple[str, ...]] = ("paper",)
+    counts_padding: ClassVar[tuple[str, ...]] = ()
+    fused: ClassVar[bool] = False
+    name: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    complexity: ClassVar[str] = ""
+    related: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+    url: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        bias: bool = False,
+        variant: str = "paper",
+    ) -> None:
+        """
+        Args:
+            student_dim: width of the student's vectors.
+            teacher_dim: width of the teacher's. Where both are given and differ, a linear projection
+                (student_dim to teacher_dim) is learned with the student.
+            bias: give that projection a bias.
+            variant: ``"paper"``, or ``"released"`` where the authors' code differs from the paper.
+
+        Raises:
+            KdzooError: for an unknown variant, or when one of the two widths is missing.
+        """
+        super().__init__()
+        if variant not in self.variants:
+            raise unknown(f"variant of {self.label}", variant, self.variants)
+        if (student_dim is None) != (teacher_dim is None):
+            raise KdzooError(f"{self.label}: give both student_dim and teacher_dim, or neither")
+        for side, width in (("student_dim", student_dim), ("teacher_dim", teacher_dim)):
+            if width is not None and width < 1:
+                raise KdzooError(f"{self.label}: {side} is {width}; a width is at least 1")
+        self.variant = variant
+        self.projection: nn.Linear | None = None
+        if student_dim is not None and teacher_dim is not None and student_dim != teacher_dim:
+            self.projection = nn.Linear(student_dim, teacher_dim, bias=bias)
+
+    @property
+    def label(self) -> str:
+        """The name that error messages use."""
+        return self.name or type(self).__name__
+
+    @classmethod
+    def fit(
+        cls,
+        options: dict[str, Any],
+        *,
+        feature: str,
+        student: ModelShape,
+        teacher: ModelShape,
+        layers: Pairs,
+        num_samples: int | None,
+    ) -> dict[str, Any]:
+        """The options completed for two models; an objective calls it before it makes the loss.
+
+        Args:
+            options: what the user chose.
+            feature: what the loss will be taken on.
+            student: the student's shape.
+            teacher: the teacher's shape.
+            layers: the (student, teacher) layers it will be taken on; empty for the logits.
+            num_samples: rows of the training set, where known.
+
+        Returns:
+            Options for the constructor. Here: a projection where the widths differ.
+
+        Raises:
+            KdzooError: where the loss cannot work on these models.
+        """
+        if feature in ("hidden", "cls", "embedding") and student.hidden_size != teacher.hidden_size:
+            if "student_dim" not in inspect.signature(cls.__init__).parameters:
+                raise KdzooError(
+                    f"{cls.name} has no projection, so it needs equal widths; the student has "
+                    f"{student.hidden_size} and the teacher {teacher.hidden_size}"
+                )
+            options.setdefault("student_dim", student.hidden_size)
+            options.setdefault("teacher_dim", teacher.hidden_size)
+        return options
+
+    def forward(
+        self,
+        student: Any,
+        teacher: Any = None,
+        *,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        **extras: Any,
+    ) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            student: the student's tensor or `QKV`.
+            teacher: the teacher's; never given a gradient.
+            mask: (B, S), 1 or True where a token is real.
+            labels: (B,) the rows' labels.
+            sample_ids: (B,) the rows' indices in the training set.
+            extras: what the particular loss also takes (its `extras`).
+
+        Raises:
+            KdzooError: for shapes that do not fit, a mask that the loss cannot honour, or a missing input.
+            TypeError: for an extra argument that the loss does not take.
+        """
+        for extra in extras:
+            if extra not in self.extras:
+                known = ", ".join(["mask", "labels", "sample_ids", *sorted(self.extras)])
+                raise TypeError(f"{self.label} does not take {extra!r}; it takes {known}")
+        given = {"labels": labels, "sample_ids": sample_ids}
+        for name, value in {"mask": mask, **given}.items():
+            if value is not None and not isinstance(value, Tensor):
+                raise KdzooError(f"{self.label}: {name} is a tensor, got {type(value).__name__}")
+        # Over the names and not over the set: torch 2.8 compiles no loop over one.
+        wanted = {name: value for name, value in given.items() if name in self.needs}
+        for need, value in wanted.items():
+            if value is None:
+                raise KdzooError(f"{self.label} needs {need}= (B,)")
+        if teacher is None and self.needs_teacher:
+            raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
+        student = self._prepared(student)
+        teacher = None if teacher is None or not self.needs_teacher else _detached(self._prepared(teacher))
+        if teacher is not None:
+            dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
+            student, teacher = _to(student, dtype), _to(teacher, dtype)
+        # Autocast would take the sums below back to half precision.
+        with torch.autocast(device_type=_first(student).device.type, enabled=False):
+            mask = None if mask is None else _real(self.label, mask)
+            try:
+                return self.compute(student, teacher, mask=mask, **wanted, **extras)
+            except KernelError as error:
+                raise KdzooError(str(error)) from error
+
+    def _prepared(self, value: Any) -> Any:
+        """A side's floating-point tensors, out of half precision unless `fused`."""
+        if isinstance(value, QKV):
+            if "qkv" not in self.features:
+                raise KdzooError(f"{self.label} takes {' or '.join(self.features)}, and not a QKV")
+            return QKV(*map(self._prepared, value))
+        if not isinstance(value, Tensor):
+            taken = "tensors or a QKV" if "qkv" in self.features else "tensors"
+            raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}")
+        if not value.is_floating_point() or value.dim() == 0:
+            shape = tuple(value.shape)
+            raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) and not self.fused else value
+
+    def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
+        """The formula, on float32 or float64 tensors (any where `fused`); ``context`` holds the needs and extras."""
+        raise TypeError(f"{type(self).__name__} must implement compute()")
+
+    def _mismatch(self, student: Tensor, teacher: Tensor, rule: str) -> KdzooError:
+        return KdzooError(f"{self.label}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} {rule}")
+
+    def paired(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked vectors, each of its own width, zero where masked (unless `fused`), and the mask over their slots.
+
+        Args:
+            student: (B, ..., D_s).
+            teacher: (B, ..., D_t).
+            mask: (B, S) or None.
+
+        Returns:
+            student, teacher, and the mask with the vectors' leading shape (B, ...), or None.
+        """
+        if student.dim() < 2 or student.shape[:-1] != teacher.shape[:-1]:
+            rule = "must agree in all but the last axis, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
+            raise self._mismatch(student, teacher, rule)
+        slots = slot_mask(self.label, student, mask)
+        if slots is not None and (self.projection is not None or not self.fused):
+            # Filled before anything else, so that what lies in padding cannot reach a value or a gradient.
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+            teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
+        return student, teacher, slots
+
+    def projected(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The student's vectors at the teacher's width, projected where the loss has a projection; checked."""
+        if self.projection is not None:
+            wanted = (self.projection.in_features, self.projection.out_features)
+            if (student.shape[-1], teacher.shape[-1]) != wanted:
+                rule = f"do not fit student_dim={wanted[0]}, teacher_dim={wanted[1]}, which it was made with"
+                raise self._mismatch(student, teacher, rule)
+            return affine(self.projection, student)
+        if student.shape[-1] != teacher.shape[-1]:
+            widths = f"student_dim={student.shape[-1]}, teacher_dim={teacher.shape[-1]}"
+            raise self._mismatch(student, teacher, f"differ in width; give {widths} to learn a projection")
+        return student
+
+    def vectors(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors of `paired` at one width, (B, ..., D): the student's `projected`."""
+        student, teacher, slots = self.paired(student, teacher, mask)
+        return self.projected(student, teacher), teacher, slots
+
+    def layered(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked vectors of several layers, of which either side has its own number; zero where masked.
+
+        Args:
+            student: (B, M, D_s), or (B, M, S, D_s) with an optional mask.
+            teacher: (B, N, D_t), or (B, N, S, D_t).
+            mask: (B, S) or None.
+
+        Returns:
+            student, teacher and mask; the widths are not compared.
+        """
+        shapes = [(side.shape[0], *side.shape[2:-1]) for side in (student, teacher)]
+        if student.dim() not in (3, 4) or shapes[0] != shapes[1]:
+            rule = "must be layers of the same rows and positions, (B, M, D) and (B, N, D), or with S before the D"
+            raise self._mismatch(student, teacher, rule)
+        if mask is not None:
+            if mask.shape != (student.shape[0], student.shape[2]) or student.dim() != 4:
+                raise KdzooError(
+                    f"{self.label}: a mask {tuple(mask.shape)} does not fit {tuple(student.shape)}; it is (B, S) for "
+                    "(B, M, S, D), and is left out for vectors without positions"
+                )
+            padding = ~mask[:, None, :, None]
+            student, teacher = student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0)
+        return student, teacher, mask
+
+    def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked (unless `fused`)."""
+        if student.shape != teacher.shape or student.dim() not in (2, 3):
+            raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")
+        slots = slot_mask(self.label, student, mask)
+        if slots is not None and not self.fused:
+            student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
+            teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
+        return student, teacher, slots
+
+
+def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The (B, S) mask spread over the slots of (B, S, D) or (B, M, S, D); refused where it cannot apply."""
+    if mask is None:
+        return None
+    if vectors.dim() not in (3, 4) or mask.shape != (vectors.shape[0], vectors.shape[-2]):
+        raise KdzooError(
+            f"{label}: a mask {tuple(mask.shape)} does not fit {tuple(vectors.shape)}; it is (B, S) for "
+            "(B, S, D) or (B, M, S, D), and is left out for vectors without positions"
+        )
+    return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+
+
+def shaped_labels(label: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels in the shape (...) of logits (..., C); they may also be (..., 1), or flat."""
+    shape = logits.shape[:-1]
+    if labels.shape not in (shape, (*shape, 1), (shape.numel(),)):
+        raise KdzooError(
+            f"{label}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; they are (B,) for (B, C), "
+            "or (B, S) for (B, S, C)"
+        )
+    return labels.reshape(shape)
+
+
+def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | None) -> Tensor:
+    """Checked class ids of logits (..., C), in the shape (...) and 0 where masked."""
+    classes = logits.shape[-1]
+    labels = shaped_labels(label, logits, labels)
+    if labels.is_floating_point():
+        raise KdzooError(f"{label}: labels of {classes} classes are integers, got {labels.dtype}")
+    labels = labels.long()
+    if slots is not None:
+        labels = labels.masked_fill(~slots, 0)
+    # On an accelerator this look at the values would stop the host at every step.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            hint = "; what is not to count is left out by mask=" if wrong == -100 else ""
+            raise KdzooError(
+                f"{label}: label {wrong} is out of range; with {classes} classes it is 0 to {classes - 1}{hint}"
+            )
+    return labels
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean of the values that count; 0 where none does.
+
+    Under torch.distributed the denominator is the mean count of the processes, so that the average over them,
+    which DistributedDataParallel takes of the gradients, is the mean over the whole batch.
+
+    Args:
+        values: any shape.
+        mask: bool of a shape that spreads to theirs, or None for all of them.
+    """
+    if mask is None:
+        total, count = values.sum(), torch.full((), float(values.numel()), device=values.device)
+    else:
+        mask = mask.expand_as(values)
+        total, count = torch.where(mask, values, 0.0).sum(), mask.sum()
+    return total / mean_over_processes(count).clamp_min(EPSILON).to(values.dtype)
+
+
+def mean_count(vectors: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """What a kernel divides its sum over the vectors (..., D) by, as `masked_mean` does; None for the own count."""
+    if processes() == 1:
+        return None
+    return mean_over_processes(torch.ones_like(vectors[..., 0], dtype=torch.bool).sum() if mask is None else mask.sum())
+
+
+def reciprocal_norm(vectors: Tensor) -> Tensor:
+    """1 / ‖v‖ over the last axis, kept, with the norm clamped at 1e-12; 0 for a zero vector."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return torch.where(norm > 0, norm.clamp_min(EPSILON).reciprocal(), 0.0)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors scaled to length one on the last axis; a zero vector stays zero, with a zero gradient."""
+    return vectors * reciprocal_norm(vectors)
+
+
+def affine(layer: nn.Linear, vectors: Tensor) -> Tensor:
+    """A linear layer applied in the wider of its own type and the vectors', so that neither loses digits."""
+    dtype = torch.promote_types(layer.weight.dtype, vectors.dtype)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return F.linear(vectors.to(dtype), layer.weight.to(dtype), bias)
+
+
+def check_positive(label: str, **options: float) -> None:
+    """Refuse options that are not positive, finite numbers."""
+    for option, value in options.items():
+        if not (math.isfinite(value) and value > 0):
+            raise KdzooError(f"{label}: {option} is {value}; it must be a positive number")
+
+
+def check_backend(label: str, backend: str) -> str:
+    """A backend of the kernels, refused where it is not one."""
+    if backend not in BACKENDS:
+        raise unknown(f"backend of {label}", backend, BACKENDS)
+    return backend
+
+
+def _real(label: str, mask: Tensor) -> Tensor:
+    """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused."""
+    real = mask != 0
+    # On an accelerator this look at the values would stop the host at every step.
+    if mask.dtype != torch.bool and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        odd = mask[real & (mask != 1)]
+        if odd.numel():
+            raise KdzooError(
+                f"{label}: a mask is 1 where a token is real and 0 elsewhere; this one has {odd[0].item():g}"
+            )
+    return real
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, QKV):
+        return QKV(*map(_detached, value))
+    # What a teacher gave in inference_mode cannot be saved for a backward pass; a copy of it can.
+    return value.clone() if not torch.compiler.is_compiling() and value.is_inference() else value.detach()
+
+
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    return QKV(*(tensor.to(dtype) for tensor in value)) if isinstance(value, QKV) else value.to(dtype)
+
+
+def _first(value: Any) -> Tensor:
+    return value[0] if isinstance(value, QKV) else value

@@ -1,0 +1,1 @@
+"""Models: what a forward pass exposes, heads, shapes, layer maps, inputs, students and teachers."""

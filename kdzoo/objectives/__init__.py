@@ -1,0 +1,1 @@
+"""Losses put together: schedules, terms, objectives, expressions, recipes and the registry of recipes."""

@@ -1,0 +1,476 @@
+"""Term, Objective and weight schedules: losses added up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.distributed import mean_over_processes
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.losses.base import DistillationLoss, ModelShape
+from kdzoo.losses.registry import create, loss_class, options_of
+from kdzoo.models.activations import QKV, Activations, Needs, classification_head
+from kdzoo.models.layers import LayerMap, Pairs, layer_map
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A weight over the fraction of training done.
+
+    Attributes:
+        points: (fraction, weight) in rising order; from each fraction on its weight holds, 0 before the first.
+        interpolate: go in a straight line from one point to the next instead.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    interpolate: bool = False
+
+    def __post_init__(self) -> None:
+        fractions = [fraction for fraction, _ in self.points]
+        if not fractions or fractions != sorted(fractions) or not 0 <= fractions[0] <= fractions[-1] <= 1:
+            raise KdzooError(f"a schedule's fractions rise within 0 to 1, got {fractions}")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From where on and up to where there is a weight: (0.0, 0.0) for one that is zero throughout."""
+        ends = [*(fraction for fraction, _ in self.points[1:]), 1.0]
+        # Between two points the line is above zero where either of them is.
+        following = [*(weight for _, weight in self.points[1:]), self.points[-1][1]]
+        weighted = [
+            (fraction, end)
+            for (fraction, weight), end, then in zip(self.points, ends, following, strict=True)
+            if weight or (self.interpolate and then)
+        ]
+        return (weighted[0][0], weighted[-1][1]) if weighted else (0.0, 0.0)
+
+    def __call__(self, progress: float) -> float:
+        """The weight when ``progress`` (0 to 1) of the training is done."""
+        before = [point for point in self.points if point[0] <= progress]
+        if not before:
+            return self.points[0][1] if self.interpolate else 0.0
+        (start, low), after = before[-1], self.points[len(before) :]
+        if not self.interpolate or not after:
+            return low
+        end, high = after[0]
+        return low + (high - low) * (progress - start) / (end - start)
+
+
+def after(fraction: float, weight: float) -> Schedule:
+    """``weight`` once ``fraction`` of the training is done, 0 before."""
+    return Schedule(((fraction, float(weight)),))
+
+
+def before(fraction: float, weight: float) -> Schedule:
+    """``weight`` until ``fraction`` of the training is done, 0 from there on."""
+    return Schedule(((0.0, float(weight)), (fraction, 0.0)))
+
+
+def linear(first: float, last: float) -> Schedule:
+    """From ``first`` at the start to ``last`` at the end, in a straight line."""
+    return Schedule(((0.0, float(first)), (1.0, float(last))), interpolate=True)
+
+
+Weight = float | Schedule
+BALANCES = ("fixed", "uncertainty", "gradient_norm")
+MEMORY = 0.9  # of the moving average of gradient norms
+OWN_OPTIONS = ("feature", "layers", "weight", "layer_reduction", "layer_schedule", "shared", "name")  # of any term
+LAYER_SCHEDULES = ("together", "progressive", "stacked")
+
+
+class Term:
+    """One loss of an objective: what it is taken on, over which layers, with which weight.
+
+    Args:
+        loss: a registered name, or a loss of your own.
+        feature: what the loss is taken on, one of its ``features``; its first one when not given.
+        layers: a layer map (`kdzoo.models.layers.layer_map`); ``"uniform"``, the top layer for a loss meant for it, or
+            ``"all"`` for a loss that pairs layers itself.
+        weight: a number, or a `Schedule` over the fraction of training done.
+        layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
+        layer_schedule: ``"together"``; ``"progressive"``, one layer after the other from the lowest up, each for an
+            equal share of the time that the term has a weight; or ``"stacked"``, each layer added to those below it.
+        shared: one projection for all mapped layers, instead of one a layer.
+        name: how the term is called in logs; the loss's name when not given.
+        options: the loss's own options, such as ``temperature``.
+
+    Raises:
+        KdzooError: for an unknown loss, feature or option.
+    """
+
+    def __init__(
+        self,
+        loss: str | DistillationLoss,
+        *,
+        feature: str | None = None,
+        layers: LayerMap | None = None,
+        weight: Weight = 1.0,
+        layer_reduction: str = "sum",
+        layer_schedule: str = "together",
+        shared: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        kind = loss_class(loss) if isinstance(loss, str) else type(loss)
+        self.module = None if isinstance(loss, str) else loss
+        self.kind = kind
+        label = loss if isinstance(loss, str) else loss.label
+        if self.module is not None and options:
+            raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
+        known = options_of(kind)
+        for option in options:
+            if option not in known:
+                raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
+        self.feature = feature or kind.features[0]
+        if self.feature not in kind.features:
+            raise unknown(f"feature of {label}", self.feature, kind.features)
+        if layers is not None and self.feature in ("logits", "embedding"):
+            raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
+        if layer_reduction not in ("sum", "mean"):
+            raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
+        if layer_schedule not in LAYER_SCHEDULES:
+            raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
+        one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
+        if layer_schedule != "together" and not one_by_one:
+            raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
+        default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
+        weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
+        if not all(math.isfinite(value) for value in weights):
+            raise KdzooError(f"the weight of {label} is {weight}; it must be finite")
+        self.layers: LayerMap = layers if layers is not None else default
+        self.weight = weight
+        self.layer_reduction = layer_reduction
+        self.layer_schedule = layer_schedule
+        self.shared = shared
+        self.name = name or label
+        if "." in self.name or hasattr(nn.ModuleDict, self.name):
+            raise KdzooError(f"a term cannot be called {self.name!r}, which PyTorch has another use for; give name=")
+        self.options = options
+
+    def weight_at(self, progress: float) -> float:
+        """The weight when ``progress`` (0 to 1) of the training is done."""
+        return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+
+    def progress_at(self, progress: float) -> float:
+        """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""
+        start, end = self.weight.span if isinstance(self.weight, Schedule) else (0.0, 1.0)
+        return min(max((progress - start) / (end - start), 0.0), 1.0) if end > start else 1.0
+
+    def layers_at(self, progress: float, count: int) -> range:
+        """Which of ``count`` mapped layers take part when ``progress`` of the training is done."""
+        if self.layer_schedule == "together":
+            return range(count)
+        current = min(int(self.progress_at(progress) * count), count - 1)
+        return range(0 if self.layer_schedule == "stacked" else current, current + 1)
+
+
+class ObjectiveOutput(NamedTuple):
+    """The total (a scalar with its gradient) and each active term's value (detached, before its weight)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Weighted losses added up; an ``nn.Module``, so that what its losses learn is trained and saved.
+
+    ``bind`` it to a student and a teacher before use: that resolves the layer maps, makes the projections and refuses
+    what cannot work. Per-layer losses are added up over the mapped layers.
+
+    >>> import kdzoo
+    >>> objective = kdzoo.Objective([
+    ...     kdzoo.Term("cos_nce", layers="uniform"),
+    ...     kdzoo.Term("kd", temperature=1.1, weight=kdzoo.after(0.8, 1.0)),
+    ...     kdzoo.Term("ce", weight=kdzoo.after(0.8, 3.0)),
+    ... ])
+
+    Args:
+        terms: the losses.
+        balance: what happens to the weights w.
+
+            - ``"fixed"``: the total is Σ w·L.
+            - ``"uncertainty"``: Σ w·exp(-s)·L + s/2 with an s learned for each term, first 0 (Kendall et al. 2018,
+              https://arxiv.org/abs/1705.07115, equation 10 with s = log σ²).
+            - ``"gradient_norm"``: Σ w·L·Ḡ/G, where G is a moving average of the norm of the term's gradient at the
+              student's parameters and Ḡ its mean over the active terms, so that the weights are shares of the
+              gradient's norm. (GradNorm, Chen et al. 2018, https://arxiv.org/abs/1711.02257, equalises these norms by
+              gradient steps on the weights; here they are equal by construction.) Measured where ``forward`` is given
+              ``parameters``; the trainer does so every ten steps.
+
+    Attributes:
+        gradients: what the latest `forward` measured of the terms' gradients: the norm by the term's name, and the
+            cosine of two by both names, ``"kd~ce"``; empty where nothing was measured.
+
+    Raises:
+        KdzooError: when there is no term, two terms share a name, or the balance is unknown.
+    """
+
+    def __init__(self, terms: Iterable[Term], *, balance: str = "fixed") -> None:
+        super().__init__()
+        if balance not in BALANCES:
+            raise unknown("balance", balance, BALANCES)
+        self.balance = balance
+        self.gradients: dict[str, Tensor] = {}
+        self.terms: Sequence[Term] = list(terms)
+        if not self.terms:
+            raise KdzooError("an objective needs at least one term")
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise KdzooError(f'an objective is made of terms, such as kdzoo.Term("kd"); got {term!r}')
+        for index, term in enumerate(self.terms):
+            same = [other for other in self.terms[:index] if other.name == term.name]
+            if same:
+                raise KdzooError(f"two terms are called {term.name!r}; give one of them another name=")
+        if balance == "uncertainty":
+            self.log_variances = nn.Parameter(torch.zeros(len(self.terms)))
+        elif balance == "gradient_norm":
+            self.gradient_norms: Tensor
+            self.register_buffer("gradient_norms", torch.zeros(len(self.terms)))
+        self.losses = nn.ModuleDict()
+        self._pairs: dict[str, Pairs] = {}
+        self._teacher_head: Callable[[Tensor], Tensor] | None = None
+
+    def bind(self, student: nn.Module, teacher: nn.Module | None, *, num_samples: int | None = None) -> Objective:
+        """Fit the objective to two models: layer maps, projections, banks.
+
+        Args:
+            student: a transformers model, or anything with a ``config``.
+            teacher: likewise; None when no term needs a teacher.
+            num_samples: rows of the training set, for losses that keep a bank of them.
+
+        Returns:
+            The objective itself.
+
+        Raises:
+            KdzooError: where a term cannot work on these models.
+        """
+        from_shape = ModelShape.of(student)
+        if teacher is None and any(term.kind.needs_teacher for term in self.terms):
+            needing = next(term for term in self.terms if term.kind.needs_teacher)
+            raise KdzooError(f"the term {needing.name!r} needs a teacher")
+        to_shape = from_shape if teacher is None else ModelShape.of(teacher)
+        on_logits = any(term.kind.needs_teacher and term.feature == "logits" for term in self.terms)
+        if on_logits and from_shape.num_labels != to_shape.num_labels:
+            raise KdzooError(
+                f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
+                "they must be trained for the same task"
+            )
+        if teacher is not None and any("teacher_head" in term.kind.extras for term in self.terms):
+            self._teacher_head = classification_head(teacher)
+        for term in self.terms:
+            pairs = self._layer_pairs(term, from_shape, to_shape)
+            self._pairs[term.name] = pairs
+            alone = term.shared or term.kind.stacked or term.kind.many_to_many or len(pairs) <= 1
+            if term.module is not None:
+                if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:
+                    raise KdzooError(
+                        f"the term {term.name!r} holds a loss with state on {len(pairs)} layers; say shared=True, or "
+                        "give the loss by name to get one a layer"
+                    )
+                self.losses[term.name] = nn.ModuleList([term.module])
+                continue
+            options = term.kind.fit(
+                dict(term.options),
+                feature=term.feature,
+                student=from_shape,
+                teacher=to_shape,
+                layers=pairs,
+                num_samples=num_samples,
+            )
+            self.losses[term.name] = nn.ModuleList(
+                create(term.kind.name, **options) for _ in range(1 if alone else len(pairs))
+            )
+        for progress in sorted({0.0, *(f for t in self.terms for f in _fractions(t.weight) if f < 1)}):
+            if not self.active(progress):
+                raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
+        return self
+
+    def active(self, progress: float) -> list[Term]:
+        """The terms that have a weight when ``progress`` (0 to 1) of the training is done.
+
+        Raises:
+            KdzooError: for a progress outside of 0 to 1.
+        """
+        if not 0 <= progress <= 1:
+            raise KdzooError(f"progress is {progress}; it is the fraction of the training that is done, 0 to 1")
+        return [term for term in self.terms if term.weight_at(progress) != 0]
+
+    def needs(self, progress: float) -> tuple[Needs, Needs | None]:
+        """What the student and the teacher must expose; None for a teacher that is not needed.
+
+        Args:
+            progress: fraction of the training done, 0 to 1.
+        """
+        active = self.active(progress)
+        using = [term for term in active if term.kind.needs_teacher]
+        return self._taken(active, 0, progress), self._taken(using, 1, progress) if using else None
+
+    def teacher_needs(self) -> Needs | None:
+        """What the teacher must expose over the whole training; None when no term needs one."""
+        using = [term for term in self.terms if term.kind.needs_teacher]
+        return self._taken(using, 1) if using else None
+
+    def _taken(self, terms: Iterable[Term], side: int, progress: float | None = None) -> Needs:
+        """What terms compare of the student (side 0) or the teacher (1), at one time or over all of it."""
+        hidden: set[int] = set()
+        cls: set[int] = set()
+        qkv: set[int] = set()
+        kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
+        terms = list(terms)
+        for term in terms:
+            if term.feature in kept:
+                pairs = self._bound_pairs(term)
+                layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
+                kept[term.feature].update(pairs[at][side] for at in layers)
+        logits = any(term.feature == "logits" for term in terms)
+        return Needs(logits, hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv))
+
+    def forward(
+        self,
+        student: Activations,
+        teacher: Activations | None,
+        *,
+        labels: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        progress: float = 0.0,
+        parameters: Iterable[Tensor] | None = None,
+    ) -> ObjectiveOutput:
+        """The total and the terms of one batch.
+
+        Args:
+            student: what the student's forward pass exposed.
+            teacher: likewise; may be None when no active term needs it.
+            labels: (B,).
+            sample_ids: (B,) indices of the rows in the training set.
+            progress: fraction of the training done, 0 to 1.
+            parameters: measure each term's gradient at these (`gradients`), at the cost of a backward pass a term.
+
+        Raises:
+            KdzooError: when the objective is not bound, or a loss refuses its input.
+        """
+        context = {"labels": labels, "sample_ids": sample_ids}
+        active = self.active(progress)
+        if not active:
+            raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
+        values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
+        self.gradients = {} if parameters is None else _measured(values, list(parameters))
+        if self.gradients and self.balance == "gradient_norm":
+            self._remember()
+        total = self._total(active, values, progress)
+        return ObjectiveOutput(total, {name: value.detach() for name, value in values.items()})
+
+    def _total(self, active: list[Term], values: dict[str, Tensor], progress: float) -> Tensor:
+        indices = [index for index, term in enumerate(self.terms) if term in active]
+        total: Tensor | float = 0.0
+        for index, term in zip(indices, active, strict=True):
+            weighted = values[term.name] * term.weight_at(progress)
+            if self.balance == "uncertainty":
+                log_variance = self.log_variances[index].to(weighted.dtype)
+                weighted = weighted * (-log_variance).exp() + log_variance / 2
+            elif self.balance == "gradient_norm":
+                norms = self.gradient_norms[indices].to(weighted.dtype)
+                own = self.gradient_norms[index].to(weighted.dtype)
+                # Before the first measurement, and for a term without a gradient, the weight stands as it is.
+                weighted = weighted * torch.where(own > 0, norms.mean() / own.clamp_min(1e-12), 1.0)
+            total = total + weighted
+        assert isinstance(total, Tensor)
+        return total
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        for index, term in enumerate(self.terms):
+            if term.name in self.gradients:
+                old, new = self.gradient_norms[index], mean_over_processes(self.gradients[term.name]).float()
+                self.gradient_norms[index] = torch.where(old > 0, MEMORY * old + (1 - MEMORY) * new, new)
+
+    def _value(
+        self,
+        term: Term,
+        student: Activations,
+        teacher: Activations | None,
+        context: dict[str, Any],
+        progress: float,
+    ) -> Tensor:
+        pairs = self._bound_pairs(term)
+        losses = self.losses[term.name]
+        assert isinstance(losses, nn.ModuleList)
+        if term.kind.needs_teacher and teacher is None:
+            raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
+        given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head}
+        context = context | {name: value for name, value in given.items() if name in term.kind.extras}
+        if term.feature == "logits":
+            by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
+            seen = student.mask if by_token else None
+            return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
+        assert teacher is not None
+        feature = "hidden" if term.feature == "embedding" else term.feature
+        mask = None if feature == "cls" else student.mask
+        if term.kind.stacked or term.kind.many_to_many:
+            own, other = ([pair[side] for pair in pairs] for side in (0, 1))
+            if term.kind.many_to_many:
+                own, other = sorted(set(own)), sorted(set(other))
+            ours = _stack([student.get(feature, i) for i in own])
+            theirs = _stack([teacher.get(feature, j) for j in other])
+            return losses[0](ours, theirs, mask=mask, **context)
+        values = []
+        for index in term.layers_at(progress, len(pairs)):
+            i, j = pairs[index]
+            seen = _seen(student, teacher, i, j) if feature == "qkv" else mask
+            loss = losses[index % len(losses)]
+            values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
+        summed = torch.stack(values).sum()
+        return summed / len(values) if term.layer_reduction == "mean" else summed
+
+    def _bound_pairs(self, term: Term) -> Pairs:
+        if term.name not in self._pairs:
+            raise KdzooError("call bind(student, teacher) before using the objective")
+        return self._pairs[term.name]
+
+    @staticmethod
+    def _layer_pairs(term: Term, student: ModelShape, teacher: ModelShape) -> Pairs:
+        if term.feature == "logits":
+            return ()
+        if term.feature == "embedding":
+            return ((0, 0),)
+        return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:
+    """The norm of each value's gradient at the parameters, and the cosines of each two of them."""
+    flat: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if not value.requires_grad:
+            continue
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+        flat[name] = torch.cat([gradient.flatten() for gradient in filled])
+    norms = {name: torch.linalg.vector_norm(gradient) for name, gradient in flat.items()}
+    cosines = {
+        f"{a}~{b}": (flat[a] @ flat[b]) / (norms[a] * norms[b]).clamp_min(1e-12) for a, b in combinations(flat, 2)
+    }
+    return norms | cosines
+
+
+def _stack(layers: list[Any]) -> Any:
+    """All layers in one tensor, or one `QKV`, along a new axis after the rows."""
+    if isinstance(layers[0], QKV):
+        return QKV(*(torch.stack(tensors, dim=1) for tensors in zip(*layers, strict=True)))
+    return torch.stack(layers, dim=1)
+
+
+def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:
+    """What both attention layers may look at: the mask (B, S), or (B, S, S) where one has a window of its own."""
+    windows = [side.visible[layer] for side, layer in ((student, i), (teacher, j)) if layer in side.visible]
+    if not windows:
+        return student.mask
+    seen = windows[0] & windows[-1]
+    return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
+
+
+def _fractions(weight: Weight) -> list[float]:
+    return [fraction for fraction, _ in weight.points] if isinstance(weight, Schedule) else []

@@ -1,0 +1,404 @@
+"""Recipe and Stage: a published method as data, to and from YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.losses.registry import available, loss_class, options_of, recipe_factory
+from kdzoo.models.layers import layer_map
+from kdzoo.objectives.expression import is_expression, method_name, parse_terms
+from kdzoo.objectives.objective import Objective, Schedule, Term, Weight
+
+LARGE = 10_000  # deep enough that any explicit pair is in range when only the form of a layer map is checked
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML takes 5e-5, without a point, for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
+            for key in data:
+                if key not in cls.model_fields:
+                    raise unknown("key", key, cls.model_fields)
+        return data
+
+
+class Citation(_Strict):
+    """Where a method was published."""
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+    url: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}). {self.title}. {self.venue}. {self.url}".strip()
+
+
+class WeightSchedule(_Strict):
+    """A weight over the fraction of its stage: see `kdzoo.objectives.objective.Schedule`."""
+
+    points: tuple[tuple[float, float], ...] = Field(min_length=1)
+    interpolate: bool = False
+
+
+def _form(weight: Any) -> str:
+    return "schedule" if isinstance(weight, (dict, WeightSchedule)) else "number"
+
+
+WeightSpec = Annotated[
+    Annotated[float, Tag("number")] | Annotated[WeightSchedule, Tag("schedule")], Discriminator(_form)
+]
+
+
+class TermSpec(_Strict):
+    """A `Term` as data; the loss's own options stand beside the other keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **data: Any) -> None: ...  # the loss's own options are not fields
+
+    loss: str
+    feature: str | None = None
+    layers: str | tuple[tuple[int, int], ...] | None = None
+    weight: WeightSpec = 1.0
+    layer_reduction: Literal["sum", "mean"] = "sum"
+    layer_schedule: Literal["together", "progressive", "stacked"] = "together"
+    shared: bool = False
+    name: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The loss's own options."""
+        return dict(self.model_extra or {})
+
+    @property
+    def identity(self) -> str:
+        """What makes two terms of different stages the same one: all but the weight."""
+        return repr(sorted(self.model_dump(exclude={"weight"}, mode="json").items()))
+
+    @model_validator(mode="after")
+    def _valid(self) -> TermSpec:
+        kind = loss_class(self.loss)
+        known, types = options_of(kind), get_type_hints(kind.__init__)
+        for option, value in self.options.items():
+            if option not in known:
+                raise unknown(f"key of the term {self.loss!r}", option, {*known, *type(self).model_fields})
+            try:
+                # A text is no number, though it may look like one; a list will do for a tuple.
+                TypeAdapter(types.get(option, Any)).validate_python(value, strict=isinstance(value, str))
+            except ValidationError as error:
+                raise KdzooError(f"{self.loss}.{option} is {value!r}: {error.errors()[0]['msg']}") from None
+        self.term(self.weight_at(0.0, 1.0))
+        if self.layers is not None:
+            layer_map(self.layers, LARGE, LARGE)
+        return self
+
+    def weight_at(self, start: float, end: float) -> Schedule:
+        """The weight over the whole run, for a stage from ``start`` to ``end`` of it."""
+        within = (
+            self.weight if isinstance(self.weight, WeightSchedule) else WeightSchedule(points=((0.0, self.weight),))
+        )
+        points = [(start + (end - start) * fraction, weight) for fraction, weight in within.points]
+        if within.interpolate:
+            # The line stops at the stage's ends: there the weight jumps from zero and back.
+            before = [(start, 0.0)] if start > 0 else []
+            points = [*before, (start, points[0][1]), *points, *([(end, points[-1][1])] if end < 1 else [])]
+        return Schedule((*points, *([(end, 0.0)] if end < 1 else [])), interpolate=within.interpolate)
+
+    def term(self, weight: Weight) -> Term:
+        """The term with a weight over the whole run."""
+        return Term(
+            self.loss,
+            feature=self.feature,
+            layers=self.layers,
+            weight=weight,
+            layer_reduction=self.layer_reduction,
+            layer_schedule=self.layer_schedule,
+            shared=self.shared,
+            name=self.name,
+            **self.options,
+        )
+
+
+class Stage(_Strict):
+    """A part of the training with an objective of its own.
+
+    Attributes:
+        terms: the losses added up.
+        fraction: its share of the training steps; the stages' shares add up to 1.
+        lr_scheduler: the learning rate within the stage: ``"constant"``, ``"linear"`` (to zero at its end), or what
+            the training arguments say for the whole run when not given.
+    """
+
+    terms: tuple[TermSpec, ...] = Field(min_length=1)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    lr_scheduler: Literal["constant", "linear"] | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Stage:
+        for index, term in enumerate(self.terms):
+            if term.identity in {other.identity for other in self.terms[:index]}:
+                raise KdzooError(
+                    f"the term {term.name or term.loss!r} stands twice in one stage; give one another name="
+                )
+        return self
+
+
+class Training(_Strict):
+    """The hyper-parameters a method was published with; ``kdzoo distill`` starts from them."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    weight_decay: float | None = Field(default=None, ge=0)
+    max_length: int | None = Field(default=None, gt=0)
+
+
+class General(_Strict):
+    """A method's distillation on unlabelled text, before any task, whose student the stages on a task start from.
+
+    Attributes:
+        terms: the losses added up; none needs a task's labels.
+        training: the published hyper-parameters.
+    """
+
+    terms: tuple[TermSpec, ...] = Field(min_length=1)
+    training: Training = Training()
+
+
+class Recipe(_Strict):
+    """A published method whole: stages, objectives, perturbation, student, hyper-parameters and citation.
+
+    Two stages that hold the same term (all but its weight) share its module and what it learns.
+
+    Attributes:
+        name: the name it goes by.
+        title: one line that says what it does.
+        citation: where it was published.
+        stages: in order.
+        general: what comes before them, on text, where there is such a stage; ``kdzoo pretrain`` runs it.
+        perturbation: ``"gradient"`` for LRC-BERT's gradient perturbation.
+        balance: how the terms are weighed against each other: see `kdzoo.objectives.objective.Objective`.
+        student: the student it was published with, in the notation of ``--student``, as advice.
+        training: the published hyper-parameters.
+        notes: what a reader should know, such as how it departs from the authors' code.
+
+    Raises:
+        KdzooError: from `parse`, `load` and `override`, for anything that does not fit.
+    """
+
+    name: str
+    title: str = ""
+    citation: Citation | None = None
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    general: General | None = None
+    perturbation: Literal["gradient"] | None = None
+    balance: Literal["fixed", "uncertainty", "gradient_norm"] = "fixed"
+    student: str | None = None
+    training: Training = Training()
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Recipe:
+        total = sum(stage.fraction for stage in self.stages)
+        if abs(total - 1) > 1e-6:
+            raise KdzooError(f"the stages' fractions add up to {total:g}, they must add up to 1")
+        self.objective()
+        return self
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of its losses, in order of appearance."""
+        return tuple({term.loss: None for stage in self.stages for term in stage.terms})
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any of its losses looks at a teacher."""
+        return any(loss_class(name).needs_teacher for name in self.losses)
+
+    def spans(self) -> list[tuple[float, float, Stage]]:
+        """Each stage with the fractions of the run at which it starts and ends."""
+        spans, start = [], 0.0
+        for stage in self.stages:
+            # Rounded, so that a step on the border falls into the later stage: 0.1 + 0.2 is more than 0.3.
+            end = 1.0 if stage is self.stages[-1] else round(start + stage.fraction, 9)
+            spans.append((start, end, stage))
+            start = end
+        return spans
+
+    def on_text(self) -> Recipe:
+        """What it does on text, as a recipe of its own: its general stage, or where it has none, itself."""
+        if self.general is None:
+            return self
+        return Recipe(
+            name=f"{self.name}_general",
+            title=f"the general distillation of {self.name}",
+            citation=self.citation,
+            stages=(Stage(terms=self.general.terms),),
+            student=self.student,
+            training=self.general.training,
+        )
+
+    def objective(self) -> Objective:
+        """The objective of the whole run, each term weighted by stage; not bound to models yet."""
+        merged: dict[str, tuple[TermSpec, list[Schedule]]] = {}
+        for start, end, stage in self.spans():
+            for spec in stage.terms:
+                merged.setdefault(spec.identity, (spec, []))[1].append(spec.weight_at(start, end))
+        terms = [spec.term(_join(schedules)) for spec, schedules in merged.values()]
+        return Objective(terms, balance=self.balance)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that `parse` reads back to an equal one."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+    @classmethod
+    def parse(cls, data: Any, source: str = "recipe") -> Recipe:
+        """A recipe from plain data.
+
+        Args:
+            data: a mapping, as YAML gives it.
+            source: what errors call it.
+        """
+        if not isinstance(data, dict):
+            raise KdzooError(f"{source}: a recipe is a mapping with 'name' and 'stages', got {type(data).__name__}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            message = str(first["msg"]).removeprefix("Value error, ")
+            raise KdzooError(f"{source}{': ' + where if where else ''}: {message}") from None
+
+    @classmethod
+    def load(cls, name: str | Path) -> Recipe:
+        """A recipe by its registered name, from a YAML file, or from an expression (`kdzoo.objectives.expression`)."""
+        if is_expression(str(name)):
+            text = str(name).strip()
+            terms = parse_terms(text)
+            data = {"name": method_name(text), "title": text, "stages": [{"terms": terms}]}
+            return cls.parse(data, f"method {text!r}")
+        path = Path(name)
+        if path.suffix in (".yaml", ".yml"):
+            try:
+                data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+            except OSError as error:
+                raise KdzooError(f"recipe {path}: {error.strerror or error}") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise KdzooError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+            return cls.parse(data, str(path))
+        if name in available() and name not in available("recipes"):
+            raise KdzooError(f"{name} is a loss and no recipe; write '{name} + ce', or '{name}*1' to train on it alone")
+        return recipe_factory(str(name))()
+
+    def override(self, settings: Iterable[str]) -> Recipe:
+        """A copy with settings changed, each ``key=value`` with a YAML value.
+
+        A key is ``LOSS.OPTION`` for every term of that loss (``kd.temperature=2``, ``ce.weight=0.5``), or the path to
+        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``).
+        """
+        settings = list(settings)
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            parts = key.strip().split(".")
+            if not equals or not key.strip():
+                raise KdzooError(f"setting {setting!r} is not of the form key=value, such as kd.temperature=2")
+            try:
+                value = yaml.load(text, _Loader)
+            except yaml.YAMLError:
+                raise KdzooError(f"setting {setting!r}: {text!r} is not a YAML value") from None
+            terms = [term for stage in data["stages"] for term in stage["terms"] if term["loss"] == parts[0]]
+            if terms and len(parts) == 2:
+                for term in terms:
+                    term[parts[1]] = value
+                continue
+            if parts[0] not in type(self).model_fields:
+                if parts[0] in available():
+                    held = ", ".join(self.losses)
+                    raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
+                raise unknown("setting", parts[0], {*self.losses, *type(self).model_fields})
+            _set(data, parts, value, setting)
+        return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
+
+
+ALL = "all"  # in place of a method: every registered recipe
+
+
+def load_recipes(methods: Iterable[str], overrides: Iterable[str] = ()) -> dict[str, Recipe]:
+    """Recipes by name, with settings changed: a loss's in those that hold it, a recipe's own in all.
+
+    Args:
+        methods: names, YAML files or expressions; ``"all"`` stands for every registered recipe.
+        overrides: ``LOSS.OPTION=VALUE`` or ``KEY=VALUE``; see `Recipe.override`.
+
+    Raises:
+        KdzooError: for a method that is none, a loss that no recipe holds, or two recipes of one name.
+    """
+    methods = list(methods)
+    named = [*available("recipes"), *(m for m in methods if m != ALL)] if ALL in methods else methods
+    recipes = [Recipe.load(method) for method in named]
+    for setting in overrides:
+        loss = setting.partition("=")[0].split(".")[0]
+        if loss in Recipe.model_fields:
+            recipes = [recipe.override([setting]) for recipe in recipes]
+            continue
+        holding = [recipe for recipe in recipes if loss in recipe.losses]
+        if not holding:
+            raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
+        recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
+    by_name: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if recipe.name in by_name:
+            raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
+        by_name[recipe.name] = recipe
+    return by_name
+
+
+def _join(schedules: list[Schedule]) -> Schedule:
+    """One schedule from those of successive stages; a stage's start replaces the zero at its predecessor's end."""
+    if len(schedules) == 1:
+        return schedules[0]
+    if any(schedule.interpolate for schedule in schedules):
+        raise KdzooError("a term with an interpolated weight can stand in one stage only; give the others a name=")
+    points: dict[float, float] = {}
+    for schedule in schedules:
+        points.update(schedule.points)
+    return Schedule(tuple(sorted(points.items())))
+
+
+def _set(data: Any, parts: list[str], value: Any, setting: str) -> None:
+    for index, part in enumerate(parts):
+        if isinstance(data, list) and (not part.isdigit() or int(part) >= len(data)):
+            raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
+        if not isinstance(data, (dict, list)):
+            raise KdzooError(f"setting {setting!r}: {parts[index - 1]!r} holds the value {data!r}, it has no keys")
+        key: Any = int(part) if isinstance(data, list) else part
+        if index == len(parts) - 1:
+            data[key] = value
+        else:
+            data = data[key] if isinstance(data, list) else data.setdefault(key, {})

@@ -1,0 +1,1 @@
+"""Where a task's rows come from: the hub, a folder, files, or the synthetic grammar."""

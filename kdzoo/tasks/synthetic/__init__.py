@@ -1,0 +1,1 @@
+"""Synthetic rows for the tasks, which need no file."""

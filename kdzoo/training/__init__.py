@@ -1,0 +1,1 @@
+"""Training: the trainer, the teacher's cache, gradient perturbation and the stopwatch."""

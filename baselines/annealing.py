@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, masked_mean
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

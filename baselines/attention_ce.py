@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend
+from kdzoo.losses.base import DistillationLoss, check_backend
 from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
 
 
 @register("attention_ce")

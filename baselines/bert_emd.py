@@ -12,9 +12,12 @@ from torch import Tensor
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.losses.attention import check_heads, relation, valid_pairs
-from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_positive
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import EPSILON
+from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.models.layers import Pairs

@@ -7,7 +7,8 @@ import math
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import check_positive, unit
+from kdzoo.losses.base import check_positive
+from kdzoo.losses.reduction import unit
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import StructureLoss, real_pairs
 

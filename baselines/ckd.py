@@ -10,8 +10,10 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.losses.base import EPSILON, DistillationLoss, reciprocal_norm
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import EPSILON, reciprocal_norm
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.models.layers import Pairs

@@ -14,8 +14,11 @@ from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
-from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import affine, masked_mean, unit
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe, TermSpec

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

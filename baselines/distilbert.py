@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.kernels.cosine import cosine
-from kdzoo.losses.base import DistillationLoss, check_backend, mean_count
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.reduction import mean_count
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, class_labels, masked_mean
+from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.divergence import kl
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.reduction import class_labels, masked_mean
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, class_labels, masked_mean, shaped_labels, slot_mask
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import class_labels, masked_mean, shaped_labels, slot_mask
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

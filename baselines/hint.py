@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
 
 
 @register("hint")

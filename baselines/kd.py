@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.losses.divergence import Divergence
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdzoo.losses.base import DistillationLoss, masked_mean
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 
 

@@ -7,9 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_positive, masked_mean
+from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.divergence import kl
+from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
 
 EPSILON = 1e-7
 

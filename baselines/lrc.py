@@ -11,8 +11,9 @@ from kdzoo.distributed import mean_over_processes, processes, sum_over_processes
 from kdzoo.errors import unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_totals
-from kdzoo.losses.base import DistillationLoss, unit
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
@@ -109,28 +110,6 @@ class CosNCE(DistillationLoss):
         return cos_nce(
             student, teacher, mask=mask, negatives=negatives, totals=totals, count=count, backend=self.backend
         )
-
-
-def gradient_perturbation(loss: Tensor, embedding: Tensor) -> Tensor:
-    """What LRC-BERT adds to the embedding output before it runs the student again: the loss's gradient, normalised.
-
-    Args:
-        loss: the objective's total of a first forward pass, a scalar.
-        embedding: (B, S, E), the embedding output of that pass.
-
-    Returns:
-        (B, S, E): g / ‖g‖ with the L2 norm over the width; zero at positions without a gradient, and everywhere
-        when any entry of g is not finite.
-
-    References:
-        Fu et al. 2021, section "Training based on Gradient Perturbation". https://arxiv.org/abs/2012.07335
-    """
-    gradient: Tensor | None = torch.autograd.grad(loss, embedding, allow_unused=True)[0]
-    if gradient is None:
-        return torch.zeros_like(embedding)
-    # Chosen on the device: asking the host would wait for it in every step.
-    finite = gradient.isfinite().all()
-    return torch.where(finite, unit(gradient.float()), 0.0).to(embedding.dtype)
 
 
 @register_recipe("lrc")

@@ -11,9 +11,12 @@ from torch import Tensor
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.gram import gram, squared_distances
-from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_positive
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import EPSILON
+from kdzoo.losses.registry import register
 from kdzoo.losses.structure import real_pairs
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

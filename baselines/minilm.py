@@ -13,8 +13,10 @@ from kdzoo.losses.attention import (
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

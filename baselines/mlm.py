@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.losses.base import DistillationLoss, class_labels, masked_mean, slot_mask
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import class_labels, masked_mean, slot_mask
 from kdzoo.losses.registry import register
 
 IGNORED = -100  # the label of a position without one, as in PyTorch

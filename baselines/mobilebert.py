@@ -10,9 +10,12 @@ from torch import Tensor
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.backend import accumulator
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import EPSILON, DistillationLoss, ModelShape, check_backend, masked_mean, slot_mask
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.reduction import EPSILON, masked_mean, slot_mask
+from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

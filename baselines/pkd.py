@@ -8,8 +8,10 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.normalized_mse import normalized_mse
-from kdzoo.losses.base import DistillationLoss, check_backend, mean_count
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.reduction import mean_count
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean, unit
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import affine, masked_mean, unit
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.models.layers import Pairs

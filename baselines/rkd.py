@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.registry import register
 from kdzoo.losses.structure import GramLoss, real_pairs
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import EPSILON, DistillationLoss
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 
 

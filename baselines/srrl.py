@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, masked_mean
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.registry import register
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

@@ -9,9 +9,12 @@ from torch import Tensor
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import DistillationLoss, ModelShape, check_backend, mean_count, slot_mask
+from kdzoo.losses.base import DistillationLoss, check_backend
 from kdzoo.losses.divergence import Divergence
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.reduction import mean_count, slot_mask
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

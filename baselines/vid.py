@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, ModelShape, affine, check_positive, masked_mean
-from kdzoo.losses.registry import register, register_recipe
+from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.reduction import affine, masked_mean
+from kdzoo.losses.registry import register
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe

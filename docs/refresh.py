@@ -12,7 +12,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from kdzoo.bench.folder import write_atomically
+from kdzoo.bench.files import write_atomically
 from kdzoo.cli.main import app
 
 ROOT = Path(__file__).parent.parent

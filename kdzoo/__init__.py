@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.losses.registry import available, create, describe, register, register_recipe
+from kdzoo.losses.registry import create, describe, register
 from kdzoo.models.activations import QKV, Activations, Needs, capture
-from kdzoo.objectives.objective import Objective, Schedule, Term, after, before, linear
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.registry import available, register_recipe
+from kdzoo.objectives.schedule import Schedule, after, before, linear
+from kdzoo.objectives.term import Term
 
 if TYPE_CHECKING:
     from kdzoo.baselines.lrc import CosNCE

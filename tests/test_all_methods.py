@@ -8,7 +8,7 @@ import pytest
 from command_line import Commands, records
 
 import kdzoo
-from kdzoo.tasks.base import TASKS
+from kdzoo.tasks.glue import TASKS
 
 TINY = ("--teacher", "3x24,heads=4", "--student", "2x16,heads=4", "--seeds", "1", "--train-rows", "48")
 

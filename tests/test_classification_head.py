@@ -7,7 +7,7 @@ import torch
 from tiny_models import FAMILIES, LABELS, WIDTH, batch, tiny
 
 from kdzoo import KdzooError
-from kdzoo.models.activations import classification_head
+from kdzoo.models.heads import classification_head
 
 ON_THE_FIRST_POSITION = [name for name in FAMILIES if name != "eurobert"]
 

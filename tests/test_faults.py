@@ -28,7 +28,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from kdzoo.bench.contents import contents_of
-from kdzoo.bench.folder import write_atomically
+from kdzoo.bench.files import write_atomically
 from kdzoo.bench.grid import cells
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import resolve

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.base import TASKS
+from kdzoo.tasks.glue import TASKS
 from kdzoo.tasks.metrics import GlueMetric
 
 

@@ -19,7 +19,7 @@ from kdzoo.tasks.synthetic.grammar import DEFAULT_SIZES, SIZES, generate, synthe
 FINGERPRINT = """
 import hashlib, json
 from kdzoo.tasks.synthetic.grammar import generate, vocabulary
-from kdzoo.tasks.base import TASKS
+from kdzoo.tasks.glue import TASKS
 rows = [generate(name, "train", 50, seed) for name in TASKS for seed in (0, 1)]
 print(hashlib.sha256(json.dumps([rows, vocabulary()]).encode()).hexdigest())
 """

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.losses.base import ModelShape
 from kdzoo.losses.registry import loss_class
+from kdzoo.models.shape import ModelShape
 
 
 def crd(**options: Any) -> kdzoo.DistillationLoss:

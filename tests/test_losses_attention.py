@@ -11,8 +11,8 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo import QKV, KdzooError
-from kdzoo.losses.base import ModelShape
 from kdzoo.losses.registry import loss_class
+from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.recipe import Recipe
 
 B, S = 3, 5

@@ -14,9 +14,9 @@ import kdzoo
 from kdzoo import QKV, KdzooError
 from kdzoo.baselines.bert_emd import cheapest_flow, transport
 from kdzoo.errors import KdzooWarning
-from kdzoo.losses.base import ModelShape
 from kdzoo.losses.registry import loss_class
 from kdzoo.models.layers import layer_map
+from kdzoo.models.shape import ModelShape
 
 BERT = ModelShape(num_layers=12, hidden_size=768, num_heads=12, num_labels=3)
 SMALL = ModelShape(num_layers=4, hidden_size=312, num_heads=12, num_labels=3)

@@ -14,8 +14,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import kdzoo
 from kdzoo import KdzooError, KdzooWarning
-from kdzoo.losses.base import ModelShape
 from kdzoo.losses.registry import loss_class
+from kdzoo.models.shape import ModelShape
 
 DIVERGENCES = ("reverse_kl", "jsd", "skew_kl", "tvd")
 

@@ -10,9 +10,10 @@ import torch
 
 import kdzoo
 from kdzoo import KdzooError
-from kdzoo.losses.base import ModelShape
-from kdzoo.losses.registry import loss_class, recipe_factory
+from kdzoo.losses.registry import loss_class
+from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.registry import recipe_factory
 
 BETWEEN_ROWS = ("rkd_distance", "rkd_angle", "sp", "pkt", "cc", "cka")
 

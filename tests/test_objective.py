@@ -18,7 +18,9 @@ from kdzoo.losses import registry
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.models.activations import QKV, Activations
 from kdzoo.models.layers import layer_map
-from kdzoo.objectives.objective import Objective, Schedule, Term, after, before, linear
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.schedule import Schedule, after, before, linear
+from kdzoo.objectives.term import Term
 
 ROWS, SEQUENCE, CLASSES, HEADS = 4, 5, 3, 2
 LABELS = torch.tensor([0, 2, 1, 0])

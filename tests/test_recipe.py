@@ -10,9 +10,9 @@ import torch
 from pydantic import ValidationError
 
 import kdzoo
-from kdzoo.baselines.lrc import gradient_perturbation
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.recipe import Recipe, Stage, TermSpec, WeightSchedule
+from kdzoo.training.perturbation import gradient_perturbation
 
 RECIPES = kdzoo.available("recipes")
 CE: dict[str, Any] = {"loss": "ce"}

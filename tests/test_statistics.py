@@ -11,7 +11,8 @@ from command_line import SIZES, Commands
 
 from kdzoo import KdzooError
 from kdzoo.bench.report import uncertainty as statistics
-from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, Estimate, marks, ranking
+from kdzoo.bench.report.ranking import ranking
+from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, Estimate, marks
 from kdzoo.tasks import get_task
 from kdzoo.tasks.metrics import measure
 from kdzoo.tasks.resampling import METRICS, counts, scores

@@ -11,7 +11,7 @@ import torch
 from tiny_models import FAMILIES, LABELS, LAYERS, VOCABULARY, WIDTH, batch, tiny
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.activations import hidden_size, num_heads, num_layers
+from kdzoo.models.heads import hidden_size, num_heads, num_layers
 from kdzoo.models.students import StudentSpec, load_model, make_student, parse_student, student_config
 
 SEPARATE_LAYERS = [family for family in FAMILIES if family != "albert"]

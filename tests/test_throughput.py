@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from command_line import Commands
 
-from kdzoo.bench.folder import read_json
+from kdzoo.bench.files import read_json
 from kdzoo.bench.measure import throughput
 from kdzoo.models.teachers import model_of_size
 from kdzoo.training.stopwatch import PARTS

@@ -18,8 +18,9 @@ from torch import Tensor
 import kdzoo
 from kdzoo.errors import DistillationFailure, KdzooError
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.objectives.objective import Objective, ObjectiveOutput, Term
+from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.term import Term
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 

@@ -11,12 +11,15 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdzoo.bench.folder import FORMAT, Records, is_full_disk, now
+from kdzoo.bench.files import is_full_disk, now
+from kdzoo.bench.folder import Records
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Progress, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
+from kdzoo.bench.record import FORMAT
 from kdzoo.bench.report.table import TEACHER
-from kdzoo.bench.runs.train import Outcome, quiet, total_steps, train
+from kdzoo.bench.runs.budget import total_steps
+from kdzoo.bench.runs.train import Outcome, quiet, train
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs

@@ -13,25 +13,24 @@ import torch
 from rich.console import Console
 
 from kdzoo.bench.contents import contents_of
-from kdzoo.bench.folder import FORMAT, Records, now, read_failure
+from kdzoo.bench.files import now
+from kdzoo.bench.folder import Records
+from kdzoo.bench.grid.board import Board
 from kdzoo.bench.grid.cells import Cells
-from kdzoo.bench.grid.launchers.base import Failure, InProcess, Job, Launcher
+from kdzoo.bench.grid.launchers.base import Failure, Job, Launcher
+from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
-from kdzoo.bench.progress import Board, progress
+from kdzoo.bench.progress import progress
+from kdzoo.bench.record import FORMAT, read_failure
 from kdzoo.bench.report.table import TEACHER, terminal_table
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
-from kdzoo.bench.runs.train import check_precision, quiet
+from kdzoo.bench.runs.budget import check_precision
+from kdzoo.bench.runs.train import quiet
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.students import check_weights, make_student, parse_student
-from kdzoo.models.teachers import (
-    build_on_meta,
-    check_head,
-    check_labels,
-    check_length,
-    every_other_layer,
-    load_tokenizer,
-)
+from kdzoo.models.teachers import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer
+from kdzoo.objectives.objective import check_labels
 from kdzoo.objectives.recipe import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes
@@ -110,8 +109,8 @@ class Comparison:
             on_disk = parse_student(self.work.student).path is not None
             with nullcontext() if on_disk else torch.device("meta"):
                 student = make_student(self.work.student, teacher)
-            check_length(self.settings.budget, self.work.tokenizer, teacher, student)
-            check_length(self.settings.teacher_budget, self.work.tokenizer, teacher)
+            check_length(self.settings.budget.max_length, self.work.tokenizer, teacher, student)
+            check_length(self.settings.teacher_budget.max_length, self.work.tokenizer, teacher)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from kdzoo.bench.runs.budget import Budget, validated
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.sources.folder import check_source
+from kdzoo.tasks.sources import check_source
 
 PRETRAINED_TASKS = ("sst2", "mrpc", "stsb", "qnli")
 
@@ -29,34 +30,6 @@ AXES = {"tasks", "methods", "seeds"}
 MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
 # Left out of the records while they are at their defaults.
 OPTIONAL = {"cache_precision", "augment", "augment_model", "glove"}
-
-
-class Budget(BaseModel):
-    """How one model is trained; the same for every method of a comparison.
-
-    Attributes:
-        epochs: passes over the training rows.
-        batch_size: rows a step and process.
-        gradient_accumulation: steps whose gradients are added up before an update.
-        learning_rate: the highest rate.
-        warmup_ratio: share of the steps in which the rate rises from 0; it falls to 0 in a straight line after.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are clipped to this norm.
-        max_length: the most tokens a row keeps.
-        precision: ``"fp32"``, or mixed precision in ``"bf16"`` or ``"fp16"``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: float = Field(default=3, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=5e-5, gt=0)
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=128, ge=8)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 class Settings(BaseModel):
@@ -116,22 +89,6 @@ class Settings(BaseModel):
         """What a task's teacher depends on."""
         fields = {"data", "teacher", "finetune_teacher", "train_rows", "validation_rows", "teacher_budget"}
         return self.model_dump(mode="json", include=fields)
-
-
-def validated(kind: type[Any], **values: Any) -> Any:
-    """Settings of a kind, with pydantic's complaints in one line.
-
-    Raises:
-        KdzooError: for a value that does not fit.
-    """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise KdzooError(f"{name} is missing; give at least one") from None
-        raise KdzooError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
 
 
 def resolve(**given: Any) -> Settings:

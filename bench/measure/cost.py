@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.folder import write_atomically
+from kdzoo.bench.files import write_atomically
 from kdzoo.bench.timing import device_name, peak_bytes, seconds, versions
 from kdzoo.models.activations import QKV, Activations, capture
 from kdzoo.models.teachers import model_of_size
-from kdzoo.objectives.objective import Objective, Term
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.term import Term
 
 CLASSES, VOCABULARY, TRAINING_ROWS = 3, 1000, 100_000
 

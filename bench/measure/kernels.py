@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.bench.columns import Columns, short
-from kdzoo.bench.folder import read_json, write_atomically
+from kdzoo.bench.files import read_json, write_atomically
 from kdzoo.bench.measure.workloads import Floor, Inputs, Missing, Workload, total, workload
 from kdzoo.bench.timing import device_name, peak_bytes, versions
 from kdzoo.errors import DistillationFailure, KdzooError, unknown

@@ -30,14 +30,15 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.folder import write_atomically
+from kdzoo.bench.files import write_atomically
 from kdzoo.bench.progress import Progressed, progress
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 from kdzoo.models.students import make_student
 from kdzoo.models.teachers import model_of_size
-from kdzoo.objectives.objective import Objective, Term
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.term import Term
 from kdzoo.training.cache import TeacherCache
 from kdzoo.training.trainer import DistillationTrainer
 

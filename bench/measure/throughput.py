@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.folder import write_atomically
-from kdzoo.bench.grid.settings import Budget
-from kdzoo.bench.runs.train import INFERENCE, check_precision, quiet
+from kdzoo.bench.files import write_atomically
+from kdzoo.bench.runs.budget import Budget, check_precision
+from kdzoo.bench.runs.evaluate import INFERENCE
+from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.models.students import load_model, make_student, parse_student

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kdzoo.bench.folder import jobs_of, read_config, read_failures, write_atomically
+from kdzoo.bench.files import write_atomically
+from kdzoo.bench.record import TEACHER, jobs_of, read_config, read_failures
 from kdzoo.bench.report import plots
+from kdzoo.bench.report.cells import (
+    BASELINE,
+    NOTHING,
+    REACHED,
+    SHOWN,
+    Cell,
+    Download,
+    Record,
+    Table,
+    _amount,
+    _flat,
+    _holds,
+    _inference,
+    _interval,
+    _number,
+    _scaled,
+    _short,
+)
+from kdzoo.bench.report.ranking import Ranking, ranking
 from kdzoo.bench.report.table import (
     PARTS,
     csv_table,
@@ -25,57 +42,8 @@ from kdzoo.bench.report.table import (
     seeds_note,
     seeds_of,
 )
-from kdzoo.bench.report.uncertainty import (
-    AVERAGE,
-    LEVEL,
-    TEACHER,
-    Bootstrap,
-    Estimate,
-    Ranking,
-    best,
-    marks,
-    ranking,
-)
+from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, best, marks
 from kdzoo.errors import KdzooError, unknown
-
-BASELINE = "none"
-REACHED = 0.95  # of the best student's score: the score that the time to reach is told of
-SHOWN = 6  # methods with a colour in the learning curves; more could not be told apart
-NOTHING = "–"
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, a second line in small print, and how it is marked."""
-
-    text: str
-    note: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as the template takes it; the first cell of a row names the row."""
-
-    caption: str
-    head: list[str]
-    rows: list[list[Cell]]
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file within the page."""
-
-    name: str
-    link: str
-    size: int
-
-    @classmethod
-    def of(cls, name: str, text: str, kind: str) -> Download:
-        """A file of that name, text and media type."""
-        return cls(name, f"data:{kind};charset=utf-8,{quote(text, safe=',:[]{}.-_/')}", len(text.encode()))
 
 
 def write_results(folder: Path, out: Path | None = None, reach: Mapping[str, float] | None = None) -> list[Path]:
@@ -515,52 +483,3 @@ class Report:
         files |= {f"failed-{f.get('task')}-{f.get('method')}-{f.get('seed')}.json": f for f in self.failures}
         for name, record in files.items():
             yield Download.of(name, json.dumps(_short(record), separators=(",", ":")), "application/json")
-
-
-def _number(value: float | None, pattern: str) -> str:
-    return NOTHING if value is None else format(value, pattern)
-
-
-def _amount(value: float | None) -> str:
-    """A speed or a time; 0 stands for one that was not measured."""
-    return _number(value or None, ",.1f" if value and value < 100 else ",.0f")
-
-
-def _scaled(value: float | None, unit: str = "") -> str:
-    """A count in thousands, millions, ..."""
-    if value is None:
-        return NOTHING
-    power = min(int(math.log10(max(value, 1)) // 3), 4)
-    return f"{value / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}{unit}".strip()
-
-
-def _interval(found: Estimate | None) -> str:
-    return f"{found.low:.1f} to {found.high:.1f}" if found else ""
-
-
-def _holds(found: Estimate) -> str:
-    return "excludes" if found.sure else "contains"
-
-
-def _inference(record: Record, batch: str, name: str) -> float | None:
-    return record.get("inference", {}).get(batch, {}).get(name)
-
-
-def _flat(settings: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Settings as pairs of a name and a value."""
-    found = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{before}{name}.")
-        else:
-            found.append((before + name, NOTHING if value in (None, []) else str(value)))
-    return found
-
-
-def _short(value: Any) -> Any:
-    """The same JSON with whole numbers written without a fraction, which predictions are."""
-    if isinstance(value, dict):
-        return {key: _short(of) for key, of in value.items()}
-    if isinstance(value, list):
-        return [_short(of) for of in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

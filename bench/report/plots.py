@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdzoo.bench.report.uncertainty import Estimate, Ranking
+from kdzoo.bench.report.ranking import Ranking
+from kdzoo.bench.report.uncertainty import Estimate
 
 # Seen on white and on black alike (a contrast of 3 or more), and told apart without red and green.
 COLOURS = ("#1f7ab8", "#d9650b", "#1b9e77", "#c2459b", "#7a6fc0", "#a6761d", "#e0425e", "#5f8f1f")

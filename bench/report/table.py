@@ -15,9 +15,9 @@ from typing import Any
 from rich.table import Table
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.folder import read_config, read_record, record_paths
+from kdzoo.bench.record import TEACHER as TEACHER
+from kdzoo.bench.record import read_config, read_record, record_paths
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, marks
-from kdzoo.bench.report.uncertainty import TEACHER as TEACHER
 from kdzoo.errors import KdzooError, unknown
 
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new

@@ -25,9 +25,11 @@ from kdzoo.models.activations import Activations, capture
 from kdzoo.bench.progress import progress
 from kdzoo.bench.timing import device_name, peak_memory, reset_peak_memory
 from kdzoo.models.teachers import check_length, is_size, load_tokenizer
-from kdzoo.bench.folder import FORMAT, Records
-from kdzoo.bench.grid.settings import Budget
-from kdzoo.bench.runs.train import check_precision, last_checkpoint, quiet, total_steps, training_arguments
+from kdzoo.bench.record import FORMAT
+from kdzoo.bench.folder import Records
+from kdzoo.bench.runs.budget import Budget
+from kdzoo.bench.runs.budget import check_precision, total_steps, training_arguments
+from kdzoo.bench.runs.train import last_checkpoint, quiet
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.objectives.recipe import Recipe
@@ -158,7 +160,7 @@ def pretrain(
             f"the tokenizer of {teacher!r} has {len(tokenizer)} entries and its model {guide.config.vocab_size}; they "
             "do not belong together"
         )
-    check_length(budget, tokenizer, guide, model)
+    check_length(budget.max_length, tokenizer, guide, model)
     masked = any(term.kind.token_labels for term in recipe.objective().terms)
     collator = TextCollator(tokenizer, mlm_probability if masked else None, seed)
     rows = packed(source, tokenizer, budget.max_length, folder / "text", pack=pack)

@@ -15,14 +15,17 @@ from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.contents import contents_of
 from kdzoo.bench.progress import progress
 from kdzoo.bench.timing import device_name, versions
-from kdzoo.models.teachers import check_head, check_labels, check_length, load_tokenizer, make_teacher
-from kdzoo.bench.folder import FORMAT, Records
-from kdzoo.bench.grid.settings import Budget
-from kdzoo.bench.runs.train import check_precision, quiet, train
+from kdzoo.models.teachers import check_head, check_length, load_tokenizer, make_teacher
+from kdzoo.objectives.objective import check_labels
+from kdzoo.bench.record import FORMAT
+from kdzoo.bench.folder import Records
+from kdzoo.bench.runs.budget import Budget
+from kdzoo.bench.runs.budget import check_precision
+from kdzoo.bench.runs.train import quiet, train
 from kdzoo.training.cache import TeacherCache, megabytes
 from kdzoo.distributed import launched
 from kdzoo.tasks import get_task, load
-from kdzoo.tasks.sources.folder import check_source
+from kdzoo.tasks.sources import check_source
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.models.students import load_model, make_student
 
@@ -104,7 +107,7 @@ def run_one(
         check_head(teacher)
         guide = load_model(teacher, task.num_labels)
         model = make_student(student, guide, seed=seed)
-    check_length(budget, tokenizer, model)
+    check_length(budget.max_length, tokenizer, model)
     with torch.device("meta"):
         objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
         check_labels(objective)

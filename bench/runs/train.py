@@ -22,15 +22,15 @@ from transformers.utils import logging as transformers_logging
 
 from kdzoo.bench.grid.launchers.base import ROWS, Progress
 from kdzoo.bench.timing import forward_flops, forward_speed, peak_memory, reset_peak_memory
-from kdzoo.bench.grid.settings import Budget
+from kdzoo.bench.runs.budget import Budget
 from kdzoo.training.cache import TeacherCache
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.tasks import Task
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
-
-INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of
+from kdzoo.bench.runs.budget import total_steps, training_arguments
+from kdzoo.bench.runs.evaluate import _Curve, _written, evaluated, inference
 
 
 @dataclass
@@ -188,91 +188,6 @@ def train(
     )
 
 
-def total_steps(budget: Budget, rows: int) -> int:
-    """Updates of a training on so many rows."""
-    rows_an_update = budget.batch_size * budget.gradient_accumulation * launched()[1]
-    return max(1, int(np.ceil(rows / rows_an_update) * budget.epochs))
-
-
-def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **more: Any) -> TrainingArguments:
-    """The Trainer's arguments for a budget.
-
-    Args:
-        budget: how long and how fast.
-        total: its steps.
-        seed: of everything drawn.
-        folder: for checkpoints.
-        more: further arguments.
-    """
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=budget.epochs,
-        per_device_train_batch_size=budget.batch_size,
-        per_device_eval_batch_size=2 * budget.batch_size,
-        gradient_accumulation_steps=budget.gradient_accumulation,
-        learning_rate=budget.learning_rate,
-        warmup_steps=int(np.ceil(budget.warmup_ratio * total)),
-        weight_decay=budget.weight_decay,
-        max_grad_norm=budget.max_grad_norm,
-        bf16=budget.precision == "bf16",
-        fp16=budget.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
-        seed=seed,
-        data_seed=seed,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=max(1, total // 20),
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        **more,
-    )
-
-
-def evaluated(
-    trainer: DistillationTrainer, task: Task, data: DatasetDict
-) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The task's metrics on its validation splits, and by split the predictions and the labels."""
-    by_split, predictions, references = {}, {}, {}
-    for split in task.validation_splits:
-        if split in data:
-            logits, labels = predict(trainer, data[split])
-            by_split[split] = task.evaluate(logits, labels)
-            predictions[split], references[split] = task.predictions(logits), labels
-    return task.flatten(by_split), predictions, references
-
-
-def inference(
-    model: PreTrainedModel, data: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, dict[str, float]]:
-    """By batch size, a forward pass's median milliseconds and the rows a second, on rows of median length.
-
-    Args:
-        model: on the device it is measured on.
-        data: the task's tokenised splits.
-        task: what for.
-        tokenizer: theirs.
-    """
-    rows = next(data[split] for split in task.validation_splits if split in data)
-    names = accepted_inputs(model)
-    middle = np.argsort(np.asarray(rows["length"]), kind="stable")
-    found = {}
-    for size, repeats in INFERENCE.items():
-        first = max(len(middle) // 2 - size // 2, 0)
-        batch = [rows[int(index)] for index in np.resize(middle[first : first + size], size)]
-        taken = task.collator(tokenizer)(batch)
-        given = {name: value.to(model.device) for name, value in taken.items() if name in names}
-        found[str(size)] = forward_speed(model, given, size, repeats)
-    return found
-
-
-def _written(values: np.ndarray) -> list[float]:
-    """Numbers as a record holds them: every digit that float32 has, so that ranks stay as they are."""
-    return [float(f"{value:.8g}") for value in values.tolist()]
-
-
 def last_checkpoint(folder: Path) -> tuple[str | None, int]:
     """The last whole checkpoint in a folder and its step; None and 0 where there is none.
 
@@ -286,25 +201,6 @@ def last_checkpoint(folder: Path) -> tuple[str | None, int]:
     return None, 0
 
 
-def check_precision(budget: Budget) -> None:
-    """Refuse a precision that the machine does not have.
-
-    Raises:
-        KdzooError: names those it has.
-    """
-    if budget.precision == "fp16" and not torch.accelerator.is_available():
-        raise KdzooError("precision fp16 needs an accelerator, and there is none; take fp32 or bf16")
-
-
-def predict(trainer: DistillationTrainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and labels (N,) in the rows' order; they are run longest first, so that batches pad little."""
-    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
-    output = trainer.predict(rows.select(order))
-    logits, labels = np.empty_like(output.predictions), np.empty_like(output.label_ids)
-    logits[order], labels[order] = output.predictions, output.label_ids
-    return logits, labels
-
-
 def quiet() -> None:
     """Keep the libraries' own bars and notices off the terminal, which shows ours."""
     transformers_logging.set_verbosity_error()
@@ -312,33 +208,6 @@ def quiet() -> None:
     # accelerate says it of an argument that the Trainer passes.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     disable_progress_bar()
-
-
-class _Curve(TrainerCallback):
-    """Takes the score while a model trains, out of the training's time and without touching its random numbers."""
-
-    def __init__(self, trainer: DistillationTrainer, task: Task, data: DatasetDict, times: int) -> None:
-        self._evaluated = lambda: task.score(evaluated(trainer, task, data)[0])
-        self._stopwatch, self._times = trainer.stopwatch, times
-        self.points: list[dict[str, float]] = []
-        self.paused = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        reset_peak_memory()  # the making of a cache, which lies behind, is no part of the training
-        self._start = time.perf_counter()
-        # The last score is the one that is taken in the end.
-        self._at = {round(state.max_steps * part / (self._times + 1)) for part in range(1, self._times + 1)}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if state.global_step not in self._at or not 0 < state.global_step < state.max_steps:
-            return
-        now = time.perf_counter()
-        with torch.random.fork_rng():
-            score = self._evaluated()
-        self.points.append({"step": state.global_step, "seconds": now - self._start - self.paused, "score": score})
-        model.train()
-        self.paused += time.perf_counter() - now
-        self._stopwatch.start()
 
 
 class _Steps(TrainerCallback):

@@ -75,8 +75,9 @@ def list_(
     year: Annotated[str, typer.Option(help="Published in a year, or from one to another: 2019-2021.")] = "",
 ) -> None:
     """The losses and the recipes; with a filter, the losses it leaves."""
-    from kdzoo.losses.registry import available, describe
+    from kdzoo.losses.registry import describe
     from kdzoo.objectives.recipe import Recipe
+    from kdzoo.objectives.registry import available
 
     first, last = _years(year)
     described = [describe(name) for name in available()]
@@ -112,9 +113,10 @@ def show(
     set_: Set = None,
 ) -> None:
     """What a loss or a recipe is."""
-    from kdzoo.losses.registry import available, describe
+    from kdzoo.losses.registry import describe
     from kdzoo.objectives.expression import is_expression
     from kdzoo.objectives.recipe import Recipe
+    from kdzoo.objectives.registry import available
 
     is_loss = name in available()
     is_recipe = name in available("recipes") or name.endswith((".yaml", ".yml")) or is_expression(name)
@@ -270,7 +272,7 @@ def pretrain(
 ) -> None:
     """General distillation: distil a pretrained encoder on unlabelled text into a student for --student."""
     given = _budget(locals())
-    from kdzoo.bench.grid.settings import Budget, validated
+    from kdzoo.bench.runs.budget import Budget, validated
     from kdzoo.bench.runs.on_text import pretrain as run
     from kdzoo.objectives.recipe import Recipe
 
@@ -360,7 +362,7 @@ def compare(
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
     budget = _budget(locals())
     from kdzoo.bench.grid.comparison import Comparison
-    from kdzoo.bench.grid.launchers.base import make_launcher
+    from kdzoo.bench.grid.launchers import make_launcher
     from kdzoo.bench.report.table import terminal_table
 
     place = make_launcher(launcher, workers=workers, address=ray_address, cpus=cpus_per_cell, gpus=gpus_per_cell)
@@ -403,7 +405,8 @@ def cost(
     """What each loss costs in time and memory, against the student's own backward pass."""
     from kdzoo.bench.measure.cost import cost_columns, measure_costs, write_costs
     from kdzoo.bench.progress import progress
-    from kdzoo.losses.registry import available, loss_class
+    from kdzoo.losses.registry import loss_class
+    from kdzoo.objectives.registry import available
 
     names = _names(losses) or tuple(available())
     for name in names:
@@ -509,7 +512,7 @@ def table(
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of what was measured."""
-    from kdzoo.bench.folder import jobs_of, read_failures
+    from kdzoo.bench.record import jobs_of, read_failures
     from kdzoo.bench.report.table import latex_table, markdown_table, read_records, terminal_table
 
     if folder.is_file():
@@ -535,7 +538,7 @@ def table(
 
 def _measured(path: Path) -> list[Columns]:
     """The tables of a record that is no comparison's."""
-    from kdzoo.bench.folder import read_json
+    from kdzoo.bench.files import read_json
 
     record = read_json(path)
     try:
@@ -603,7 +606,7 @@ def _run_one(
     cache: Any = None,
     **augmentation: Any,
 ) -> None:
-    from kdzoo.bench.grid.settings import Budget, validated
+    from kdzoo.bench.runs.budget import Budget, validated
     from kdzoo.bench.runs.single import run_one
 
     record = run_one(
@@ -649,7 +652,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _budget(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of a budget among a command's options, where they were given."""
-    from kdzoo.bench.grid.settings import Budget
+    from kdzoo.bench.runs.budget import Budget
 
     return _given(**{name: options[name] for name in Budget.model_fields if name in options})
 

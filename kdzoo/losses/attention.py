@@ -13,8 +13,9 @@ from kdzoo.errors import KdzooError
 from kdzoo.kernels.backend import accumulator
 from kdzoo.kernels.relation import Factors, relation_count
 from kdzoo.kernels.relation import relation as fused_relation
-from kdzoo.losses.base import ModelShape, masked_mean
+from kdzoo.losses.reduction import masked_mean
 from kdzoo.models.activations import QKV
+from kdzoo.models.shape import ModelShape
 
 PIECE = 2**19  # scores that a CPU works on at a time
 

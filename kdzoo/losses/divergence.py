@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kdzoo.kernels.divergence import divergence
 from kdzoo.kernels.hidden_mse import hidden_mse
-from kdzoo.losses.base import DistillationLoss, check_backend, check_positive, mean_count
+from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
+from kdzoo.losses.reduction import mean_count
 
 
 class Divergence(DistillationLoss):

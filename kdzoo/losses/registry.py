@@ -1,32 +1,26 @@
-"""The names: losses and recipes register here, and are created, listed and described from here."""
+"""The names of losses: they register here, and are created, listed and described from here."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from kdzoo import plugins
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
-from kdzoo.losses.base import DistillationLoss, ModelShape
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.models.layers import layer_map
-
-if TYPE_CHECKING:
-    from kdzoo.objectives.recipe import Recipe
-
-ENTRY_POINT_GROUP = "kdzoo.losses"
+from kdzoo.models.shape import ModelShape
 
 _losses: dict[str, type[DistillationLoss]] = {}
-_recipes: dict[str, Callable[[], Recipe]] = {}
-_loaded = False
+# What an unknown name may be instead, in words; those who give other things names add to it.
+hints: list[Callable[[str], str | None]] = []
 
 L = TypeVar("L", bound=type[DistillationLoss])
-R = TypeVar("R", bound="Callable[[], Recipe]")
 
 
 def register(name: str) -> Callable[[L], L]:
@@ -39,21 +33,10 @@ def register(name: str) -> Callable[[L], L]:
     def add(loss: L) -> L:
         if not (isinstance(loss, type) and issubclass(loss, DistillationLoss)):
             raise KdzooError(f"{name!r} must be registered on a subclass of DistillationLoss, got {loss!r}")
-        _check_free("loss", name, _losses, loss)
+        check_free("loss", name, _losses, loss)
         loss.name = name
         _losses[name] = loss
         return loss
-
-    return add
-
-
-def register_recipe(name: str) -> Callable[[R], R]:
-    """Decorator that makes a recipe known by a name, on a function that returns it."""
-
-    def add(recipe: R) -> R:
-        _check_free("recipe", name, _recipes, recipe)
-        _recipes[name] = recipe
-        return recipe
 
     return add
 
@@ -82,41 +65,22 @@ def create(name: str, **options: Any) -> DistillationLoss:
         raise KdzooError(f"{name} cannot be made with {given}: {error}") from error
 
 
-def available(kind: str = "losses") -> list[str]:
-    """The registered names, sorted: of the losses, or of the recipes with ``kind="recipes"``."""
-    _load()
-    if kind not in ("losses", "recipes"):
-        raise unknown("kind", kind, ("losses", "recipes"))
-    return sorted(_losses if kind == "losses" else _recipes)
+def loss_names() -> list[str]:
+    """The names of the registered losses, sorted."""
+    plugins.load_methods()
+    return sorted(_losses)
 
 
 def loss_class(name: str) -> type[DistillationLoss]:
     """The class behind a loss's name."""
     if name not in _losses:
-        _load()
-    if name in _recipes and name not in _losses:
-        raise KdzooError(f"{name!r} is a recipe, kdzoo.Recipe.load({name!r}){_its_losses(name)}")
+        plugins.load_methods()
     if name not in _losses:
+        for hint in hints:
+            if said := hint(name):
+                raise KdzooError(said)
         raise unknown("loss", name, _losses)
     return _losses[name]
-
-
-def _its_losses(recipe: str) -> str:
-    try:
-        stages = _recipes[recipe]().stages
-    except ImportError:  # recipes need what kdzoo[bench] installs
-        return ""
-    losses = dict.fromkeys(term.loss for stage in stages for term in stage.terms)
-    return f"; the losses it adds up are {', '.join(losses)}"
-
-
-def recipe_factory(name: str) -> Callable[[], Recipe]:
-    """The function behind a recipe's name."""
-    if name not in _recipes:
-        _load()
-    if name not in _recipes:
-        raise unknown("recipe", name, _recipes)
-    return _recipes[name]
 
 
 def options_of(loss: type[DistillationLoss]) -> dict[str, Any]:
@@ -217,22 +181,8 @@ def _learns(loss: type[DistillationLoss]) -> str:
     return "a projection where the widths differ" if counts[1] else "nothing"
 
 
-def _check_free(kind: str, name: str, table: dict[str, Any], new: Any) -> None:
+def check_free(kind: str, name: str, table: dict[str, Any], new: Any) -> None:
+    """Refuse a name that is taken; the same thing defined anew, as in a notebook's cell run twice, replaces the old."""
     old = table.get(name)
     if old is not None and (old.__module__, old.__qualname__) != (new.__module__, new.__qualname__):
         raise KdzooError(f"a {kind} named {name!r} is registered already, by {old.__module__}; choose another name")
-
-
-def _load() -> None:
-    """Import our own methods and those of installed plug-ins, once."""
-    global _loaded
-    if _loaded:
-        return
-    _loaded = True
-    importlib.import_module("kdzoo.baselines")
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            entry.load()
-        except Exception as error:
-            _loaded = False
-            raise KdzooError(f"the plug-in {entry.name!r} ({entry.value}) could not be loaded: {error}") from error

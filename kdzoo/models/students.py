@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.activations import hidden_size, num_heads, num_layers, unwrap
+from kdzoo.models.heads import hidden_size, num_heads, num_layers, unwrap
 
 HEADS = {"classifier": "ForSequenceClassification", "masked_lm": "ForMaskedLM", "none": ""}
 _FORMS = "a size such as '4x312' or '4x312,heads=12,ffn=1200', 'teacher:1,3,5', a folder or a hub name"

@@ -15,11 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from kdzoo.bench.grid.settings import Budget
 from kdzoo.errors import KdzooError
-from kdzoo.models.activations import num_layers
+from kdzoo.models.heads import num_layers
 from kdzoo.models.students import load_model, parse_student, why_not
-from kdzoo.objectives.objective import Objective
 from kdzoo.tasks import Task
 
 POSITIONS = 128  # of a teacher made from a size; its synthetic sentences are far shorter
@@ -138,27 +136,16 @@ def labels_of_head(model: str) -> int | None:
     return int(config.num_labels) if _has_head(config) else None
 
 
-def check_labels(objective: Objective) -> None:
-    """Refuse a loss on masked words, which a task's rows do not have.
-
-    Raises:
-        KdzooError: names its term.
-    """
-    for term in objective.terms:
-        if term.kind.token_labels:
-            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")
-
-
-def check_length(budget: Budget, tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> None:
+def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> None:
     """Refuse rows longer than a model has positions for.
 
     Raises:
         KdzooError: names both numbers.
     """
-    positions = [getattr(model.config, "max_position_embeddings", budget.max_length) for model in models]
+    positions = [getattr(model.config, "max_position_embeddings", max_length) for model in models]
     most = min(tokenizer.model_max_length, *positions)
-    if budget.max_length > most:
-        raise KdzooError(f"max_length is {budget.max_length}; the model takes at most {most} tokens")
+    if max_length > most:
+        raise KdzooError(f"max_length is {max_length}; the model takes at most {most} tokens")
 
 
 def every_other_layer(teacher: str) -> str:

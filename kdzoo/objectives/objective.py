@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -13,160 +11,16 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.losses.base import DistillationLoss, ModelShape
-from kdzoo.losses.registry import create, loss_class, options_of
-from kdzoo.models.activations import QKV, Activations, Needs, classification_head
-from kdzoo.models.layers import LayerMap, Pairs, layer_map
+from kdzoo.losses.registry import create
+from kdzoo.models.activations import QKV, Activations, Needs
+from kdzoo.models.heads import classification_head
+from kdzoo.models.layers import Pairs, layer_map
+from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.schedule import _fractions
+from kdzoo.objectives.term import Term
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """A weight over the fraction of training done.
-
-    Attributes:
-        points: (fraction, weight) in rising order; from each fraction on its weight holds, 0 before the first.
-        interpolate: go in a straight line from one point to the next instead.
-    """
-
-    points: tuple[tuple[float, float], ...]
-    interpolate: bool = False
-
-    def __post_init__(self) -> None:
-        fractions = [fraction for fraction, _ in self.points]
-        if not fractions or fractions != sorted(fractions) or not 0 <= fractions[0] <= fractions[-1] <= 1:
-            raise KdzooError(f"a schedule's fractions rise within 0 to 1, got {fractions}")
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """From where on and up to where there is a weight: (0.0, 0.0) for one that is zero throughout."""
-        ends = [*(fraction for fraction, _ in self.points[1:]), 1.0]
-        # Between two points the line is above zero where either of them is.
-        following = [*(weight for _, weight in self.points[1:]), self.points[-1][1]]
-        weighted = [
-            (fraction, end)
-            for (fraction, weight), end, then in zip(self.points, ends, following, strict=True)
-            if weight or (self.interpolate and then)
-        ]
-        return (weighted[0][0], weighted[-1][1]) if weighted else (0.0, 0.0)
-
-    def __call__(self, progress: float) -> float:
-        """The weight when ``progress`` (0 to 1) of the training is done."""
-        before = [point for point in self.points if point[0] <= progress]
-        if not before:
-            return self.points[0][1] if self.interpolate else 0.0
-        (start, low), after = before[-1], self.points[len(before) :]
-        if not self.interpolate or not after:
-            return low
-        end, high = after[0]
-        return low + (high - low) * (progress - start) / (end - start)
-
-
-def after(fraction: float, weight: float) -> Schedule:
-    """``weight`` once ``fraction`` of the training is done, 0 before."""
-    return Schedule(((fraction, float(weight)),))
-
-
-def before(fraction: float, weight: float) -> Schedule:
-    """``weight`` until ``fraction`` of the training is done, 0 from there on."""
-    return Schedule(((0.0, float(weight)), (fraction, 0.0)))
-
-
-def linear(first: float, last: float) -> Schedule:
-    """From ``first`` at the start to ``last`` at the end, in a straight line."""
-    return Schedule(((0.0, float(first)), (1.0, float(last))), interpolate=True)
-
-
-Weight = float | Schedule
 BALANCES = ("fixed", "uncertainty", "gradient_norm")
 MEMORY = 0.9  # of the moving average of gradient norms
-OWN_OPTIONS = ("feature", "layers", "weight", "layer_reduction", "layer_schedule", "shared", "name")  # of any term
-LAYER_SCHEDULES = ("together", "progressive", "stacked")
-
-
-class Term:
-    """One loss of an objective: what it is taken on, over which layers, with which weight.
-
-    Args:
-        loss: a registered name, or a loss of your own.
-        feature: what the loss is taken on, one of its ``features``; its first one when not given.
-        layers: a layer map (`kdzoo.models.layers.layer_map`); ``"uniform"``, the top layer for a loss meant for it, or
-            ``"all"`` for a loss that pairs layers itself.
-        weight: a number, or a `Schedule` over the fraction of training done.
-        layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
-        layer_schedule: ``"together"``; ``"progressive"``, one layer after the other from the lowest up, each for an
-            equal share of the time that the term has a weight; or ``"stacked"``, each layer added to those below it.
-        shared: one projection for all mapped layers, instead of one a layer.
-        name: how the term is called in logs; the loss's name when not given.
-        options: the loss's own options, such as ``temperature``.
-
-    Raises:
-        KdzooError: for an unknown loss, feature or option.
-    """
-
-    def __init__(
-        self,
-        loss: str | DistillationLoss,
-        *,
-        feature: str | None = None,
-        layers: LayerMap | None = None,
-        weight: Weight = 1.0,
-        layer_reduction: str = "sum",
-        layer_schedule: str = "together",
-        shared: bool = False,
-        name: str | None = None,
-        **options: Any,
-    ) -> None:
-        kind = loss_class(loss) if isinstance(loss, str) else type(loss)
-        self.module = None if isinstance(loss, str) else loss
-        self.kind = kind
-        label = loss if isinstance(loss, str) else loss.label
-        if self.module is not None and options:
-            raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
-        known = options_of(kind)
-        for option in options:
-            if option not in known:
-                raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
-        self.feature = feature or kind.features[0]
-        if self.feature not in kind.features:
-            raise unknown(f"feature of {label}", self.feature, kind.features)
-        if layers is not None and self.feature in ("logits", "embedding"):
-            raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
-        if layer_reduction not in ("sum", "mean"):
-            raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
-        if layer_schedule not in LAYER_SCHEDULES:
-            raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
-        one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
-        if layer_schedule != "together" and not one_by_one:
-            raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
-        default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
-        weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
-        if not all(math.isfinite(value) for value in weights):
-            raise KdzooError(f"the weight of {label} is {weight}; it must be finite")
-        self.layers: LayerMap = layers if layers is not None else default
-        self.weight = weight
-        self.layer_reduction = layer_reduction
-        self.layer_schedule = layer_schedule
-        self.shared = shared
-        self.name = name or label
-        if "." in self.name or hasattr(nn.ModuleDict, self.name):
-            raise KdzooError(f"a term cannot be called {self.name!r}, which PyTorch has another use for; give name=")
-        self.options = options
-
-    def weight_at(self, progress: float) -> float:
-        """The weight when ``progress`` (0 to 1) of the training is done."""
-        return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
-
-    def progress_at(self, progress: float) -> float:
-        """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""
-        start, end = self.weight.span if isinstance(self.weight, Schedule) else (0.0, 1.0)
-        return min(max((progress - start) / (end - start), 0.0), 1.0) if end > start else 1.0
-
-    def layers_at(self, progress: float, count: int) -> range:
-        """Which of ``count`` mapped layers take part when ``progress`` of the training is done."""
-        if self.layer_schedule == "together":
-            return range(count)
-        current = min(int(self.progress_at(progress) * count), count - 1)
-        return range(0 if self.layer_schedule == "stacked" else current, current + 1)
 
 
 class ObjectiveOutput(NamedTuple):
@@ -472,5 +326,12 @@ def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor 
     return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
 
 
-def _fractions(weight: Weight) -> list[float]:
-    return [fraction for fraction, _ in weight.points] if isinstance(weight, Schedule) else []
+def check_labels(objective: Objective) -> None:
+    """Refuse a loss on masked words, which a task's rows do not have.
+
+    Raises:
+        KdzooError: names its term.
+    """
+    for term in objective.terms:
+        if term.kind.token_labels:
+            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")

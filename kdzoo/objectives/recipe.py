@@ -11,10 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.losses.registry import available, loss_class, options_of, recipe_factory
+from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.models.layers import layer_map
 from kdzoo.objectives.expression import is_expression, method_name, parse_terms
-from kdzoo.objectives.objective import Objective, Schedule, Term, Weight
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.registry import available, recipe_factory
+from kdzoo.objectives.schedule import Schedule, Weight
+from kdzoo.objectives.term import Term
 
 LARGE = 10_000  # deep enough that any explicit pair is in range when only the form of a layer map is checked
 
@@ -55,7 +58,7 @@ class Citation(_Strict):
 
 
 class WeightSchedule(_Strict):
-    """A weight over the fraction of its stage: see `kdzoo.objectives.objective.Schedule`."""
+    """A weight over the fraction of its stage: see `kdzoo.objectives.schedule.Schedule`."""
 
     points: tuple[tuple[float, float], ...] = Field(min_length=1)
     interpolate: bool = False

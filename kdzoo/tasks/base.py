@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.classification import _collate
 
 if TYPE_CHECKING:
     import evaluate
@@ -169,48 +170,3 @@ class Task:
                 raise KdzooError(f"{self.name} is scored by {name}, got {', '.join(sorted(metrics)) or 'no metric'}")
             parts.append(float(np.mean(found)))
         return 100.0 * float(np.mean(parts))
-
-
-def _collate(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    # The length served the sampler; no model takes it.
-    return dict(pad([{key: value for key, value in row.items() if key != "length"} for row in rows]))
-
-
-_PAIR = ("sentence1", "sentence2")
-_ACCURACY = ("accuracy",)
-_F1 = ("f1", "accuracy")
-_CORRELATION = ("pearson", "spearmanr")
-_MATTHEWS = ("matthews_correlation",)
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), _MATTHEWS, _MATTHEWS),
-        Task("sst2", ("sentence",), ("negative", "positive"), _ACCURACY, _ACCURACY),
-        Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), _F1, _F1),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _F1, _F1),
-        Task("stsb", _PAIR, (), _CORRELATION, _CORRELATION, label_range=(0.0, 5.0)),
-        Task(
-            "mnli",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            _ACCURACY,
-            _ACCURACY,
-            validation_splits=("validation_matched", "validation_mismatched"),
-        ),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
-        Task("rte", _PAIR, ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
-        Task("wnli", _PAIR, ("not_entailment", "entailment"), _ACCURACY, _ACCURACY),
-    )
-}
-
-
-def get_task(name: str) -> Task:
-    """The task of that name.
-
-    Raises:
-        KdzooError: there is no such task; the message offers the nearest name.
-    """
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]

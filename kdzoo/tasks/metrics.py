@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from kdzoo.tasks.base import get_task
+from kdzoo.tasks.registry import get_task
 
 _CITATION = "Wang et al. (2019). GLUE: A Multi-Task Benchmark and Analysis Platform. ICLR 2019. arXiv:1804.07461"
 

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
-from kdzoo.models.activations import QKV, Activations, Needs, capture, hidden_size, num_heads
+from kdzoo.models.activations import QKV, Activations, Needs, capture
+from kdzoo.models.heads import hidden_size, num_heads
 
 FORMAT = "1"
 PRECISIONS = {"fp32": (torch.float32, "F32"), "bf16": (torch.bfloat16, "BF16"), "fp16": (torch.float16, "F16")}

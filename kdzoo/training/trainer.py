@@ -19,14 +19,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
-from kdzoo.baselines.lrc import gradient_perturbation
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError
-from kdzoo.models.activations import Activations, capture, embedding_output, unwrap
+from kdzoo.models.activations import Activations, capture, embedding_output
+from kdzoo.models.heads import unwrap
 from kdzoo.models.students import auto_class
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Recipe, Stage
 from kdzoo.training.cache import TeacherCache, TeacherRows
+from kdzoo.training.perturbation import gradient_perturbation
 from kdzoo.training.stopwatch import Stopwatch
 
 OBJECTIVE_FILE = "objective.safetensors"

@@ -1,1 +1,83 @@
 """Where a task's rows come from: the hub, a folder, files, or the synthetic grammar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.base import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+from kdzoo.tasks.sources.folder import _from_folder
+from kdzoo.tasks.sources.hub import _from_hub
+from kdzoo.tasks.sources.rows import _dataset, _splits
+
+
+def load(
+    task: Task,
+    source: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    train_rows: int | None = None,
+    validation_rows: int | None = None,
+) -> DatasetDict:
+    """The task's ``train`` split and its validation splits.
+
+    Args:
+        task: the task.
+        source: ``"hub"`` (``nyu-mll/glue``), ``"synthetic"``, or a folder. A folder holds one folder a task, named as
+            the task (``rte``) or as in the official download (``RTE``), with either ``train`` and ``validation``
+            files of the hub's field names (TSV without quoting, CSV with, JSONL, Parquet, also gzipped or as the hub's
+            shards), `datasets.Dataset.save_to_disk` folders, or the files of the official download. MNLI's
+            ``validation_mismatched`` may be missing from a folder.
+        seed: of the synthetic rows and of the order in which a subset is drawn; not the model's seed, so that every
+            run of a comparison has the same rows.
+        train_rows: how many training rows to take: the first of a fixed pseudo-random order, so that a smaller subset
+            is part of a larger one; all by default. Of synthetic data, how many to make.
+        validation_rows: the same for each validation split.
+
+    Returns:
+        Splits with the task's text columns and ``label`` (a class id, or a float for regression).
+
+    Raises:
+        KdzooError: the data is missing or malformed; the message names file, row and column.
+    """
+    from datasets import DatasetDict
+
+    for name, rows in (("train_rows", train_rows), ("validation_rows", validation_rows)):
+        if rows is not None and rows < 1:
+            raise KdzooError(f"{name} must be 1 or more, got {rows}")
+    wanted = {split: train_rows if split == "train" else validation_rows for split in _splits(task)}
+    if source == "synthetic":
+        from kdzoo.tasks.synthetic import grammar as synthetic
+
+        made = {split: synthetic.generate(task.name, split, rows, seed) for split, rows in wanted.items()}
+        return DatasetDict({split: _dataset(task, f"synthetic {split}", columns) for split, columns in made.items()})
+    splits = _from_hub(task) if source == "hub" else _from_folder(task, Path(source))
+    return DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in splits.items()})
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Refuse a source of rows that is none.
+
+    Raises:
+        KdzooError: names the forms there are.
+    """
+    if source in ("synthetic", "hub") or Path(source).is_dir():
+        return
+    near = get_close_matches(str(source), ("synthetic", "hub"), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; data comes from 'hub', 'synthetic' or a folder"
+    raise KdzooError(f"{str(source)!r} is not a folder{hint}")
+
+
+def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
+    if rows is None or rows >= len(dataset):
+        return dataset
+    return dataset.select(np.random.default_rng(seed).permutation(len(dataset))[:rows])

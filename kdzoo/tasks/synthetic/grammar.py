@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.base import get_task
+from kdzoo.tasks.registry import get_task
 from kdzoo.tasks.synthetic import lexicon
 
 if TYPE_CHECKING:

@@ -1,0 +1,123 @@
+"""What a terminal shows while a comparison runs; elsewhere, a line for each training that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from kdzoo.bench.grid.launchers.base import STEPS, Job
+from kdzoo.bench.progress import REFRESHES, _progress_bar
+
+SHOWN = 4  # running trainings that are named
+
+
+class Board:
+    """A comparison while it runs: counts, time left and the table as it fills, on one screen of a terminal.
+
+    Where there is no terminal it prints a line for each training, and for what goes wrong everywhere.
+
+    Args:
+        console: what to show it on.
+        steps: of each training that is to run.
+        table: makes the table of the records and the failed trainings so far.
+        wide: the width of a method's name.
+        doing: what a training that has been started is, in a word.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        steps: dict[Job, int],
+        table: Callable[[Sequence[dict[str, Any]], Sequence[Job]], RenderableType],
+        wide: int,
+        doing: str = "running",
+    ) -> None:
+        self._console, self._steps, self._make_table = console, dict(steps), table
+        self._wide, self._doing = wide, doing
+        self._records: list[dict[str, Any]] = []
+        self._failed: list[Job] = []
+        self._running: dict[Job, int] = {}  # steps done
+        self._before: dict[Job, str] = {}  # what is done before the steps
+        self._table: RenderableType | None = None
+        self._bar = _progress_bar(console)
+        self._task = self._bar.add_task("comparing", total=sum(steps.values()), unit=STEPS)
+        self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line; on a terminal it stays, above the screen."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def found(self, record: dict[str, Any]) -> None:
+        """A training that an earlier run has finished."""
+        self._records.append(record)
+        self._table = None
+
+    def started(self, job: Job) -> None:
+        """A training has begun."""
+        self._running[job] = 0
+        self._before.pop(job, None)
+
+    def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
+        """So many of its steps are done, or of the teacher's rows before them."""
+        if unit != STEPS:
+            self._before[job] = f"{unit} {done / max(total, 1):.0%}"
+            return
+        done = round(done / max(total, 1) * self._steps[job])
+        self._bar.advance(self._task, done - self._running[job])
+        self._running[job] = done
+
+    def retried(self, job: Job, reason: str) -> None:
+        """Its process died, and it begins again."""
+        self._bar.advance(self._task, -self._running.pop(job))
+        self.say(f"{self._name(job)}  its process died ({reason}); it begins again")
+
+    def ended(self, job: Job, record: dict[str, Any]) -> None:
+        """A training has ended well."""
+        self.advanced(job, 1, 1)
+        del self._running[job], self._steps[job]
+        self.found(record)
+        if not self._console.is_terminal:
+            metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
+            speed = f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s"
+            self.say(f"{self._name(job)}  {metrics:<40} {speed}")
+
+    def failed(self, job: Job, what: str, without: Sequence[Job] = ()) -> None:
+        """A training has failed, now or before, and others cannot run without it."""
+        self._bar.advance(self._task, -self._running.pop(job, 0))
+        lost = sum(self._steps.pop(one, 0) for one in (job, *without))
+        self._bar.update(self._task, total=(self._bar.tasks[0].total or 0) - lost)
+        self._failed.append(job)
+        self._table = None
+        self.say(f"{self._name(job)}  {what}")
+
+    def _name(self, job: Job) -> str:
+        task, method, seed = job
+        return f"{task:<6} {method:<{self._wide}} seed {seed}"
+
+    def _screen(self) -> RenderableType:
+        if self._table is None and self._records:
+            self._table = self._make_table(self._records, self._failed)
+        counts = {"done": len(self._records), "failed": len(self._failed), self._doing: len(self._running)}
+        counts["waiting"] = len(self._steps) - len(self._running)
+        running = [*self._running.items()]
+        far = {job: f"{done / self._steps[job]:.0%}" if done else self._before.get(job, "") for job, done in running}
+        named = [" ".join(map(str, (*job, at))).rstrip() for job, at in far.items()]
+        more = ", ..." if len(named) > SHOWN else ""
+        return Group(
+            Text("trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())),
+            self._bar.get_renderable(),
+            Text(", ".join(named[:SHOWN]) + more),
+            *([self._table] if self._table is not None else []),
+        )

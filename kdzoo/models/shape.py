@@ -1,0 +1,40 @@
+"""The shape of a model, as far as a loss depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kdzoo.models.heads import hidden_size, num_heads, num_layers, unwrap
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a loss has to know of a model to fit it.
+
+    ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
+    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_labels: int
+    exact_scores: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelShape:
+        """The shape of a transformers model, read from its config."""
+        inner: Any = unwrap(model)
+        config: Any = inner.config
+        can_record = getattr(inner, "_can_set_attn_implementation", None)
+        output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+        return cls(
+            num_layers=num_layers(config),
+            hidden_size=hidden_size(config),
+            num_heads=num_heads(config),
+            num_labels=config.num_labels if output is None else config.vocab_size,
+            exact_scores=can_record is None or can_record(),
+        )

@@ -1,0 +1,103 @@
+"""A term of an objective: a loss, what it is taken on, and how much it weighs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.registry import loss_class, options_of
+from kdzoo.models.layers import LayerMap
+from kdzoo.objectives.schedule import Schedule, Weight
+
+OWN_OPTIONS = ("feature", "layers", "weight", "layer_reduction", "layer_schedule", "shared", "name")  # of any term
+LAYER_SCHEDULES = ("together", "progressive", "stacked")
+
+
+class Term:
+    """One loss of an objective: what it is taken on, over which layers, with which weight.
+
+    Args:
+        loss: a registered name, or a loss of your own.
+        feature: what the loss is taken on, one of its ``features``; its first one when not given.
+        layers: a layer map (`kdzoo.models.layers.layer_map`); ``"uniform"``, the top layer for a loss meant for it, or
+            ``"all"`` for a loss that pairs layers itself.
+        weight: a number, or a `Schedule` over the fraction of training done.
+        layer_reduction: ``"sum"`` over the mapped layers, or ``"mean"``.
+        layer_schedule: ``"together"``; ``"progressive"``, one layer after the other from the lowest up, each for an
+            equal share of the time that the term has a weight; or ``"stacked"``, each layer added to those below it.
+        shared: one projection for all mapped layers, instead of one a layer.
+        name: how the term is called in logs; the loss's name when not given.
+        options: the loss's own options, such as ``temperature``.
+
+    Raises:
+        KdzooError: for an unknown loss, feature or option.
+    """
+
+    def __init__(
+        self,
+        loss: str | DistillationLoss,
+        *,
+        feature: str | None = None,
+        layers: LayerMap | None = None,
+        weight: Weight = 1.0,
+        layer_reduction: str = "sum",
+        layer_schedule: str = "together",
+        shared: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        kind = loss_class(loss) if isinstance(loss, str) else type(loss)
+        self.module = None if isinstance(loss, str) else loss
+        self.kind = kind
+        label = loss if isinstance(loss, str) else loss.label
+        if self.module is not None and options:
+            raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
+        known = options_of(kind)
+        for option in options:
+            if option not in known:
+                raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
+        self.feature = feature or kind.features[0]
+        if self.feature not in kind.features:
+            raise unknown(f"feature of {label}", self.feature, kind.features)
+        if layers is not None and self.feature in ("logits", "embedding"):
+            raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
+        if layer_reduction not in ("sum", "mean"):
+            raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
+        if layer_schedule not in LAYER_SCHEDULES:
+            raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
+        one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
+        if layer_schedule != "together" and not one_by_one:
+            raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
+        default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
+        weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
+        if not all(math.isfinite(value) for value in weights):
+            raise KdzooError(f"the weight of {label} is {weight}; it must be finite")
+        self.layers: LayerMap = layers if layers is not None else default
+        self.weight = weight
+        self.layer_reduction = layer_reduction
+        self.layer_schedule = layer_schedule
+        self.shared = shared
+        self.name = name or label
+        if "." in self.name or hasattr(nn.ModuleDict, self.name):
+            raise KdzooError(f"a term cannot be called {self.name!r}, which PyTorch has another use for; give name=")
+        self.options = options
+
+    def weight_at(self, progress: float) -> float:
+        """The weight when ``progress`` (0 to 1) of the training is done."""
+        return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+
+    def progress_at(self, progress: float) -> float:
+        """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""
+        start, end = self.weight.span if isinstance(self.weight, Schedule) else (0.0, 1.0)
+        return min(max((progress - start) / (end - start), 0.0), 1.0) if end > start else 1.0
+
+    def layers_at(self, progress: float, count: int) -> range:
+        """Which of ``count`` mapped layers take part when ``progress`` of the training is done."""
+        if self.layer_schedule == "together":
+            return range(count)
+        current = min(int(self.progress_at(progress) * count), count - 1)
+        return range(0 if self.layer_schedule == "stacked" else current, current + 1)

@@ -1,0 +1,49 @@
+"""Loads our own methods and those of installed plug-ins: the one arrow that points up."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+from kdzoo.errors import KdzooError
+
+METHOD_GROUPS = ("kdzoo.losses", "kdzoo.recipes")  # entry points whose import registers something
+TASK_GROUP = "kdzoo.tasks"  # entry points that are tasks, or functions that return one
+
+_loaded = False
+
+
+def load_methods() -> None:
+    """Import our own losses and recipes and those of installed plug-ins, once.
+
+    Raises:
+        KdzooError: a plug-in cannot be imported; it is named.
+    """
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    try:
+        importlib.import_module("kdzoo.baselines")
+        for group in METHOD_GROUPS:
+            for _ in entries(group):
+                pass
+    except Exception:
+        _loaded = False
+        raise
+
+
+def entries(group: str) -> Iterator[Any]:
+    """What the installed plug-ins of a group name, imported one after the other.
+
+    Raises:
+        KdzooError: one cannot be imported; it is named.
+    """
+    for entry in importlib.metadata.entry_points(group=group):
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise KdzooError(f"the plug-in {entry.name!r} ({entry.value}) could not be loaded: {error}") from error
+        yield found

@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses registered for a test: one that may not project, one that turns into NaN at its third step."""
-    registry.available()  # so that the registry is full before it is copied
+    kdzoo.available()  # so that the registry is full before it is copied
     monkeypatch.setattr(registry, "_losses", dict(registry._losses))
 
     @kdzoo.register("plain_mse")

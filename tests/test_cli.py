@@ -24,6 +24,7 @@ from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.runs import single as run
 from kdzoo.bench.runs import train as training
 from kdzoo.losses import registry
+from kdzoo.objectives import registry as recipe_registry
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.training import cache
 from kdzoo.training.stopwatch import PARTS
@@ -145,7 +146,7 @@ def test_all_methods_leaves_out_what_cannot_work_and_says_why(
     def recipe(name: str, loss: str) -> Callable[[], Recipe]:
         return lambda: Recipe.parse({"name": name, "stages": [{"terms": [{"loss": loss}]}]})
 
-    registry.available()  # so that the registry is full before it is copied
+    kdzoo.available()  # so that the registry is full before it is copied
     monkeypatch.setattr(registry, "_losses", dict(registry._losses))
 
     @kdzoo.register("three_classes")
@@ -160,7 +161,7 @@ def test_all_methods_leaves_out_what_cannot_work_and_says_why(
             return options
 
     few = {"none": recipe("none", "ce"), "kd": recipe("kd", "kd"), "three": recipe("three", "three_classes")}
-    monkeypatch.setattr(registry, "_recipes", few)
+    monkeypatch.setattr(recipe_registry, "_recipes", few)
     options = ("--tasks", "sst2,mnli", *SIZES)
     out = commands.works("compare", "--methods", "all", *options, "--out", tmp_path / "out")
     assert "sst2   three left out: three_classes needs three classes; take kd" in out

@@ -13,6 +13,7 @@ from tiny_models import batch, tiny
 from torch import Tensor
 
 import kdzoo
+from kdzoo import plugins
 from kdzoo.errors import KdzooError
 from kdzoo.losses import registry
 from kdzoo.losses.base import DistillationLoss
@@ -331,7 +332,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry to write in; the real one comes back."""
     kdzoo.available()
     monkeypatch.setattr(registry, "_losses", dict(registry._losses))
-    monkeypatch.setattr(registry, "_loaded", True)
+    monkeypatch.setattr(plugins, "_loaded", True)
 
 
 @pytest.mark.usefixtures("names")
@@ -432,7 +433,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: None) -> P
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: a-plug-in\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[kdzoo.losses]\nmax_difference = a_plug_in:MaxDifference\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_loaded", False)
+    monkeypatch.setattr(plugins, "_loaded", False)
     return tmp_path
 
 

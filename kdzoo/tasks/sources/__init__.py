@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,6 +59,7 @@ def load(
 
         made = {split: synthetic.generate(task.name, split, rows, seed) for split, rows in wanted.items()}
         return DatasetDict({split: _dataset(task, f"synthetic {split}", columns) for split, columns in made.items()})
+    check_source(source)
     splits = _from_hub(task) if source == "hub" else _from_folder(task, Path(source))
     return DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in splits.items()})
 

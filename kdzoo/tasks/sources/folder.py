@@ -10,14 +10,13 @@ from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.sources.files import SUFFIXES, _read_file, _read_parquet, _Reader
 from kdzoo.tasks.sources.official_glue import _OFFICIAL, _official_split
-from kdzoo.tasks.sources.rows import _dataset, _from_arrow, _splits, check_source
+from kdzoo.tasks.sources.rows import _dataset, _from_arrow, _splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 def _from_folder(task: Task, root: Path) -> dict[str, Dataset]:
-    check_source(root)
     official = _OFFICIAL[task.name].folder
     folders = [folder for name in (task.name, official) if (folder := root / name).is_dir()]
     if not folders:

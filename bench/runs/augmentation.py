@@ -14,11 +14,11 @@ from datasets import Dataset, load_from_disk
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
-from kdzoo.models.teachers import is_size, load_tokenizer
 from kdzoo.errors import KdzooError
+from kdzoo.models.students import MissingHead, load_model
+from kdzoo.models.teachers import is_size, load_tokenizer
 from kdzoo.tasks import Task
 from kdzoo.tasks.augmentation import CANDIDATES, PROBABILITY, Neighbours, WordReplacement, augmented
-from kdzoo.models.students import MissingHead, load_model
 
 FORMAT = "1"
 

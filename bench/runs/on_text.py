@@ -21,19 +21,18 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from kdzoo.models.activations import Activations, capture
-from kdzoo.bench.progress import progress
-from kdzoo.bench.timing import device_name, peak_memory, reset_peak_memory
-from kdzoo.models.teachers import check_length, is_size, load_tokenizer
-from kdzoo.bench.record import FORMAT
 from kdzoo.bench.folder import Records
-from kdzoo.bench.runs.budget import Budget
-from kdzoo.bench.runs.budget import check_precision, total_steps, training_arguments
+from kdzoo.bench.progress import progress
+from kdzoo.bench.record import FORMAT
+from kdzoo.bench.runs.budget import Budget, check_precision, total_steps, training_arguments
 from kdzoo.bench.runs.train import last_checkpoint, quiet
+from kdzoo.bench.timing import device_name, peak_memory, reset_peak_memory
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.objectives.recipe import Recipe
+from kdzoo.models.activations import Activations, capture
 from kdzoo.models.students import MissingHead, load_model, make_student
+from kdzoo.models.teachers import check_length, is_size, load_tokenizer
+from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.text import Text, packed
 from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
 

@@ -11,23 +11,22 @@ import torch
 from datasets import DatasetDict
 from rich.console import Console
 
-from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.contents import contents_of
+from kdzoo.bench.folder import Records
 from kdzoo.bench.progress import progress
+from kdzoo.bench.record import FORMAT
+from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
+from kdzoo.bench.runs.budget import Budget, check_precision
+from kdzoo.bench.runs.train import quiet, train
 from kdzoo.bench.timing import device_name, versions
+from kdzoo.distributed import launched
+from kdzoo.models.students import load_model, make_student
 from kdzoo.models.teachers import check_head, check_length, load_tokenizer, make_teacher
 from kdzoo.objectives.objective import check_labels
-from kdzoo.bench.record import FORMAT
-from kdzoo.bench.folder import Records
-from kdzoo.bench.runs.budget import Budget
-from kdzoo.bench.runs.budget import check_precision
-from kdzoo.bench.runs.train import quiet, train
-from kdzoo.training.cache import TeacherCache, megabytes
-from kdzoo.distributed import launched
+from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import get_task, load
 from kdzoo.tasks.sources import check_source
-from kdzoo.objectives.recipe import Recipe
-from kdzoo.models.students import load_model, make_student
+from kdzoo.training.cache import TeacherCache, megabytes
 
 
 def run_one(

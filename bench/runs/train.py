@@ -12,25 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from datasets.utils.logging import disable_progress_bar
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from kdzoo.bench.grid.launchers.base import ROWS, Progress
-from kdzoo.bench.timing import forward_flops, forward_speed, peak_memory, reset_peak_memory
-from kdzoo.bench.runs.budget import Budget
-from kdzoo.training.cache import TeacherCache
-from kdzoo.distributed import launched
-from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.tasks import Task
-from kdzoo.objectives.recipe import Recipe
-from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
-from kdzoo.bench.runs.budget import total_steps, training_arguments
+from kdzoo.bench.runs.budget import Budget, total_steps, training_arguments
 from kdzoo.bench.runs.evaluate import _Curve, _written, evaluated, inference
+from kdzoo.bench.timing import forward_flops, peak_memory, reset_peak_memory
+from kdzoo.errors import KdzooWarning
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks import Task
+from kdzoo.training.cache import TeacherCache
+from kdzoo.training.trainer import DistillationTrainer
 
 
 @dataclass

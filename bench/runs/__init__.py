@@ -1,0 +1,1 @@
+"""One training: its budget, the training, its evaluation, its augmentation, and training on text."""

@@ -9,21 +9,24 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from kdzoo.models.students import parse_student
+from kdzoo.models.spec import TOKENIZER_FILES, ModelSpec
 
-MODEL_FILES = ("config.json", "*.safetensors", "*.bin")
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
+# All that decides what a model makes of a text.
+MODEL_FILES = ("config.json", "*.safetensors", "*.bin", *TOKENIZER_FILES, *TOKENIZER_SETTINGS)
 READ = 2**22  # bytes at a time
 
 
-def contents_of(teacher: str, student: str | None, data: Mapping[str, DatasetDict]) -> dict[str, str]:
+def contents_of(teacher: ModelSpec, student: ModelSpec | None, data: Mapping[str, DatasetDict]) -> dict[str, str]:
     """By what it is in words, a hash of what each model's folder and each task's rows hold.
 
     Args:
         teacher, student: folders; sizes and hub names, whose contents stay, have no hash.
         data: by task, its splits.
     """
-    named = {"the teacher": teacher, "the student": parse_student(student).path if student else None}
-    models = {what: _of_model(Path(path)) for what, path in named.items() if path is not None and Path(path).is_dir()}
+    named = {"the teacher's files": teacher.folder, "the student's files": student.folder if student else None}
+    models = {what: _of_model(folder) for what, folder in named.items() if folder is not None}
     return models | {f"{task}'s rows": _of_rows(splits) for task, splits in data.items()}
 
 

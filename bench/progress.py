@@ -8,21 +8,29 @@ from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 REFRESHES = 2  # of the screen a second
 SPEED_OVER = 900.0  # seconds that the time left is estimated from; methods differ in their steps' time
 LINE_EVERY = 60.0  # seconds, where there is no terminal
+STEPS, ROWS = "steps", "teacher rows"  # what a training is counted in: first, where a cache is filled, the latter
+
+
+class Progress(Protocol):
+    """Is told how much is done, of how much, and of what."""
+
+    def __call__(self, done: int, total: int, unit: str = STEPS) -> None: ...
 
 
 class Progressed(Protocol):
-    """Called with how much is done, of how much and of what, where these were not known or change."""
+    """The same, where the total and the unit may have been said before."""
 
     def __call__(self, done: int, total: int | None = None, unit: str = ...) -> None: ...
 
 
 @contextmanager
-def progress(console: Console, what: str, total: int | None = None, unit: str = "steps") -> Iterator[Progressed]:
+def progress(console: Console, what: str, total: int | None = None, unit: str = STEPS) -> Iterator[Progressed]:
     """How far one piece of work is: a bar with the time left on a terminal, a line a minute elsewhere.
 
     Args:
@@ -35,7 +43,7 @@ def progress(console: Console, what: str, total: int | None = None, unit: str = 
         What to call with the progress.
     """
     said = console.get_time()
-    bar = _progress_bar(console)
+    bar = progress_bar(console)
     with bar if console.is_terminal else nullcontext():  # some releases of rich print a line for one that is not shown
         shown = bar.add_task(what, total=total, unit=unit)
 
@@ -54,8 +62,9 @@ def progress(console: Console, what: str, total: int | None = None, unit: str = 
         yield progressed
 
 
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
+def progress_bar(console: Console) -> Bar:
+    """The bar of a piece of work, hidden where there is no terminal."""
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

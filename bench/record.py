@@ -44,8 +44,13 @@ class _Record(BaseModel):
     peak_memory: int = 0
     configuration: dict[str, Any] = {}
     metrics: dict[str, float] = {}
-    predictions: dict[str, list[float]] = {}
-    references: dict[str, list[float]] = {}
+    predictions: dict[str, list[Any]] = {}
+    references: dict[str, list[Any]] = {}
+    kind: str = "classification"
+    headline: list[str] = []
+    one_class: bool = False
+    guess: dict[str, Any] = {}
+    test: dict[str, Any] = {}
     rows: dict[str, int] = {}
     step_seconds: dict[str, float] = {}
     inference: dict[str, dict[str, float]] = {}

@@ -7,7 +7,7 @@ import pytest
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import TASKS, get_task, load
-from kdzoo.tasks.synthetic.grammar import synthetic_tokenizer
+from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 
 
 @pytest.fixture(scope="module")

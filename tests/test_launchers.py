@@ -24,8 +24,9 @@ from scripted import Scripted
 from kdzoo.bench.grid import cells
 from kdzoo.bench.grid.launchers import base as launchers
 from kdzoo.bench.grid.launchers import make_launcher
-from kdzoo.bench.grid.launchers.base import STEPS, Failure, Job
+from kdzoo.bench.grid.launchers.base import Failure, Job
 from kdzoo.bench.grid.launchers.local import InProcess, Pool
+from kdzoo.bench.progress import STEPS
 from kdzoo.errors import KdzooError
 
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from kdzoo.bench.grid import tracking
 from kdzoo.bench.grid.board import Board
-from kdzoo.bench.grid.launchers.base import ROWS, STEPS, Job
-from kdzoo.bench.progress import progress
+from kdzoo.bench.grid.launchers.base import Job
+from kdzoo.bench.progress import ROWS, STEPS, progress
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]

@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from kdzoo.bench.grid.launchers.base import STEPS, Job
-from kdzoo.bench.progress import REFRESHES, _progress_bar
+from kdzoo.bench.grid.launchers.base import Job
+from kdzoo.bench.progress import REFRESHES, STEPS, progress_bar
 
 SHOWN = 4  # running trainings that are named
 
@@ -43,7 +43,7 @@ class Board:
         self._running: dict[Job, int] = {}  # steps done
         self._before: dict[Job, str] = {}  # what is done before the steps
         self._table: RenderableType | None = None
-        self._bar = _progress_bar(console)
+        self._bar = progress_bar(console)
         self._task = self._bar.add_task("comparing", total=sum(steps.values()), unit=STEPS)
         self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
 

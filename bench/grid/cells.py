@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from kdzoo.bench.files import is_full_disk, now
 from kdzoo.bench.folder import Records
-from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Progress, Result
+from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
+from kdzoo.bench.progress import Progress
 from kdzoo.bench.record import FORMAT
 from kdzoo.bench.report.table import TEACHER
 from kdzoo.bench.runs.budget import total_steps
@@ -23,10 +25,10 @@ from kdzoo.bench.runs.train import Outcome, quiet, train
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs
-from kdzoo.models.students import load_model, make_student
-from kdzoo.models.teachers import make_teacher
+from kdzoo.models.spec import ModelSpec
 from kdzoo.objectives.recipe import Recipe
-from kdzoo.tasks import Task, get_task
+from kdzoo.tasks import Task
+from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache
 
 UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
@@ -41,7 +43,9 @@ class Cells:
         settings: of the comparison, its student named.
         records: of its folder.
         recipes: by method.
-        tokenizer: the teacher's.
+        models: the teacher and the student.
+        tasks: what for, by name.
+        encoder: of the rows, for both.
         trackers: what each training is logged to.
 
     Attributes:
@@ -54,22 +58,25 @@ class Cells:
         settings: Settings,
         records: Records,
         recipes: dict[str, Recipe],
-        tokenizer: PreTrainedTokenizerBase,
+        models: tuple[ModelSpec, ModelSpec],
+        tasks: Sequence[Task],
+        encoder: Encoder,
         trackers: tuple[str, ...],
     ) -> None:
-        assert settings.student is not None
         self.settings = settings
         # A worker's own folder may be another than this process's.
-        self.student, self.teacher = _absolute(settings.student), _absolute(settings.teacher)
+        self.teacher, self.student = (model.absolute() for model in models)
+        self.tasks = {task.name: task for task in tasks}
         self.records = records
         self.recipes = recipes
-        self.tokenizer = tokenizer
+        self.encoder = encoder
         self.trackers = trackers
         self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
         self.data: dict[str, DatasetDict] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
+        self._of_students_by_task: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
     def find(self, job: Job) -> dict[str, Any] | None:
@@ -101,11 +108,10 @@ class Cells:
             progress: told the steps done and the steps to do.
         """
         name, method, seed = job
-        task, started = get_task(name), now()
+        task, started = self.tasks[name], now()
         shared: dict[str, Any] = {
             "task": task,
             "data": self._tokenized(task) if method == TEACHER else self._of_students(task),
-            "tokenizer": self.tokenizer,
             "seed": seed,
             "progress": progress,
         }
@@ -117,13 +123,15 @@ class Cells:
                 recipe, teacher = self.recipes[method], self._teacher(task)
                 cache, methods, _ = self.cache(task)
                 outcome = train(
-                    make_student(self.student, teacher, seed=seed),
+                    self.student.build(task, teacher=teacher, seed=seed).train(),
                     teacher if recipe.needs_teacher else None,
                     recipe,
                     cache=cache if method in methods else None,
                     evaluations=self.settings.evaluations,
                     budget=self.settings.budget,
                     folder=self.records.folder / "work",
+                    tokenizer=self.encoder.student,
+                    collator=self.encoder.collator(task),
                     **shared,
                 )
                 record = self._record(self.configuration(job), outcome, started)
@@ -135,7 +143,8 @@ class Cells:
     def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
         with self.records.building(self.records.teacher(job[0])) as scratch:
-            model = make_teacher(self.teacher, self.tokenizer, shared["task"])
+            task, tokenizer = shared["task"], self.encoder.teacher
+            model = self.teacher.build(task, tokenizer=tokenizer, positions=settings.budget.max_length)
             outcome = train(
                 model,
                 None,
@@ -143,10 +152,12 @@ class Cells:
                 budget=settings.teacher_budget,
                 folder=scratch / "training",
                 evaluate_only=not settings.finetune_teacher,
+                tokenizer=tokenizer,
+                collator=task.collator(tokenizer),
                 **shared,
             )
             model.save_pretrained(scratch)
-            self.tokenizer.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
             record = self._record(self.configuration(job), outcome, started)
             self.records.write(scratch / "record.json", record)
         return record
@@ -185,7 +196,7 @@ class Cells:
             task: DatasetDict({name: _in_memory(split) for name, split in splits.items()})
             for task, splits in self.data.items()
         }
-        return self.__dict__ | {"data": rows, "_tokenized_tasks": {}, "_teachers": {}}
+        return self.__dict__ | {"data": rows, "_tokenized_tasks": {}, "_of_students_by_task": {}, "_teachers": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         quiet()
@@ -233,24 +244,33 @@ class Cells:
 
     def _tokenized(self, task: Task) -> DatasetDict:
         if task.name not in self._tokenized_tasks:
-            length = self.settings.budget.max_length
             splits = self.data[task.name].items()
             self._tokenized_tasks[task.name] = DatasetDict(
-                {split: task.tokenize(rows, self.tokenizer, length) for split, rows in splits}
+                {split: self.encoder.for_teacher(task, rows) for split, rows in splits if split != "augmented"}
             )
         return self._tokenized_tasks[task.name]
 
     def _of_students(self, task: Task) -> DatasetDict:
         """The splits as the students have them, with the augmented rows for training where there are some."""
-        splits = self._tokenized(task)
-        return DatasetDict({**splits, "train": splits.get("augmented", splits["train"])})
+        if task.name not in self._of_students_by_task:
+            splits = self.data[task.name]
+            plain = {} if self.encoder.separate else self._tokenized(task)
+            taken = {split: split for split in splits if split != "augmented"}
+            taken["train"] = "augmented" if "augmented" in splits else "train"
+            self._of_students_by_task[task.name] = DatasetDict(
+                {
+                    split: plain.get(source) or self.encoder.for_students(task, splits[source])
+                    for split, source in taken.items()
+                }
+            )
+        return self._of_students_by_task[task.name]
 
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
             # One at a time: cells come task by task.
             folder = self.records.teacher(task.name)
             try:
-                self._teachers = {task.name: load_model(folder, task.num_labels)}
+                self._teachers = {task.name: ModelSpec.parse(str(folder)).build(task)}
             except KdzooError as error:
                 raise KdzooError(f"{error}; remove {folder}, and the teacher is trained again") from None
         return self._teachers[task.name]
@@ -259,7 +279,7 @@ class Cells:
         names = ("task", "method", "seed")
         found = asdict(outcome)
         if configuration["method"] != TEACHER:
-            del found["references"]  # the teacher's record holds them for the whole task
+            del found["references"], found["guess"]  # the teacher's record holds them for the whole task
         return {
             "format": FORMAT,
             **{name: configuration[name] for name in names},
@@ -278,11 +298,6 @@ class Cells:
         budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
         rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
         return total_steps(budget, rows)
-
-
-def _absolute(model: str) -> str:
-    """A model's folder from the root; a size or a hub name as it is."""
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _in_memory(rows: Dataset) -> Dataset:

@@ -26,10 +26,12 @@ from kdzoo.bench.record import FORMAT, read_failure
 from kdzoo.bench.report.table import TEACHER, terminal_table
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.runs.budget import check_precision
+from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.models.students import check_weights, make_student, parse_student
-from kdzoo.models.teachers import build_on_meta, check_head, check_length, every_other_layer, load_tokenizer
+from kdzoo.models.loading import check_weights
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.objective import check_labels
 from kdzoo.objectives.recipe import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
@@ -65,16 +67,18 @@ class Comparison:
         quiet()
         check_trackers(trackers)
         self.failed: dict[Job, str] = {}
-        if settings.student is None:
-            settings = settings.model_copy(update={"student": every_other_layer(settings.teacher)})
-        if not settings.finetune_teacher:
-            check_head(settings.teacher)
+        teacher = ModelSpec.parse(settings.teacher)
+        student = every_other_layer(teacher) if settings.student is None else ModelSpec.parse(settings.student)
+        settings = settings.model_copy(update={"student": str(student)})
         check_weights(settings.teacher)
         self.settings = settings
         self.console = console
         check_precision(settings.budget)
         check_precision(settings.teacher_budget)
         self.tasks: list[Task] = [get_task(name) for name in settings.tasks]
+        if not settings.finetune_teacher:
+            for task in self.tasks:
+                teacher.check_head(task.head())
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
@@ -83,16 +87,15 @@ class Comparison:
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
         self.records = Records(folder, settings.shared(), order)
-        tokenizer = load_tokenizer(settings.teacher, settings.data)
         if settings.augment:
-            check_augmentation(settings.teacher, settings.augment_model, settings.glove)
-        self.work = Cells(settings, self.records, self.recipes, tokenizer, trackers)
-        for task in self.tasks:
-            self.work.data[task.name] = load(
-                task, settings.data, train_rows=settings.train_rows, validation_rows=settings.validation_rows
-            )
+            check_augmentation(teacher, settings.augment_model, settings.glove)
+        rows: dict[str, Any] = {"train_rows": settings.train_rows, "validation_rows": settings.validation_rows}
+        data = {task.name: load(task, settings.data, **rows) for task in self.tasks}
+        encoder = encoder_for(teacher, student, self.tasks, data, settings.data, settings.budget.max_length, folder)
+        self.work = Cells(settings, self.records, self.recipes, (teacher, student), self.tasks, encoder, trackers)
+        self.work.data = data
         self.check(leave_out=leave_out or ALL in settings.methods)
-        self.records.check_contents(contents_of(settings.teacher, settings.student, self.work.data))
+        self.records.check_contents(contents_of(teacher, student, self.work.data))
 
     def check(self, *, leave_out: bool) -> None:
         """Refuse what cannot work, on models without weights; warn of what does less than its name says.
@@ -105,18 +108,19 @@ class Comparison:
         """
         copies = 1 + self.settings.augment
         for task in self.tasks:
-            teacher = build_on_meta(self.settings.teacher, self.work.tokenizer, task)
-            on_disk = parse_student(self.work.student).path is not None
-            with nullcontext() if on_disk else torch.device("meta"):
-                student = make_student(self.work.student, teacher)
-            check_length(self.settings.budget.max_length, self.work.tokenizer, teacher, student)
-            check_length(self.settings.teacher_budget.max_length, self.work.tokenizer, teacher)
+            encoder, length = self.work.encoder, self.settings.budget.max_length
+            teacher = self.work.teacher.build_on_meta(task, tokenizer=encoder.teacher, positions=length)
+            with nullcontext() if self.work.student.path is not None else torch.device("meta"):
+                student = self.work.student.build(task, teacher=teacher)
+            check_length(length, encoder.student, student)
+            check_length(length, encoder.teacher, teacher)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
                         warnings.simplefilter("always", KdzooWarning)
                         objective = recipe.objective()
-                        objective.bind(student, teacher, num_samples=len(self.work.data[task.name]["train"]) * copies)
+                        rows = len(self.work.data[task.name]["train"]) * copies
+                        objective.bind(student, teacher, num_samples=rows)
                         check_labels(objective)
                 except KdzooError as error:
                     if not leave_out:
@@ -239,7 +243,7 @@ class Comparison:
                     splits["train"],
                     task,
                     settings.augment,
-                    teacher=settings.teacher,
+                    teacher=self.work.teacher,
                     model=settings.augment_model,
                     glove=settings.glove,
                     folder=self.records.folder / "augmented",

@@ -26,10 +26,13 @@ from kdzoo.bench.runs.evaluate import INFERENCE
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
-from kdzoo.models.students import load_model, make_student, parse_student
-from kdzoo.models.teachers import is_size, labels_of_head, model_of_size
+from kdzoo.models.loading import load_model
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.students import make_student
+from kdzoo.models.teachers import model_of_size
 from kdzoo.objectives.expression import split_methods
 from kdzoo.objectives.recipe import Recipe, load_recipes
+from kdzoo.tasks import Head
 from kdzoo.training.cache import PRECISIONS, TeacherCache
 from kdzoo.training.stopwatch import PARTS
 from kdzoo.training.trainer import DistillationTrainer
@@ -114,6 +117,9 @@ class Request:
 
 def _integers(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(int(text) for text in texts)
+
+
+_HEAD = Head("AutoModelForSequenceClassification", {})
 
 
 class _Fixed(DistillationTrainer):
@@ -248,12 +254,12 @@ def _inference_columns(setting: dict[str, Any]) -> Columns:
 
 
 def _teacher(request: Request) -> Any:
-    student = parse_student(request.student).path
-    with_weights = [model for model in (None if is_size(request.teacher) else request.teacher, student) if model]
-    labels = next(filter(None, map(labels_of_head, with_weights)), LABELS)
-    if is_size(request.teacher):
+    teacher, student = ModelSpec.parse(request.teacher), ModelSpec.parse(request.student)
+    heads = [model.config.num_labels for model in (teacher, student) if model.has_head(_HEAD)]
+    labels = next(iter(heads), LABELS)
+    if teacher.path is None:
         return model_of_size(request.teacher, positions=max(request.lengths), num_labels=labels)
-    return load_model(request.teacher, labels)
+    return load_model(teacher.path, labels)
 
 
 def _inference(model: Any, length: int) -> dict[str, Any]:

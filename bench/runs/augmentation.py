@@ -12,18 +12,17 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_from_disk
 from filelock import FileLock
-from transformers import PreTrainedTokenizerBase
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.students import MissingHead, load_model
-from kdzoo.models.teachers import is_size, load_tokenizer
+from kdzoo.models.loading import MissingHead, load_model
+from kdzoo.models.spec import ModelSpec
 from kdzoo.tasks import Task
 from kdzoo.tasks.augmentation import CANDIDATES, PROBABILITY, Neighbours, WordReplacement, augmented
 
 FORMAT = "1"
 
 
-def check_augmentation(teacher: str, model: str | None, glove: str | None) -> None:
+def check_augmentation(teacher: ModelSpec, model: str | None, glove: str | None) -> None:
     """Refuse an augmentation without words to choose from.
 
     Args:
@@ -34,9 +33,10 @@ def check_augmentation(teacher: str, model: str | None, glove: str | None) -> No
     Raises:
         KdzooError: says what is missing.
     """
-    if is_size(model or teacher) and (model or not glove):
+    source = _source(teacher, model)
+    if source.is_size and (model or not glove):
         raise KdzooError(
-            f"a model of size {model or teacher} has learned no words to exchange others for; name a pretrained one "
+            f"a model of size {source} has learned no words to exchange others for; name a pretrained one "
             "with --augment-model, or a GloVe file with --glove"
         )
     if glove is not None and not Path(glove).is_file():
@@ -48,7 +48,7 @@ def augmented_rows(
     task: Task,
     copies: int,
     *,
-    teacher: str,
+    teacher: ModelSpec,
     model: str | None,
     glove: str | None,
     folder: Path,
@@ -72,13 +72,13 @@ def augmented_rows(
     Raises:
         KdzooError: for a model or a GloVe file that cannot be read.
     """
-    texts = [rows[column][:] for column in (*task.columns, "label")]
-    about = [FORMAT, PROBABILITY, CANDIDATES, copies, model or teacher, glove, texts]
+    texts = [rows[column][:] for column in task.fields]
+    about = [FORMAT, PROBABILITY, CANDIDATES, copies, str(_source(teacher, model)), glove, texts]
     path = folder / f"{task.name}-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
         if not path.exists():
-            replacement, how = _replacement(teacher, model, glove)
+            replacement, how = _replacement(_source(teacher, model), glove)
             say(f"{task.name:<6} {copies} copies of each of {len(rows)} training rows, words exchanged for {how}")
             made = augmented(rows, task.columns, replacement, copies, progress=progress)
             scratch = tempfile.mkdtemp(dir=folder, prefix=f".{task.name}-")
@@ -90,14 +90,20 @@ def augmented_rows(
     return load_from_disk(str(path))
 
 
-def _replacement(teacher: str, model: str | None, glove: str | None) -> tuple[WordReplacement, str]:
+def _source(teacher: ModelSpec, model: str | None) -> ModelSpec:
+    """Whose words are taken."""
+    return ModelSpec.parse(model) if model else teacher
+
+
+def _replacement(source: ModelSpec, glove: str | None) -> tuple[WordReplacement, str]:
     """What exchanges words, and what for, in words."""
     near = Neighbours.of_glove(glove) if glove is not None else None
-    name = model or teacher
-    if is_size(name):
+    if source.path is None:
+        from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
+
         assert near is not None
-        return WordReplacement(load_tokenizer(name, "synthetic"), None, near), "neighbours in GloVe"
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(name, "text")
+        return WordReplacement(synthetic_tokenizer(), None, near), "neighbours in GloVe"
+    name, tokenizer = source.path, source.tokenizer
     try:
         predicting = load_model(name, head="masked_lm", new_head=False)
         predicting.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")

@@ -3,43 +3,78 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from kdzoo.bench.timing import forward_speed, reset_peak_memory
 from kdzoo.tasks import Task
 from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
 
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of
 
 
-def evaluated(
-    trainer: DistillationTrainer, task: Task, data: DatasetDict
-) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The task's metrics on its validation splits, and by split the predictions and the labels."""
+class Evaluation(NamedTuple):
+    """What a model is worth on some splits.
+
+    Attributes:
+        metrics: the task's, by name; of several validation splits with the split's name before.
+        predictions, references: by split, by the task's unit.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, Any]
+    references: dict[str, Any]
+
+
+def evaluated(trainer: DistillationTrainer, task: Task, data: DatasetDict) -> Evaluation:
+    """The task's metrics on its validation splits."""
     by_split, predictions, references = {}, {}, {}
     for split in task.validation_splits:
         if split in data:
-            logits, labels = predict(trainer, data[split])
-            by_split[split] = task.evaluate(logits, labels)
-            predictions[split], references[split] = task.predictions(logits), labels
-    return task.flatten(by_split), predictions, references
+            predictions[split] = task.predictions(predict(trainer, data[split]), data[split])
+            references[split] = task.references(data[split])
+            by_split[split] = task.evaluate(predictions[split], references[split])
+    return Evaluation(task.flatten(by_split), predictions, references)
 
 
-def inference(
-    model: PreTrainedModel, data: DatasetDict, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, dict[str, float]]:
+def tested(trainer: DistillationTrainer, task: Task, data: DatasetDict) -> dict[str, Any]:
+    """The score and the metrics on the test split; empty where there is none."""
+    if task.test_split is None or task.test_split not in data:
+        return {}
+    rows = data[task.test_split]
+    metrics = task.evaluate(task.predictions(predict(trainer, rows), rows), task.references(rows))
+    return {"score": task.score(metrics), "metrics": metrics, "rows": len(rows)}
+
+
+def guessed(task: Task, data: DatasetDict, references: dict[str, Any]) -> dict[str, Any]:
+    """The score and the metrics of a constant guess (`Task.constant`); empty where the task has none.
+
+    Args:
+        task: what for.
+        data: its splits as it encodes them.
+        references: by validation split.
+    """
+    constant = {split: task.constant(data["train"], true) for split, true in references.items()}
+    if any(guess is None for guess in constant.values()):
+        return {}
+    metrics = task.flatten({split: task.evaluate(guess, references[split]) for split, guess in constant.items()})
+    return {"score": task.score(metrics), "metrics": metrics}
+
+
+def inference(model: PreTrainedModel, data: DatasetDict, task: Task, collator: Collator) -> dict[str, dict[str, float]]:
     """By batch size, a forward pass's median milliseconds and the rows a second, on rows of median length.
 
     Args:
         model: on the device it is measured on.
         data: the task's tokenised splits.
         task: what for.
-        tokenizer: theirs.
+        collator: of their rows.
     """
     rows = next(data[split] for split in task.validation_splits if split in data)
     names = accepted_inputs(model)
@@ -48,31 +83,35 @@ def inference(
     for size, repeats in INFERENCE.items():
         first = max(len(middle) // 2 - size // 2, 0)
         batch = [rows[int(index)] for index in np.resize(middle[first : first + size], size)]
-        taken = task.collator(tokenizer)(batch)
-        given = {name: value.to(model.device) for name, value in taken.items() if name in names}
+        taken = collator(batch)
+        given = {name: value.to(model.device) for name, value in taken.items() if name in names - {*task.label_names}}
         found[str(size)] = forward_speed(model, given, size, repeats)
     return found
 
 
-def _written(values: np.ndarray) -> list[float]:
-    """Numbers as a record holds them: every digit that float32 has, so that ranks stay as they are."""
-    return [float(f"{value:.8g}") for value in values.tolist()]
+def written(values: Any) -> Any:
+    """What is predicted as a record holds it: numbers with every digit that float32 has, so that ranks stay."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [written(value) for value in values]
+    return float(f"{value:.8g}") if isinstance(value := values, (int, float)) else values
 
 
-def predict(trainer: DistillationTrainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and labels (N,) in the rows' order; they are run longest first, so that batches pad little."""
-    order = np.argsort(-np.asarray(rows["length"]), kind="stable")
-    output = trainer.predict(rows.select(order))
-    logits, labels = np.empty_like(output.predictions), np.empty_like(output.label_ids)
-    logits[order], labels[order] = output.predictions, output.label_ids
-    return logits, labels
+def predict(trainer: DistillationTrainer, rows: Dataset) -> Any:
+    """A model's outputs in the rows' order, one array or several; run longest first, so that batches pad little."""
+    order = np.argsort(-np.asarray(rows["length"][:]), kind="stable")
+    found = trainer.predict(rows.select(order)).predictions
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return tuple(part[back] for part in found) if isinstance(found, tuple) else found[back]
 
 
-class _Curve(TrainerCallback):
+class Curve(TrainerCallback):
     """Takes the score while a model trains, out of the training's time and without touching its random numbers."""
 
     def __init__(self, trainer: DistillationTrainer, task: Task, data: DatasetDict, times: int) -> None:
-        self._evaluated = lambda: task.score(evaluated(trainer, task, data)[0])
+        self._evaluated = lambda: task.score(evaluated(trainer, task, data).metrics)
         self._stopwatch, self._times = trainer.stopwatch, times
         self.points: list[dict[str, float]] = []
         self.paused = 0.0

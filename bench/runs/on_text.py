@@ -30,8 +30,10 @@ from kdzoo.bench.timing import device_name, peak_memory, reset_peak_memory
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
-from kdzoo.models.students import MissingHead, load_model, make_student
-from kdzoo.models.teachers import check_length, is_size, load_tokenizer
+from kdzoo.models.loading import MissingHead, load_model
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.students import make_student
+from kdzoo.models.teachers import check_length
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.text import Text, packed
 from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
@@ -114,7 +116,7 @@ def pretrain(
         recipe: how to train; none of its losses may need a task's labels.
         text: see `kdzoo.tasks.text.Text`.
         teacher: a pretrained model's folder or hub name.
-        student: see `kdzoo.models.students.parse_student`.
+        student: see `kdzoo.models.spec.ModelSpec.parse`.
         budget: how long and how fast.
         folder: where the student goes.
         console: where progress is shown.
@@ -133,7 +135,8 @@ def pretrain(
     """
     quiet()
     check_precision(budget)
-    if is_size(teacher):
+    above, below = ModelSpec.parse(teacher), ModelSpec.parse(student)
+    if above.is_size:
         raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; name a pretrained model")
     if not 0 < mlm_probability < 1:
         raise KdzooError(f"mlm_probability is {mlm_probability}; it lies between 0 and 1")
@@ -152,13 +155,8 @@ def pretrain(
     records, old = Records.of_model(folder, configuration)
     if old is not None:
         return old
-    tokenizer = load_tokenizer(teacher, "text")
-    guide, model = _models(recipe, teacher, student, seed)
-    if len(tokenizer) > guide.config.vocab_size:
-        raise KdzooError(
-            f"the tokenizer of {teacher!r} has {len(tokenizer)} entries and its model {guide.config.vocab_size}; they "
-            "do not belong together"
-        )
+    tokenizer = above.tokenizer
+    guide, model = _models(recipe, above, below, seed)
     check_length(budget.max_length, tokenizer, guide, model)
     masked = any(term.kind.token_labels for term in recipe.objective().terms)
     collator = TextCollator(tokenizer, mlm_probability if masked else None, seed)
@@ -255,13 +253,16 @@ def check_on_text(
                 raise KdzooError(f"{recipe.name} on text: {error}") from None
 
 
-def _models(recipe: Recipe, teacher: str, student: str, seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
+def _models(
+    recipe: Recipe, teacher: ModelSpec, student: ModelSpec, seed: int
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Teacher and student, with a masked-language-model head where a loss compares or predicts words."""
     on_words = [term for term in recipe.objective().terms if term.feature == "logits"]
     head = "masked_lm" if on_words else "none"
     compared = ", ".join(term.name for term in on_words if term.kind.needs_teacher)
     try:
-        guide = load_model(teacher, head=head, new_head=not compared, seed=seed)
+        assert teacher.path is not None
+        guide = load_model(teacher.path, head=head, new_head=not compared, seed=seed)
     except MissingHead as error:
         raise KdzooError(f"{error}, whose words {compared} would compare; leave that out") from None
     return guide, make_student(student, guide, head=head, seed=seed)

@@ -17,15 +17,15 @@ from kdzoo.bench.progress import progress
 from kdzoo.bench.record import FORMAT
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.runs.budget import Budget, check_precision
+from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet, train
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.distributed import launched
-from kdzoo.models.students import load_model, make_student
-from kdzoo.models.teachers import check_head, check_length, load_tokenizer, make_teacher
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.teachers import check_length
 from kdzoo.objectives.objective import check_labels
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import get_task, load
-from kdzoo.tasks.sources import check_source
 from kdzoo.training.cache import TeacherCache, megabytes
 
 
@@ -57,7 +57,7 @@ def run_one(
         recipe: how to train; ``none`` fine-tunes.
         data: ``"synthetic"``, ``"hub"`` or a folder.
         teacher: the teacher's folder, hub name or size; the model itself where ``student`` is None.
-        student: see `kdzoo.models.students.parse_student`; None trains the teacher itself.
+        student: see `kdzoo.models.spec.ModelSpec.parse`; None trains the teacher itself.
         budget: how long and how fast.
         seed: of the student's new weights, of dropout and of the order of the rows.
         train_rows, validation_rows: how many to take; all when None.
@@ -78,10 +78,10 @@ def run_one(
     quiet()
     check_precision(budget)
     task = get_task(task_name)
-    check_source(data)
-    tokenizer = load_tokenizer(teacher, data)
+    above = ModelSpec.parse(teacher)
+    below = ModelSpec.parse(student) if student is not None else None
     if augment:
-        check_augmentation(teacher, augment_model, glove)
+        check_augmentation(above, augment_model, glove)
     configuration = {
         "task": task.name,
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general"}),
@@ -100,17 +100,19 @@ def run_one(
     if old is not None:
         return old
     rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
-    if student is None:
-        model, guide = make_teacher(teacher, tokenizer, task, seed=seed), None
+    encoder = encoder_for(above, below, [task], {task.name: rows}, data, budget.max_length, folder)
+    if below is None:
+        model = above.build(task, tokenizer=encoder.teacher, positions=budget.max_length, seed=seed)
+        guide = None
     else:
-        check_head(teacher)
-        guide = load_model(teacher, task.num_labels)
-        model = make_student(student, guide, seed=seed)
-    check_length(budget.max_length, tokenizer, model)
+        above.check_head(task.head())
+        guide = above.build(task)
+        model = below.build(task, teacher=guide, seed=seed).train()
+    check_length(budget.max_length, encoder.student, model)
     with torch.device("meta"):
         objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
         check_labels(objective)
-    records.check_contents(contents_of(teacher, student, {task.name: rows}))
+    records.check_contents(contents_of(above, below, {task.name: rows}))
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -120,15 +122,13 @@ def run_one(
             rows["train"],
             task,
             augment,
-            teacher=teacher,
+            teacher=above,
             model=augment_model,
             glove=glove,
             folder=folder / "augmented",
             say=say,
         )
-    tokenized = DatasetDict(
-        {split: task.tokenize(split_rows, tokenizer, budget.max_length) for split, split_rows in rows.items()}
-    )
+    tokenized = DatasetDict({split: encoder.for_students(task, split_rows) for split, split_rows in rows.items()})
     needs = objective.teacher_needs()
     if cache is not None and guide is not None and needs is not None:
         size = cache.nbytes(guide.config, tokenized["train"], needs)
@@ -142,7 +142,8 @@ def run_one(
             recipe,
             task=task,
             data=tokenized,
-            tokenizer=tokenizer,
+            tokenizer=encoder.student,
+            collator=encoder.collator(task),
             budget=budget,
             seed=seed,
             folder=folder,

@@ -19,9 +19,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
-from kdzoo.bench.grid.launchers.base import ROWS, Progress
+from kdzoo.bench.progress import ROWS, Progress
 from kdzoo.bench.runs.budget import Budget, total_steps, training_arguments
-from kdzoo.bench.runs.evaluate import _Curve, _written, evaluated, inference
+from kdzoo.bench.runs.evaluate import Collator, Curve, evaluated, guessed, inference, tested, written
 from kdzoo.bench.timing import forward_flops, peak_memory, reset_peak_memory
 from kdzoo.errors import KdzooWarning
 from kdzoo.objectives.recipe import Recipe
@@ -37,8 +37,12 @@ class Outcome:
     Attributes:
         metrics: the task's metrics by name; of several validation splits with the split's name before.
         score: the task's one number, 0 to 100.
-        predictions: by validation split, in the rows' order: class ids, or scores.
-        references: the labels in the same form.
+        kind, headline: the task's, so that a record can be read without it.
+        predictions: by validation split, in the order of the task's units, most often rows: class ids, or numbers.
+        references: what is right in the same form.
+        one_class: whether everything predicted is one class.
+        guess: ``score`` and ``metrics`` of a constant guess from the training labels; empty where there is none.
+        test: ``score``, ``metrics`` and ``rows`` of the test split, scored once; empty where there is none.
         curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``; the last entry is
             the final one.
         samples_per_second: training rows over training time.
@@ -58,8 +62,13 @@ class Outcome:
 
     metrics: dict[str, float]
     score: float
-    predictions: dict[str, list[float]]
-    references: dict[str, list[float]]
+    kind: str
+    headline: list[str]
+    predictions: dict[str, Any]
+    references: dict[str, Any]
+    one_class: bool
+    guess: dict[str, Any]
+    test: dict[str, Any]
     curve: list[dict[str, float]]
     samples_per_second: float
     tokens_per_second: float
@@ -84,6 +93,7 @@ def train(
     task: Task,
     data: DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
+    collator: Collator,
     budget: Budget,
     seed: int,
     folder: Path,
@@ -102,8 +112,9 @@ def train(
         teacher: the model it learns from; None where the recipe needs none.
         recipe: how.
         task: what for.
-        data: the task's tokenised splits (``task.tokenize``).
-        tokenizer: theirs.
+        data: the task's encoded splits (`kdzoo.tasks.encoding.Encoder`).
+        tokenizer: the student's, which is saved with it.
+        collator: makes batches of the rows.
         budget: how long and how fast.
         seed: of dropout, of what the losses learn, and of the order of the rows.
         folder: for checkpoints, and for the model where ``save`` is set.
@@ -133,14 +144,14 @@ def train(
             cache=cache,
             args=arguments,
             train_dataset=data["train"],
-            data_collator=task.collator(tokenizer),
+            data_collator=collator,
             processing_class=tokenizer,
             callbacks=callbacks,
         )
     trainer.pop_callback(PrinterCallback)
     if progress is not None:
         trainer.teacher_progress = partial(progress, unit=ROWS)
-    curve = _Curve(trainer, task, data, evaluations)
+    curve = Curve(trainer, task, data, evaluations)
     trainer.add_callback(curve)
     reset_peak_memory()
     ran = {"train_runtime": 0.0}
@@ -166,8 +177,13 @@ def train(
     return Outcome(
         metrics=metrics,
         score=score,
-        predictions={split: _written(values) for split, values in predictions.items()},
-        references={split: _written(values) for split, values in references.items()},
+        kind=task.kind,
+        headline=list(task.headline),
+        predictions={split: written(values) for split, values in predictions.items()},
+        references={split: written(values) for split, values in references.items()},
+        one_class=all(task.one_class(values) for values in predictions.values()),
+        guess=guessed(task, data, references),
+        test=tested(trainer, task, data),
         curve=[*curve.points, {"step": trainer.state.global_step, "seconds": seconds, "score": score}],
         samples_per_second=per_second,
         tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
@@ -176,7 +192,7 @@ def train(
         step_seconds={part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
         cached=trainer.teacher_rows is not None,
         evaluation_samples_per_second=sum(map(len, references.values())) / max(predicting, 1e-9),
-        inference=inference(student, data, task, tokenizer),
+        inference=inference(student, data, task, collator),
         flops=forward_flops(student, budget.max_length),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),

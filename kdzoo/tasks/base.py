@@ -1,143 +1,170 @@
-"""The GLUE tasks: each owns its columns, label check, tokenisation, collation, head and metric in one place.
+"""Task: all that kdzoo knows of a task, in one place.
 
-A caller goes through the methods of `Task` only, so that a task of another kind (labels per token, candidates to
-rank) is a subclass that overrides them, and no caller changes.
-
-Source: Wang et al. (2019), "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding",
-Table 1 (tasks and metrics); field names and label ids are those of ``nyu-mll/glue`` on the Hugging Face Hub.
+A caller goes through the methods of `Task` only, so that a task of another kind (labels by token, candidates to rank)
+is a subclass that overrides them, and no caller changes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.classification import _collate
 
 if TYPE_CHECKING:
-    import evaluate
     from datasets import Dataset
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task on one sentence or a pair of sentences, with one label a row.
+class Head(NamedTuple):
+    """What a model has on top for a task.
 
     Attributes:
-        name: GLUE's name, as the hub's configuration is called.
-        columns: the text columns, one or two.
-        labels: the label names in the order of their ids; empty for a regression task.
-        metric_names: the keys that `metric` returns, each in -1..1 or 0..1.
-        headline: the metrics whose mean is the task's one number.
-        label_range: the lowest and highest score of a regression task, else ``None``.
-        validation_splits: the splits the task is scored on.
+        auto_class: the class of transformers that loads such a model, ``"AutoModelForSequenceClassification"``.
+        config: the fields of its configuration that the task decides.
+    """
+
+    auto_class: str
+    config: dict[str, Any]
+
+
+class Task(ABC):
+    """A task: its columns, the check of its rows, their encoding, its head, and how it is scored.
+
+    Attributes:
+        name: in tables, in records and on the command line.
+        kind: of the metrics there are and of the losses that work, such as ``"classification"``.
+        columns: the text columns of a row.
+        metrics: what it is measured by, names of `kdzoo.tasks.metrics`.
+        headline: those of them whose mean is the task's one number; each greater for better.
+        validation_splits: the splits that it is scored on.
+        test_split: the split that is scored once, in the end; None where there is none.
+        label_names: the batch's label tensors, as the model's forward pass calls them.
+        unit: what is resampled for intervals, in the singular.
     """
 
     name: str
+    kind: str
     columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    metric_names: tuple[str, ...]
+    metrics: tuple[str, ...]
     headline: tuple[str, ...]
-    label_range: tuple[float, float] | None = None
     validation_splits: tuple[str, ...] = ("validation",)
+    test_split: str | None = None
+    label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    unit: ClassVar[str] = "row"
 
     @property
-    def regression(self) -> bool:
-        """Whether the label is a number to be predicted, not a class."""
-        return self.label_range is not None
+    def splits(self) -> tuple[str, ...]:
+        """All splits it may have: ``train``, those for validation, and the test split."""
+        return ("train", *self.validation_splits, *([self.test_split] if self.test_split else []))
+
+    # --- rows ---
 
     @property
-    def num_labels(self) -> int:
-        """The width C of the model's logits: the number of classes, or 1 for regression."""
-        return 1 if self.regression else len(self.labels)
+    @abstractmethod
+    def fields(self) -> tuple[str, ...]:
+        """The columns that a row must have."""
 
-    def head(self) -> dict[str, Any]:
-        """The arguments that a transformers config for sequence classification needs for this task."""
-        if self.regression:
-            return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "num_labels": self.num_labels,
-            "problem_type": "single_label_classification",
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
-
-    def parse_label(self, value: object) -> int | float:
-        """The label as an id (or a score): from an id, a score, either of them as text, or a label name.
+    @abstractmethod
+    def parse(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's `fields`, checked and typed.
 
         Raises:
-            KdzooError: the value is none of the task's labels; the message names the valid ones.
+            KdzooError: in one line, without the row's place, which the reader adds.
         """
-        if isinstance(value, str) and value in self.labels:
-            return self.labels.index(value)
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = math.nan
-        if self.label_range is not None:
-            low, high = self.label_range
-            if low <= number <= high:
-                return number
-            raise KdzooError(f"label {value!r} is not a number from {low:g} to {high:g}, as {self.name} needs")
-        if number in range(len(self.labels)):
-            return int(number)
-        valid = ", ".join(f"{index} ({label})" for index, label in enumerate(self.labels))
-        raise KdzooError(f"label {value!r} is none of {self.name}'s: {valid}")
 
-    def tokenize(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-        """The rows as the model takes them, unpadded, pairs cut from their longer side.
+    @abstractmethod
+    def features(self) -> Any:
+        """The `datasets.Features` of parsed rows."""
+
+    def rows(self) -> Mapping[str, Dataset] | None:
+        """The rows by split of a task that brings its own; None for one that is read from ``--data``."""
+        return None
+
+    def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
+        """Made rows of a split, as columns.
 
         Args:
-            dataset: rows with `columns` and ``label``, as `kdzoo.tasks.load` gives them.
-            tokenizer: the tokenizer of teacher and student.
+            split: one of `splits`.
+            rows: how many; the task's own number when None.
+            seed: of the rows.
+
+        Raises:
+            KdzooError: the task has none.
+        """
+        raise KdzooError(f"there are no synthetic rows for {self.name}; name its data with --data")
+
+    # --- models ---
+
+    @abstractmethod
+    def head(self) -> Head:
+        """What a model has on top for this task."""
+
+    @abstractmethod
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+        """The rows as the model takes them, unpadded.
+
+        Args:
+            rows: with the task's `fields`.
+            tokenizer: the model's.
             max_length: the most tokens a row keeps, special tokens counted.
 
         Returns:
-            The tokenizer's model inputs, ``labels``, ``sample_ids`` (the row's number in ``dataset``) and
-            ``length`` (in tokens, for grouping), no other column.
+            The model inputs, the labels under `label_names`, ``sample_ids`` (the row's number) and ``length`` (in
+            tokens, for grouping), no other column.
         """
 
-        def encode(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
-            encoded = tokenizer(*(batch[column] for column in self.columns), truncation=True, max_length=max_length)
-            length = [len(ids) for ids in encoded["input_ids"]]
-            return {**encoded, "labels": batch["label"], "sample_ids": rows, "length": length}
-
-        return dataset.map(
-            encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc=f"tokenize {self.name}"
-        )
-
+    @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """What makes a batch of `tokenize`'s rows: padded to the batch's own longest row.
+        """What makes a batch of `encode`'s rows: padded to the batch's own longest row, without ``length``."""
 
-        The batch holds the model inputs (B, S), ``labels`` (B,) and ``sample_ids`` (B,).
+    def logits(self, outputs: Any) -> Tensor:
+        """What teacher and student compare, of a model's outputs."""
+        found: Tensor = outputs.logits
+        return found
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Which positions of the logits count, as booleans (B, S); None where each row has one."""
+        return None
+
+    # --- scores ---
+
+    @abstractmethod
+    def predictions(self, outputs: np.ndarray, rows: Dataset | None = None) -> Any:
+        """What is predicted, by unit.
+
+        Args:
+            outputs: the model's logits in the rows' order.
+            rows: as `encode` gave them.
         """
-        from transformers import DataCollatorWithPadding
 
-        return partial(_collate, DataCollatorWithPadding(tokenizer))
+    @abstractmethod
+    def references(self, rows: Dataset) -> Any:
+        """What is right, by unit, in the form of `predictions`."""
 
-    def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """Class ids, or scores for regression, (N,), from logits (N, C)."""
-        logits = np.asarray(logits)
-        if logits.ndim != 2 or logits.shape[1] != self.num_labels:
-            raise KdzooError(f"{self.name} needs logits of shape (N, {self.num_labels}), got {logits.shape}")
-        return logits[:, 0] if self.regression else logits.argmax(axis=1)
+    def evaluate(self, predictions: Any, references: Any) -> dict[str, float]:
+        """The task's metrics by name, of predictions and references by unit."""
+        from kdzoo.tasks.metrics import value
 
-    def metric(self) -> evaluate.Metric:
-        """GLUE's metric of the task; needs no download."""
-        from kdzoo.tasks.metrics import GlueMetric
+        return {name: value(name, self.kind, predictions, references) for name in self.metrics}
 
-        return GlueMetric(self.name)
+    def constant(self, train: Dataset, references: Any) -> Any | None:
+        """What a model predicts that knows nothing but the training labels, by unit; None where that is unknown.
 
-    def evaluate(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The task's metrics, by name, of logits (N, C) against labels (N,)."""
-        return self.metric().compute(predictions=self.predictions(logits), references=labels)
+        Args:
+            train: the training rows as `encode` gave them.
+            references: of the split that is predicted.
+        """
+        return None
+
+    def one_class(self, predictions: Any) -> bool:
+        """Whether everything predicted is the same."""
+        values = np.asarray(predictions)
+        return len(values) > 1 and bool((values == values[0]).all())
 
     def flatten(self, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The metrics of every validation split as one mapping, which `score` takes.
@@ -154,10 +181,10 @@ class Task:
         }
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """GLUE's number for the task, times 100: the mean of the headline metrics (over both splits for MNLI).
+        """The task's one number, times 100: the mean of the headline metrics (over all validation splits).
 
         Args:
-            metrics: what `metric` returned, or `flatten` for several splits. A split that is not there is left out.
+            metrics: what `evaluate` returned, or `flatten` for several splits. A split that is not there is left out.
 
         Raises:
             KdzooError: a headline metric is missing.
@@ -170,3 +197,7 @@ class Task:
                 raise KdzooError(f"{self.name} is scored by {name}, got {', '.join(sorted(metrics)) or 'no metric'}")
             parts.append(float(np.mean(found)))
         return 100.0 * float(np.mean(parts))
+
+    def describe(self) -> str:
+        """What it is, in a line that is printed before anything runs."""
+        return f"{self.name}: {self.kind}; measured by {', '.join(self.metrics)}"

@@ -1,12 +1,12 @@
-"""The nine GLUE tasks."""
+"""The nine GLUE tasks.
+
+Source: Wang et al. (2019), "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding",
+Table 1 (tasks and metrics); field names and label ids are those of ``nyu-mll/glue`` on the Hugging Face Hub.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from kdzoo.tasks.base import Task
+from kdzoo.tasks.classification import Classification
 
 _PAIR = ("sentence1", "sentence2")
 _ACCURACY = ("accuracy",)
@@ -14,15 +14,15 @@ _F1 = ("f1", "accuracy")
 _CORRELATION = ("pearson", "spearmanr")
 _MATTHEWS = ("matthews_correlation",)
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, Classification] = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), _MATTHEWS, _MATTHEWS),
-        Task("sst2", ("sentence",), ("negative", "positive"), _ACCURACY, _ACCURACY),
-        Task("mrpc", _PAIR, ("not_equivalent", "equivalent"), _F1, _F1),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _F1, _F1),
-        Task("stsb", _PAIR, (), _CORRELATION, _CORRELATION, label_range=(0.0, 5.0)),
-        Task(
+        Classification("cola", ("sentence",), ("unacceptable", "acceptable"), _MATTHEWS, _MATTHEWS),
+        Classification("sst2", ("sentence",), ("negative", "positive"), _ACCURACY, _ACCURACY),
+        Classification("mrpc", _PAIR, ("not_equivalent", "equivalent"), _F1, _F1),
+        Classification("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _F1, _F1),
+        Classification("stsb", _PAIR, (), _CORRELATION, _CORRELATION, label_range=(0.0, 5.0)),
+        Classification(
             "mnli",
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
@@ -30,8 +30,8 @@ TASKS: dict[str, Task] = {
             _ACCURACY,
             validation_splits=("validation_matched", "validation_mismatched"),
         ),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
-        Task("rte", _PAIR, ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
-        Task("wnli", _PAIR, ("not_entailment", "entailment"), _ACCURACY, _ACCURACY),
+        Classification("qnli", ("question", "sentence"), ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
+        Classification("rte", _PAIR, ("entailment", "not_entailment"), _ACCURACY, _ACCURACY),
+        Classification("wnli", _PAIR, ("not_entailment", "entailment"), _ACCURACY, _ACCURACY),
     )
 }

@@ -1,68 +1,181 @@
-"""GLUE's metrics as one `evaluate.Metric`, computed by scikit-learn and scipy with no download.
+"""Every metric, once: its value on all rows, and its value on many resamples of them at once.
 
-Source: Wang et al. (2019), "GLUE", Table 1; names and values are those of the hub's ``glue`` metric.
+Source of GLUE's: Wang et al. (2019), "GLUE", Table 1; names and values are those of the hub's ``glue`` metric. The
+others are scikit-learn's and scipy's under their names there.
 """
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
-from kdzoo.tasks.registry import get_task
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks import resampling
 
-_CITATION = "Wang et al. (2019). GLUE: A Multi-Task Benchmark and Analysis Platform. ICLR 2019. arXiv:1804.07461"
+Values = Any  # (N,) or (N, C) numbers by row, or a list of what a task predicts by unit
 
 
-class GlueMetric(evaluate.Metric):
-    """The metrics of one GLUE task.
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
 
-    ``compute(predictions=..., references=...)`` takes class ids (N,), or scores (N,) for STS-B, and returns a float
-    for each of the task's ``metric_names``. A correlation with a constant side, which has no value, is 0.
-
-    Raises:
-        KdzooError: there is no such task.
+    Attributes:
+        name: as records have it.
+        compute: its value, from predictions and references by unit.
+        resampled: its value for M cells on R resamples, (M, R), from predictions (M, N) or (M, N, C), references (N,)
+            or (N, C) and how often each resample drew each row (R, N), all floats; None where it is computed anew on
+            each resample.
+        greater_is_better: False for an error, which no headline can be made of.
+        takes_scores: True where it needs probabilities and not the classes they give.
     """
 
-    def __init__(self, task: str) -> None:
-        self._task = get_task(task)
-        super().__init__(config_name=task, keep_in_memory=True)
+    name: str
+    compute: Callable[[Values, Values], float]
+    resampled: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    greater_is_better: bool = True
+    takes_scores: bool = False
 
-    def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.Value("float64" if self._task.regression else "int64")
-        return evaluate.MetricInfo(
-            description="The metrics that GLUE scores the task by.",
-            citation=_CITATION,
-            inputs_description="predictions and references: class ids, or scores for a regression task.",
-            features=datasets.Features({"predictions": kind, "references": kind}),
+    def on_resamples(self, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
+        """The values of M cells on R resamples, (M, R).
+
+        Args:
+            predictions: by cell, then by unit.
+            references: by unit.
+            drawn: (R, N), how often each resample drew each unit.
+        """
+        if self.resampled is not None:
+            return self.resampled(np.asarray(predictions, dtype=float), np.asarray(references, dtype=float), drawn)
+        rows = [np.repeat(np.arange(len(times)), times) for times in drawn.astype(int)]
+        true = [_taken(references, at) for at in rows]
+        return np.array(
+            [[self.compute(_taken(one, at), t) for at, t in zip(rows, true, strict=True)] for one in predictions]
         )
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        return measure(self._task.name, np.asarray(predictions), np.asarray(references))
 
-
-def measure(task: str, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The same without `evaluate` around it, for those who compute it often.
+def additive(
+    name: str,
+    statistics: Callable[[Values, Values], np.ndarray],
+    reduce: Callable[[np.ndarray], np.ndarray],
+    **more: Any,
+) -> Metric:
+    """A metric that depends on sums over units alone, so that resampling is one matrix product.
 
     Args:
-        task: its name.
-        predicted, true: (N,) class ids, or scores.
+        name: of the metric.
+        statistics: (N, k) floats, what each unit adds.
+        reduce: the values (...) from sums (..., k).
+        more: further fields of `Metric`.
     """
-    return {name: float(_METRICS[name](predicted, true)) for name in get_task(task).metric_names}
+
+    def compute(predictions: Values, references: Values) -> float:
+        return float(reduce(np.asarray(statistics(predictions, references), dtype=float).sum(0)))
+
+    def on_resamples(predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
+        return np.stack([reduce(drawn @ np.asarray(statistics(one, references), dtype=float)) for one in predictions])
+
+    return _Additive(name, compute, on_resamples, **more)
 
 
-def _accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
-    return sklearn_metrics.accuracy_score(true, predicted)
+class _Additive(Metric):
+    """One whose predictions need not be numbers."""
+
+    def on_resamples(self, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
+        assert self.resampled is not None
+        return self.resampled(predictions, references, drawn)
 
 
-def _f1(predicted: np.ndarray, true: np.ndarray) -> float:
-    return sklearn_metrics.f1_score(true, predicted, zero_division=0.0)
+def _taken(values: Any, rows: np.ndarray) -> Any:
+    return [values[row] for row in rows] if isinstance(values, list) else np.asarray(values)[rows]
+
+
+def get_metric(name: str, kind: str) -> Metric:
+    """The metric of that name for a kind of task.
+
+    Args:
+        name: a metric's name, or ``package.module:function`` for a function of one's own, which is given predictions
+            and references and returns a number, greater for better.
+        kind: ``"classification"``, ``"multilabel"`` or ``"regression"``, or another key of `METRICS`.
+
+    Raises:
+        KdzooError: there is none of that name for the kind, or the function cannot be imported.
+    """
+    if ":" in name:
+        return Metric(name, _own(name))
+    if kind not in METRICS:
+        raise unknown("kind of task", kind, METRICS)
+    if name not in METRICS[kind]:
+        elsewhere = [other for other in METRICS if name in METRICS[other]]
+        if elsewhere:
+            known = ", ".join(METRICS[kind])
+            raise KdzooError(f"the metric {name!r} is for {' and '.join(elsewhere)}; for {kind} there are {known}")
+        raise unknown(f"metric for {kind}", name, METRICS[kind])
+    return METRICS[kind][name]
+
+
+def value(name: str, kind: str, predictions: Values, references: Values) -> float:
+    """A metric's value on all units; probabilities become the classes they give where the metric takes those."""
+    metric = get_metric(name, kind)
+    return metric.compute(predictions if metric.takes_scores else decided(kind, predictions), references)
+
+
+def resampled_values(name: str, kind: str, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
+    """The values of M cells on R resamples, (M, R); see `Metric.on_resamples`."""
+    metric = get_metric(name, kind)
+    if not metric.takes_scores:
+        predictions = [decided(kind, one) for one in predictions]
+    return metric.on_resamples(predictions, references, drawn)
+
+
+def decided(kind: str, predictions: Values) -> Values:
+    """What is predicted, from probabilities (N, C) of classes or of labels; other predictions as they are."""
+    if kind == "classification" and np.ndim(predictions) == 2:
+        return np.asarray(predictions).argmax(-1)
+    if kind == "multilabel":
+        return (np.asarray(predictions) >= 0.5).astype(int)
+    return predictions
+
+
+def _own(name: str) -> Callable[[Values, Values], float]:
+    """A user's function, by module and name."""
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise KdzooError(f"the metric {name!r} cannot be imported: {error}; give package.module:function") from None
+    if not callable(function):
+        raise KdzooError(f"the metric {name!r} is no function, but {type(function).__name__}")
+
+    def compute(predictions: Values, references: Values) -> float:
+        value = function(predictions, references)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise KdzooError(f"the metric {name!r} gave {value!r}; it must return one number") from None
+        if not np.isfinite(number):
+            raise KdzooError(f"the metric {name!r} gave {number}; it must return a finite number")
+        return number
+
+    return compute
+
+
+# --- values ---
+
+
+def _sklearn(function: str, **options: Any) -> Callable[[Values, Values], float]:
+    """A metric of scikit-learn's, which is imported when it is first computed."""
+
+    def compute(predicted: Values, true: Values) -> float:
+        from sklearn import metrics
+
+        return float(getattr(metrics, function)(true, predicted, **options))
+
+    return compute
 
 
 def _constant(values: np.ndarray) -> bool:
@@ -70,27 +183,109 @@ def _constant(values: np.ndarray) -> bool:
 
 
 def _matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    if _constant(predicted) or _constant(true):
+    if _constant(np.asarray(predicted)) or _constant(np.asarray(true)):
         return 0.0
-    return sklearn_metrics.matthews_corrcoef(true, predicted)
+    return _sklearn("matthews_corrcoef")(predicted, true)
 
 
-def _correlation(measure: Callable[..., Any]) -> Callable[[np.ndarray, np.ndarray], float]:
-    def compute(predicted: np.ndarray, true: np.ndarray) -> float:
+def _correlation(function: str) -> Callable[[Values, Values], float]:
+    """scipy's, 0 with a constant side, which has no value; of several targets the mean."""
+
+    def compute(predicted: Values, true: Values) -> float:
+        from scipy import stats
+
+        predicted, true = np.asarray(predicted), np.asarray(true)
+        if predicted.ndim == 2:
+            return float(np.mean([compute(p, t) for p, t in zip(predicted.T, true.T, strict=True)]))
         if _constant(predicted) or _constant(true):
             return 0.0
         with warnings.catch_warnings():
             # A nearly constant prediction is a weak model, which its value says already.
             warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-            return float(measure(predicted, true).statistic)
+            return float(getattr(stats, function)(predicted, true).statistic)
 
     return compute
 
 
-_METRICS = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews_correlation": _matthews,
-    "pearson": _correlation(stats.pearsonr),
-    "spearmanr": _correlation(stats.spearmanr),
+def _roc_auc(scores: np.ndarray, true: np.ndarray) -> float:
+    """The mean over labels (one against the rest) of the area under the ROC curve; labels that never vary left out."""
+    found = [_area(own, of) for own, of in _by_label(np.asarray(scores), np.asarray(true)) if not _constant(of)]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _area(scores: np.ndarray, true: np.ndarray) -> float:
+    return _sklearn("roc_auc_score")(scores, true)
+
+
+def _by_label(scores: np.ndarray, true: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each label's scores (..., N) and whether a row has it (N,), from probabilities (..., N, C)."""
+    if true.ndim == 2:
+        return [(scores[..., at], true[:, at]) for at in range(true.shape[1])]
+    if scores.shape[-1] == 2:  # of two classes one says all
+        return [(scores[..., 1], (true == 1).astype(float))]
+    return [(scores[..., at], (true == at).astype(float)) for at in range(scores.shape[-1])]
+
+
+def _f1(average: str) -> Callable[[Values, Values], float]:
+    return _sklearn("f1_score", average=average, zero_division=0.0)
+
+
+def _table(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+_R = resampling
+_AREA = Metric("roc_auc", _roc_auc, partial(_R.roc_auc, _by_label), takes_scores=True)
+
+METRICS: dict[str, dict[str, Metric]] = {
+    "classification": _table(
+        Metric("accuracy", _sklearn("accuracy_score"), _R.accuracy),
+        Metric("f1", _f1("binary"), _R.f1),
+        Metric("macro_f1", _f1("macro"), partial(_R.f1_over_classes, "macro")),
+        Metric("micro_f1", _f1("micro"), _R.accuracy),
+        Metric("weighted_f1", _f1("weighted"), partial(_R.f1_over_classes, "weighted")),
+        Metric("matthews_correlation", _matthews, _R.matthews),
+        _AREA,
+    ),
+    "multilabel": _table(
+        Metric("micro_f1", _f1("micro"), partial(_R.f1_over_labels, "micro")),
+        Metric("macro_f1", _f1("macro"), partial(_R.f1_over_labels, "macro")),
+        Metric("weighted_f1", _f1("weighted"), partial(_R.f1_over_labels, "weighted")),
+        Metric("accuracy", _sklearn("accuracy_score"), _R.accuracy),  # of whole rows
+        _AREA,
+    ),
+    "regression": _table(
+        Metric("pearson", _correlation("pearsonr"), partial(_R.over_targets, _R.pearson)),
+        Metric("spearmanr", _correlation("spearmanr"), partial(_R.over_targets, _R.spearman)),
+        Metric("mse", _sklearn("mean_squared_error"), partial(_R.over_targets, _R.mse), greater_is_better=False),
+        Metric("mae", _sklearn("mean_absolute_error"), partial(_R.over_targets, _R.mae), greater_is_better=False),
+        Metric("r2", _sklearn("r2_score"), partial(_R.over_targets, _R.r2)),
+    ),
 }
+
+
+def task_metric(task: Any) -> Any:
+    """A task's metrics as one `evaluate.Metric`, for those who have their evaluation in that form; no download.
+
+    ``compute(predictions=..., references=...)`` returns a float for each of the task's metrics.
+
+    Args:
+        task: a `kdzoo.tasks.base.Task` whose predictions are numbers.
+    """
+    import datasets
+    import evaluate
+
+    class TaskMetric(evaluate.Metric):
+        def _info(self) -> Any:
+            return evaluate.MetricInfo(
+                description=f"The metrics that {task.name} is scored by.",
+                citation="",
+                inputs_description="predictions and references: class ids, or scores for a regression task.",
+                features=datasets.Features(dict.fromkeys(("predictions", "references"), task.value_feature())),
+            )
+
+        def _compute(self, predictions: Any, references: Any) -> Mapping[str, float]:
+            found: Mapping[str, float] = task.evaluate(np.asarray(predictions), np.asarray(references))
+            return found
+
+    return TaskMetric(config_name=task.name, keep_in_memory=True)

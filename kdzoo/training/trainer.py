@@ -23,7 +23,7 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError
 from kdzoo.models.activations import Activations, capture, embedding_output
 from kdzoo.models.heads import unwrap
-from kdzoo.models.students import auto_class
+from kdzoo.models.loading import auto_class
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Recipe, Stage
 from kdzoo.training.cache import TeacherCache, TeacherRows

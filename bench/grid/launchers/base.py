@@ -9,17 +9,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from kdzoo.bench.progress import STEPS, Progress
 from kdzoo.errors import KdzooError
 
 Job = tuple[str, str, int]  # task, method and seed
-STEPS, ROWS = "steps", "teacher rows"  # what a training is counted in: first, where a cache is filled, the latter
 Files = dict[str, bytes]
-
-
-class Progress(Protocol):
-    """Is told how much is done, and of how much."""
-
-    def __call__(self, done: int, total: int, unit: str = STEPS) -> None: ...
 
 
 class Failure(NamedTuple):

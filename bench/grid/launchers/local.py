@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from kdzoo.bench.grid.launchers.base import STEPS, Failure, Job, Launcher, Result, Watch, Work
+from kdzoo.bench.grid.launchers.base import Failure, Job, Launcher, Result, Watch, Work
+from kdzoo.bench.progress import STEPS
 
 TRIES = 2  # of a training whose process dies
 TOLD_EVERY = 0.5  # seconds between two reports of a worker's steps

@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the hub, a folder, files, or the synthetic grammar."""
+"""Where a task's rows come from: the task itself, the hub, a folder, or the synthetic grammar."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
+from kdzoo.tasks.sources.folder import from_folder
+from kdzoo.tasks.sources.hub import from_hub
+from kdzoo.tasks.sources.rows import checked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-from kdzoo.tasks.sources.folder import _from_folder
-from kdzoo.tasks.sources.hub import _from_hub
-from kdzoo.tasks.sources.rows import _dataset, _splits
 
 
 def load(
@@ -27,10 +27,10 @@ def load(
     train_rows: int | None = None,
     validation_rows: int | None = None,
 ) -> DatasetDict:
-    """The task's ``train`` split and its validation splits.
+    """The task's ``train`` split, its validation splits, and its test split where it has one.
 
     Args:
-        task: the task.
+        task: the task; one that brings its own rows (`kdzoo.tasks.own`) is not read from the source.
         source: ``"hub"`` (``nyu-mll/glue``), ``"synthetic"``, or a folder. A folder holds one folder a task, named as
             the task (``rte``) or as in the official download (``RTE``), with either ``train`` and ``validation``
             files of the hub's field names (TSV without quoting, CSV with, JSONL, Parquet, also gzipped or as the hub's
@@ -40,10 +40,10 @@ def load(
             run of a comparison has the same rows.
         train_rows: how many training rows to take: the first of a fixed pseudo-random order, so that a smaller subset
             is part of a larger one; all by default. Of synthetic data, how many to make.
-        validation_rows: the same for each validation split.
+        validation_rows: the same for each validation split; a test split is whole.
 
     Returns:
-        Splits with the task's text columns and ``label`` (a class id, or a float for regression).
+        Splits with the task's `fields`.
 
     Raises:
         KdzooError: the data is missing or malformed; the message names file, row and column.
@@ -53,15 +53,22 @@ def load(
     for name, rows in (("train_rows", train_rows), ("validation_rows", validation_rows)):
         if rows is not None and rows < 1:
             raise KdzooError(f"{name} must be 1 or more, got {rows}")
-    wanted = {split: train_rows if split == "train" else validation_rows for split in _splits(task)}
-    if source == "synthetic":
-        from kdzoo.tasks.synthetic import grammar as synthetic
-
-        made = {split: synthetic.generate(task.name, split, rows, seed) for split, rows in wanted.items()}
-        return DatasetDict({split: _dataset(task, f"synthetic {split}", columns) for split, columns in made.items()})
-    check_source(source)
-    splits = _from_hub(task) if source == "hub" else _from_folder(task, Path(source))
-    return DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in splits.items()})
+    wanted = {split: train_rows if split == "train" else validation_rows for split in task.splits}
+    if task.test_split is not None:
+        wanted[task.test_split] = None
+    own = task.rows()
+    if own is None and source == "synthetic":
+        made = {split: task.synthetic(split, rows, seed) for split, rows in wanted.items()}
+        splits = {split: checked(task, f"synthetic {split}", columns) for split, columns in made.items()}
+        return DatasetDict(splits)
+    if own is None:
+        check_source(source)
+        own = from_hub(task) if source == "hub" else from_folder(task, Path(source))
+    taken = DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in own.items()})
+    for split, dataset in taken.items():
+        if len(dataset) < 2:
+            raise KdzooError(f"{task.name}: the {split} split has one row; a comparison needs two or more")
+    return taken
 
 
 def check_source(source: str | os.PathLike[str]) -> None:
@@ -73,7 +80,10 @@ def check_source(source: str | os.PathLike[str]) -> None:
     if source in ("synthetic", "hub") or Path(source).is_dir():
         return
     near = get_close_matches(str(source), ("synthetic", "hub"), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "; data comes from 'hub', 'synthetic' or a folder"
+    if Path(source).is_file():
+        hint = "; for a file of your own name its columns: --text TEXT --label LABEL"
+    else:
+        hint = f"; did you mean {near[0]!r}?" if near else "; data comes from 'hub', 'synthetic' or a folder"
     raise KdzooError(f"{str(source)!r} is not a folder{hint}")
 
 

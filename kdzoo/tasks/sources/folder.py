@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the hub, a folder in any form people have GLUE in, or the synthetic grammar."""
+"""Rows from a folder, in any form people have GLUE in."""
 
 from __future__ import annotations
 
@@ -8,44 +8,51 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
-from kdzoo.tasks.sources.files import SUFFIXES, _read_file, _read_parquet, _Reader
-from kdzoo.tasks.sources.official_glue import _OFFICIAL, _official_split
-from kdzoo.tasks.sources.rows import _dataset, _from_arrow, _splits
+from kdzoo.tasks.sources.files import SUFFIXES, Reader, read_parquet, read_table, shards_of
+from kdzoo.tasks.sources.official_glue import OFFICIAL, official_split
+from kdzoo.tasks.sources.rows import checked, of_arrow
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def _from_folder(task: Task, root: Path) -> dict[str, Dataset]:
-    official = _OFFICIAL[task.name].folder
-    folders = [folder for name in (task.name, official) if (folder := root / name).is_dir()]
+def from_folder(task: Task, root: Path) -> dict[str, Dataset]:
+    """The splits of a task, from the folder of its name within ``root``; see `kdzoo.tasks.load`.
+
+    Raises:
+        KdzooError: there is no such folder, or a split is missing or malformed.
+    """
+    names = [task.name, *([OFFICIAL[task.name].folder] if task.name in OFFICIAL else [])]
+    folders = [folder for name in names if (folder := root / name).is_dir()]
     if not folders:
-        raise KdzooError(f"no data for {task.name}: looked for {root / task.name} and {root / official}")
+        raise KdzooError(f"no data for {task.name}: looked for {' and '.join(str(root / name) for name in names)}")
     folder = folders[0]
     if (folder / "dataset_dict.json").is_file():
-        read = _saved_splits(task, folder)
+        saved = load_saved(folder)
+        present = [split for split in task.splits if split in saved]
+        read: dict[str, Reader] = {
+            split: partial(of_arrow, task, str(folder / split), saved[split]) for split in present
+        }
     elif (folder / "msr_paraphrase_train.txt").is_file() or any(folder.glob("dev*.tsv")):
-        read = {split: reader for split in _splits(task) if (reader := _official_split(task, folder, split))}
+        read = {split: reader for split in task.splits if (reader := official_split(task, folder, split))}
     else:
-        read = {split: reader for split in _splits(task) if (reader := _hub_form_split(task, folder, split))}
-    needed = ("train", task.validation_splits[0])
-    for split in needed:
+        read = {split: reader for split in task.splits if (reader := _split(task, folder, split))}
+    for split in ("train", task.validation_splits[0]):
         if split not in read:
             dev = split.replace("validation", "dev")
             raise KdzooError(
                 f"no {split} split for {task.name} in {folder}: expected {split} with one of {', '.join(SUFFIXES)}, "
                 f"a folder {split} saved by datasets, or the official download's {dev}.tsv"
             )
-    return {split: read[split]() for split in _splits(task) if split in read}
+    return {split: read[split]() for split in task.splits if split in read}
 
 
-def _saved_splits(task: Task, folder: Path) -> dict[str, _Reader]:
-    saved = _load_from_disk(folder)
-    present = [split for split in _splits(task) if split in saved]
-    return {split: partial(_from_arrow, task, str(folder / split), saved[split]) for split in present}
+def load_saved(folder: Path) -> Any:
+    """What `datasets` saved to a folder.
 
-
-def _load_from_disk(folder: Path) -> Any:
+    Raises:
+        KdzooError: it cannot be read.
+    """
     from datasets import load_from_disk
 
     try:
@@ -54,17 +61,28 @@ def _load_from_disk(folder: Path) -> Any:
         raise KdzooError(f"{folder}: not readable as a folder saved by datasets ({error})") from error
 
 
-def _hub_form_split(task: Task, folder: Path, split: str) -> _Reader | None:
-    """The reader of one split in the hub's field names, or ``None`` where the split is not there."""
-    if (folder / split / "state.json").is_file():
-        return lambda: _from_arrow(task, str(folder / split), _load_from_disk(folder / split))
-    shards = sorted(folder.glob(f"{split}-[0-9]*-of-[0-9]*.parquet"))
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The file of a split in a folder, or its shards, or the folder that `datasets` saved it to; nothing without one.
+
+    Raises:
+        KdzooError: the split is there more than once, or one of its shards is missing.
+    """
+    saved = [folder / split] if (folder / split / "state.json").is_file() else []
+    shards = shards_of(folder, split)
     files = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()]
-    if len(files) + bool(shards) > 1:
-        names = ", ".join(path.name for path in (*files, *shards))
+    if len(saved) + len(files) + bool(shards) > 1:
+        names = ", ".join(path.name for path in (*saved, *files, *shards))
         raise KdzooError(f"{folder} has {split} more than once ({names}); keep one")
-    if shards:
-        return lambda: _dataset(task, str(folder / split), _read_parquet(shards))
-    if files:
-        return lambda: _dataset(task, str(files[0]), _read_file(task, files[0]))
-    return None
+    return saved or files or shards
+
+
+def _split(task: Task, folder: Path, split: str) -> Reader | None:
+    """The reader of one split in the hub's field names, or ``None`` where the split is not there."""
+    files = files_of(folder, split)
+    if not files:
+        return None
+    if files[0].is_dir():
+        return lambda: of_arrow(task, str(files[0]), load_saved(files[0]))
+    if len(files) > 1:
+        return lambda: checked(task, str(folder / split), read_parquet(files))
+    return lambda: checked(task, str(files[0]), read_table(files[0], task.fields))

@@ -12,39 +12,48 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def _dataset(task: Task, origin: str, columns: Mapping[str, Sequence[Any]]) -> Dataset:
-    """The checked rows of one split; ``origin`` is the file that messages name."""
-    from datasets import ClassLabel, Dataset, Features, Value
+def checked(task: Task, origin: str, columns: Mapping[str, Sequence[Any]]) -> Dataset:
+    """The rows of one split as the task has them.
 
-    for column in (*task.columns, "label"):
+    Args:
+        task: whose.
+        origin: the file that messages name.
+        columns: of all rows; those that the task does not have are left out.
+
+    Raises:
+        KdzooError: a column or every row is missing, or a row is none of the task's; file, row and column are named.
+    """
+    from datasets import Dataset
+
+    for column in task.fields:
         if column not in columns:
             raise KdzooError(f"{origin}: no column {column!r}, which {task.name} needs; it has {', '.join(columns)}")
-    if not len(columns["label"]):
+    rows = len(columns[task.fields[0]])
+    if not rows:
         raise KdzooError(f"{origin}: the split is empty, {task.name} needs at least one row")
-    for column in task.columns:
-        for row, text in enumerate(columns[column], 1):
-            if not isinstance(text, str):
-                raise KdzooError(f"{origin}, row {row}, column {column!r}: expected text, got {text!r}")
-    labels = []
-    for row, value in enumerate(columns["label"], 1):
+    parsed: dict[str, list[Any]] = {column: [] for column in task.features()}
+    for row in range(rows):
         try:
-            labels.append(task.parse_label(value))
+            for column, value in task.parse({column: columns[column][row] for column in task.fields}).items():
+                parsed[column].append(value)
         except KdzooError as error:
-            raise KdzooError(f"{origin}, row {row}, column 'label': {error}") from None
-    features = {column: Value("string") for column in task.columns}
-    features["label"] = Value("float32") if task.regression else ClassLabel(names=list(task.labels))
-    return Dataset.from_dict({**{c: columns[c] for c in task.columns}, "label": labels}, features=Features(features))
+            raise KdzooError(f"{origin}, row {row + 1}, {error}") from None
+    return Dataset.from_dict(parsed, features=task.features())
 
 
-def _from_arrow(task: Task, origin: str, dataset: Dataset) -> Dataset:
+def of_arrow(task: Task, origin: str, dataset: Dataset) -> Dataset:
     """A split that `datasets` read, checked; class names count for more than their ids, should the order differ."""
-    kept = [column for column in (*task.columns, "label") if column in dataset.column_names]
-    columns = {column: dataset[column][:] for column in kept} or {column: [] for column in dataset.column_names}
-    names = getattr(dataset.features.get("label"), "names", None)
-    if names and set(names) == set(task.labels):
-        columns["label"] = [names[label] if label in range(len(names)) else label for label in columns["label"]]
-    return _dataset(task, origin, columns)
+    columns = columns_of(dataset, [column for column in task.fields if column in dataset.column_names])
+    return checked(task, origin, columns or {column: [] for column in dataset.column_names})
 
 
-def _splits(task: Task) -> tuple[str, ...]:
-    return ("train", *task.validation_splits)
+def columns_of(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns in Python's own types, class ids as the names they stand for."""
+    columns: dict[str, list[Any]] = {}
+    for name in names:
+        values = list(dataset[name][:])
+        classes = getattr(dataset.features.get(name), "names", None)
+        if classes:
+            values = [classes[value] if value in range(len(classes)) else value for value in values]
+        columns[name] = values
+    return columns

@@ -1,0 +1,84 @@
+"""The tokenizers of a teacher and a student: their own, the synthetic sentences', or one learned from the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kdzoo.errors import KdzooError
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.vocabulary import SIZE, learned_tokenizer
+from kdzoo.tasks import Task
+from kdzoo.tasks.encoding import Encoder
+from kdzoo.tasks.synthetic.grammar import GRAMMARS
+
+FOLDER = "tokenizer"  # of a learned one, within an output folder
+
+
+def encoder_for(
+    teacher: ModelSpec,
+    student: ModelSpec | None,
+    tasks: Sequence[Task],
+    data: Mapping[str, DatasetDict],
+    source: str,
+    max_length: int,
+    folder: Path,
+) -> Encoder:
+    """What encodes the rows of tasks for a teacher and a student.
+
+    Args:
+        teacher: whose tokens are read; of a size, those of the synthetic sentences or of a WordPiece vocabulary learned
+            from the training rows, which is kept in ``folder``.
+        student: whose tokens its own inputs are made of, where it is loaded and has a tokenizer; None for none.
+        tasks: whose rows.
+        data: by task, the splits.
+        source: where the rows are from, see `kdzoo.tasks.load`.
+        max_length: the most tokens a row keeps.
+        folder: of the results.
+
+    Raises:
+        KdzooError: a model has no tokenizer.
+    """
+    own = _fresh(tasks, data, source, folder) if teacher.is_size else teacher.tokenizer
+    theirs = student.tokenizer if student is not None and student.has_tokenizer else own
+    if theirs.get_vocab() == own.get_vocab():
+        theirs = own
+    return Encoder(theirs, own, max_length)
+
+
+def _fresh(
+    tasks: Sequence[Task], data: Mapping[str, DatasetDict], source: str, folder: Path
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is trained from scratch."""
+    if source == "synthetic" and all(task.name in GRAMMARS for task in tasks):
+        from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
+
+        return synthetic_tokenizer()
+    digest = hashlib.sha256(str(SIZE).encode())
+    for text in _texts(tasks, data):
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    kept = folder / FOLDER / digest.hexdigest()[:16]
+    if not (kept / "tokenizer.json").is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            learned_tokenizer(_texts(tasks, data)).save_pretrained(f"{scratch}/made")
+            with suppress(OSError):  # another process was first
+                Path(scratch, "made").rename(kept)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(kept), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise KdzooError(f"the learned vocabulary in {kept} cannot be read ({error}); remove it") from None
+    return tokenizer
+
+
+def _texts(tasks: Sequence[Task], data: Mapping[str, DatasetDict]) -> Iterator[str]:
+    """The training texts of all tasks."""
+    for task in tasks:
+        for column in task.columns:
+            yield from data[task.name]["train"][column][:]

@@ -1,0 +1,113 @@
+"""Configurations and weights of models that are made from sizes or from a teacher's layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from kdzoo.errors import KdzooError
+from kdzoo.models.heads import hidden_size, num_heads, num_layers
+
+if TYPE_CHECKING:
+    from kdzoo.models.spec import ModelSpec
+
+POSITIONS = 128  # of a BERT made from a size, where its rows are not longer
+
+
+def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
+    """The configuration of a fresh student or of one made from teacher layers.
+
+    Everything but the sizes is the teacher's: architecture, vocabulary, positions, dropout, labels. A
+    factorised embedding (ALBERT, ELECTRA) keeps the teacher's embedding size. ModernBERT's pattern of local
+    and global layers is the teacher's first layers', or that of the copied layers.
+
+    Raises:
+        KdzooError: a layer the teacher does not have, layers that are shared (ALBERT), or a spec that is a
+            path.
+    """
+    old = teacher_config.to_dict()
+    layers = num_layers(teacher_config)
+    if spec.teacher_layers is not None:
+        if "num_hidden_groups" in old:
+            raise KdzooError(
+                f"{teacher_config.model_type} shares one set of weights among its layers, so none can be "
+                "chosen; give a size such as 4x312"
+            )
+        if wrong := [i for i in spec.teacher_layers if i >= layers]:
+            raise KdzooError(f"the teacher has {layers} layers: layer {wrong[0]} is not in 0 to {layers - 1}")
+        chosen, sizes = spec.teacher_layers, {"num_hidden_layers": len(spec.teacher_layers)}
+    elif spec.layers is not None and spec.width is not None:
+        width, most = spec.width, num_heads(teacher_config)
+        heads = spec.heads or max(h for h in range(1, min(most, width) + 1) if width % h == 0)
+        sizes = {
+            "num_hidden_layers": spec.layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "hidden_dim" if "hidden_dim" in old else "intermediate_size": spec.feed_forward or 4 * width,
+        }
+        chosen = tuple(i % layers for i in range(spec.layers))
+        # fields that follow from the sizes, in the architectures that have them
+        follow = {
+            "pooler_hidden_size": width,
+            "embedding_size": width if old.get("embedding_size") == hidden_size(teacher_config) else None,
+            "num_hidden_groups": min(old.get("num_hidden_groups") or 1, spec.layers),
+            "num_key_value_heads": heads,
+            "head_dim": width // heads,
+        }
+        sizes |= {name: value for name, value in follow.items() if name in old and value is not None}
+    else:
+        raise KdzooError(f"{spec.path!r} is a path, whose configuration is in its own config.json")
+    new = old | {teacher_config.attribute_map.get(name, name): value for name, value in sizes.items()}
+    if old.get("layer_types"):
+        new["layer_types"] = [old["layer_types"][i] for i in chosen]
+    config = type(teacher_config).from_dict(new)
+    config.name_or_path = ""
+    return config
+
+
+def copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
+    count = num_layers(teacher.config)
+    lists = [n for n, m in teacher.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise KdzooError(f"{type(teacher).__name__} keeps its {count} layers in no list to choose from; give a size")
+    prefix, place = f"{lists[0]}.", {str(layer): str(i) for i, layer in enumerate(layers)}
+    copied = {}
+    for key, value in teacher.state_dict().items():
+        if key.startswith(prefix):
+            layer, _, rest = key.removeprefix(prefix).partition(".")
+            if layer not in place:
+                continue
+            key = f"{prefix}{place[layer]}.{rest}"
+        copied[key] = value
+    student.load_state_dict(copied, strict=False)  # not strict for ModernBERT's first layer
+
+
+def fresh_config(spec: ModelSpec, tokenizer: Any, head: dict[str, Any], positions: int = POSITIONS) -> Any:
+    """The configuration of a BERT of a size, to be trained from scratch on a tokenizer's vocabulary.
+
+    Args:
+        spec: a size.
+        tokenizer: whose tokens it reads.
+        head: fields of the configuration that a task decides.
+        positions: the most tokens a row has.
+    """
+    from transformers import BertConfig
+
+    assert spec.layers is not None and spec.width is not None
+    heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
+    return BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=spec.layers,
+        hidden_size=spec.width,
+        num_attention_heads=heads,
+        intermediate_size=spec.feed_forward or 4 * spec.width,
+        max_position_embeddings=max(POSITIONS, positions),
+        pad_token_id=tokenizer.pad_token_id,
+        # A model this narrow learns from scratch in a few hundred steps only with larger first weights and without
+        # dropout; its students inherit both.
+        initializer_range=0.1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **head,
+    )

@@ -1,0 +1,85 @@
+"""Labels by name: a model whose head has the task's labels in another order is read in its order."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kdzoo.errors import KdzooError
+
+if TYPE_CHECKING:
+    from kdzoo.tasks import Head
+
+
+def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str) -> list[int] | None:
+    """Where each of the task's labels stands among a model's; None where the model's have no names.
+
+    Names are compared without regard to case, and with blanks and hyphens as underscores.
+
+    Args:
+        found: the model's ``id2label``.
+        head: the task's.
+        model, task: how they are called in messages.
+
+    Raises:
+        KdzooError: the model's names are others; both lists are given.
+    """
+    wanted = head.config.get("id2label")
+    if not wanted or not found:
+        return None
+    theirs = [str(found[key]) for key in sorted(found, key=int)]
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
+        return None  # transformers' own, where nobody gave names
+    ours = [str(wanted[index]) for index in range(len(wanted))]
+    places = {_plain(name): index for index, name in enumerate(theirs)}
+    if set(places) != set(map(_plain, ours)) or len(places) < len(theirs):
+        raise KdzooError(
+            f"the model {model} has the labels {', '.join(theirs)} and {task} has {', '.join(ours)}; take a model for "
+            f"{task}'s labels, or set its id2label to their names"
+        )
+    return [places[_plain(name)] for name in ours]
+
+
+def in_task_order(model: Any, head: Head, name: str, task: str) -> Any:
+    """The model with its head's rows in the order of the task's labels, which its configuration then says.
+
+    Args:
+        model: a transformers model with the task's head.
+        head: the task's.
+        name, task: how the model and the task are called in messages.
+
+    Raises:
+        KdzooError: its labels have other names, it is for another kind of problem, or its head has no layer of theirs.
+    """
+    config = model.config
+    wanted, has = head.config.get("problem_type"), getattr(config, "problem_type", None)
+    if wanted is not None and has is not None and has != wanted:
+        raise KdzooError(
+            f"the model {name} is for {has} (its problem_type) and {task} is {wanted}; take one for {task}"
+        )
+    order = label_order(config.id2label, head, name, task)
+    if order is not None and order != sorted(order):
+        last = _last_layer(model, len(order), name)
+        with torch.no_grad():
+            for parameter in (last.weight, last.bias):
+                if parameter is not None:
+                    parameter.copy_(parameter[order].clone())
+    for field, value in head.config.items():
+        setattr(config, field, value)
+    return model
+
+
+def _last_layer(model: Any, labels: int, name: str) -> nn.Linear:
+    """The layer of the head whose outputs are the labels' logits."""
+    base = {id(module) for module in model.base_model.modules()}
+    found = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in base and m.out_features == labels]
+    if not found:
+        raise KdzooError(f"the head of {name} has its labels in another order, and no layer that could be put in order")
+    return found[-1]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().casefold())

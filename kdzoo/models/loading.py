@@ -1,0 +1,161 @@
+"""Loads transformers models in float32 from safetensors files, with a head of one's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.models.heads import unwrap
+
+HEADS = {
+    "classifier": "ForSequenceClassification",
+    "token_classifier": "ForTokenClassification",
+    "question_answering": "ForQuestionAnswering",
+    "seq2seq_lm": "ForConditionalGeneration",
+    "masked_lm": "ForMaskedLM",
+    "none": "",
+}
+_AUTO = {"seq2seq_lm": "AutoModelForSeq2SeqLM"}  # where the class is not called after the models
+
+
+class MissingHead(KdzooError):
+    """A model without the head that is asked for."""
+
+
+def auto_class(model: nn.Module) -> Any:
+    """The class of transformers that loads a model of this kind, such as ``AutoModelForSequenceClassification``."""
+    name = type(unwrap(model)).__name__
+    return class_of(next((head for head, suffix in HEADS.items() if suffix and name.endswith(suffix)), "none"))
+
+
+def load_model(
+    path: str | Path, num_labels: int | None = None, *, head: str = "classifier", new_head: bool = True, seed: int = 0
+) -> Any:
+    """Load a model in float32 from safetensors files, in evaluation mode.
+
+    Args:
+        path: a folder written by ``save_pretrained``, or a hub name.
+        num_labels: the task's labels; by default what the checkpoint says.
+        head: what it has on top: a key of `HEADS`, or the name of a class ``AutoModelFor...``.
+        new_head: give a checkpoint without that head a new one.
+        seed: for the new head. The caller's random state is left alone.
+
+    Raises:
+        KdzooError: there is no such folder or hub name; it has no readable configuration or safetensors
+            weights (a truncated file is named); weights of the encoder are missing; its head is for another
+            number of labels.
+        MissingHead: it has none, and is not to get a new one.
+    """
+    from safetensors import SafetensorError
+
+    name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
+    try:
+        with seeded(seed), _quiet():
+            model, report = class_of(head).from_pretrained(
+                name,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # reported below, in one line
+                output_loading_info=True,
+                **labels,
+            )
+    except SafetensorError as error:
+        check_weights(name)
+        raise KdzooError(f"the safetensors file of {name!r} is truncated or damaged: {error}") from error
+    except (OSError, ValueError) as error:
+        raise KdzooError(f"cannot load the model {name!r}: {why_not(name, error)}") from error
+    for key, found, wanted in report["mismatched_keys"]:
+        # the head is what lies outside the base model
+        if num_labels is not None and not _in_base(key, model):
+            raise KdzooError(
+                f"the model {name!r} has a head for {next(iter(found))} labels, the task has {num_labels}; "
+                "fine-tune it on this task first"
+            )
+        raise KdzooError(f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}")
+    if missing := [key for key in report["missing_keys"] if _in_encoder(key, model)]:
+        raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
+    if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
+        what = {"classifier": "classification", "masked_lm": "masked-language-model"}.get(head, head)
+        raise MissingHead(f"the model {name!r} has no {what} head")
+    return model
+
+
+def why_not(name: str, error: Exception) -> str:
+    """Why what transformers was asked for by a folder's or hub name could not be had, in a line."""
+    reason = str(error).strip().splitlines()[0]
+    if Path(name).is_dir():
+        return reason
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name
+        return "there is no such folder"
+    return f"no folder of that name, and the hub did not give it ({reason})"
+
+
+def class_of(head: str) -> Any:
+    """The class of transformers for a head: a key of `HEADS`, or the class's own name.
+
+    Raises:
+        KdzooError: for another head.
+    """
+    import transformers
+
+    if head.startswith("AutoModel") and hasattr(transformers, head):
+        return getattr(transformers, head)
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    return getattr(transformers, _AUTO.get(head, f"AutoModel{HEADS[head]}"))
+
+
+def _in_base(key: str, model: Any) -> bool:
+    return model.base_model is model or key.startswith(model.base_model_prefix + ".")
+
+
+def _in_encoder(key: str, model: Any) -> bool:
+    # a pooler is often left out of checkpoints, and trained with the head
+    return _in_base(key, model) and "pooler." not in key
+
+
+def check_weights(folder: str) -> None:
+    """Refuse a folder's safetensors files where one is cut short; what else is named has none, and passes.
+
+    Raises:
+        KdzooError: names the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise KdzooError(f"{file} is truncated or damaged: {error}") from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """New weights are drawn from this seed; the caller's random state is left alone."""
+    # weights are drawn on the CPU; torch.manual_seed would also reset the caller's accelerators
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(50)  # critical
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

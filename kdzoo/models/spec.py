@@ -1,0 +1,323 @@
+"""ModelSpec: a teacher or a student as it was asked for, read once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
+from kdzoo.models.heads import num_layers, unwrap
+from kdzoo.models.labels import in_task_order
+from kdzoo.models.loading import auto_class, class_of, load_model, seeded, why_not
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kdzoo.tasks import Head, Task
+
+FORMS = "a size such as '4x312' or '4x312,heads=12,ffn=1200', 'teacher:1,3,5', a folder or a hub name"
+# One of these holds a vocabulary.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+)
+_OPTIONS = ("heads", "ffn")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as it was asked for; one of ``layers``, ``teacher_layers`` and ``path`` is set.
+
+    Attributes:
+        text: how it was asked for.
+        layers: number of layers of a fresh model.
+        width: its hidden size D.
+        heads: its attention heads; of a student by default as many as the teacher, or the next smaller number that
+            divides D.
+        feed_forward: the width of its feed-forward layers; 4 D by default.
+        teacher_layers: the teacher's layers to copy, counted from 0.
+        path: a folder or a hub name to load.
+    """
+
+    text: str = field(compare=False)
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    feed_forward: int | None = None
+    teacher_layers: tuple[int, ...] | None = None
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | ModelSpec) -> ModelSpec:
+        """Read a description, without building or loading anything.
+
+        Args:
+            text: ``"4x312"`` (layers x width), optionally followed by ``",heads=12"`` and ``",ffn=1200"``;
+                ``"teacher:1,3,5"`` (teacher layers counted from 0); anything else is a folder or a hub name.
+
+        Raises:
+            KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
+                empty list of layers, or one that repeats a layer.
+        """
+        if isinstance(text, ModelSpec):
+            return text
+        text = str(text).strip()
+        if not text:
+            raise KdzooError(f"the model is empty; give {FORMS}")
+        if text.startswith("teacher:"):
+            return cls(text, teacher_layers=_parse_layers(text))
+        if not (size := re.fullmatch(r"(\d+)\s*x\s*(\d+)((?:,[^,]*)*)", text)):
+            if re.match(r"\d+\s*x|x\d", text) and not Path(text).exists():
+                raise KdzooError(f"{text!r} is malformed; give {FORMS}")
+            return cls(text, path=text)
+        options: dict[str, int] = {}
+        for option in size[3].split(",")[1:]:
+            name, _, number = (part.strip() for part in option.partition("="))
+            if name not in _OPTIONS:
+                raise unknown("option of a size", name, _OPTIONS)
+            if not number.isdecimal():
+                raise KdzooError(f"{text!r}: {name}={number!r} is not a whole number")
+            options[name] = int(number)
+        parsed = cls(
+            text, layers=int(size[1]), width=int(size[2]), heads=options.get("heads"), feed_forward=options.get("ffn")
+        )
+        parsed.check_sizes()
+        return parsed
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that no model has.
+
+        Raises:
+            KdzooError: names the size.
+        """
+        sizes = {
+            "number of layers": self.layers,
+            "width": self.width,
+            "number of heads": self.heads,
+            "feed-forward width": self.feed_forward,
+        }
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise KdzooError(f"a model's {name} is at least 1, not {size}")
+        if self.heads and self.width and self.width % self.heads:
+            raise KdzooError(f"{self.heads} heads do not divide a model's width of {self.width}")
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it is a size, to be trained from scratch."""
+        return self.layers is not None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is loaded from; None for a hub name, a size or a teacher's layers."""
+        return Path(self.path) if self.path is not None and Path(self.path).is_dir() else None
+
+    def absolute(self) -> ModelSpec:
+        """The same with its folder from the root, for a process that may stand in another."""
+        return self if self.folder is None else ModelSpec.parse(str(self.folder.absolute()))
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration of a model that is loaded.
+
+        Raises:
+            KdzooError: there is none, or it is not a path.
+        """
+        from transformers import AutoConfig
+
+        if self.path is None:
+            raise KdzooError(f"{self.text!r} is no folder or hub name, which alone have a configuration of their own")
+        try:
+            return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise KdzooError(f"no model at {self.path!r}: {why_not(self.path, error)}") from None
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it has."""
+        if self.teacher_layers is not None:
+            return len(self.teacher_layers)
+        return self.layers if self.layers is not None else num_layers(self.config)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model that is loaded.
+
+        Raises:
+            KdzooError: it has none, or one that does not fit its weights.
+        """
+        from transformers import AutoTokenizer
+
+        assert self.path is not None
+        if self.folder is not None and not self.has_tokenizer:
+            raise KdzooError(
+                f"{self.path!r} has no tokenizer files ({', '.join(TOKENIZER_FILES[:4])} ...); copy those it was "
+                "trained with into it, with tokenizer.save_pretrained"
+            )
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise KdzooError(f"no tokenizer at {self.path!r}: {why_not(self.path, error)}") from None
+        entries = getattr(self.config, "vocab_size", None)
+        if entries is not None and len(tokenizer) > entries:
+            raise KdzooError(
+                f"the tokenizer at {self.path!r} has {len(tokenizer)} tokens and its model embeddings for {entries}; "
+                "take the tokenizer that the model was trained with"
+            )
+        return tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether its folder holds a tokenizer's vocabulary; a hub name is taken to."""
+        return self.path is not None and (
+            self.folder is None or any((self.folder / name).is_file() for name in TOKENIZER_FILES)
+        )
+
+    def has_head(self, head: Head) -> bool:
+        """Whether what is loaded has a head of that kind."""
+        suffix = class_suffix(head)
+        return self.path is not None and any(name.endswith(suffix) for name in self.config.architectures or [])
+
+    def check_head(self, head: Head) -> None:
+        """Refuse a teacher without the task's head, which would teach the noise of a new one.
+
+        Raises:
+            KdzooError: says how to fine-tune one.
+        """
+        if self.is_size:
+            raise KdzooError(f"a teacher of size {self} has learned nothing yet; train it with: kdzoo finetune")
+        if not self.has_head(head):
+            architecture = ", ".join(self.config.architectures or []) or "unknown architecture"
+            raise KdzooError(
+                f"the teacher {self.text!r} ({architecture}) has no {_HEAD_NAMES.get(head.auto_class, 'such')} head "
+                "to learn from; fine-tune it on the task first: kdzoo finetune"
+            )
+
+    def build(
+        self,
+        task: Task | None,
+        *,
+        teacher: nn.Module | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        positions: int = POSITIONS,
+        seed: int = 0,
+    ) -> Any:
+        """The model with a task's head, in float32.
+
+        Args:
+            task: whose head it gets; None for what the teacher has.
+            teacher: makes it a student of this model: of its architecture where it is a size, or of its layers.
+            tokenizer: whose tokens a model of a size without a teacher reads.
+            positions: the most tokens a row of such a model has.
+            seed: for every weight that is not copied or loaded. The caller's random state is left alone.
+
+        Raises:
+            KdzooError: it cannot be loaded or built; its head is for other labels.
+        """
+        if teacher is not None and self.path is None:
+            return self.student_of(teacher, class_of(task.head().auto_class) if task else None, seed)
+        if self.teacher_layers is not None:
+            raise KdzooError(f"{self.text!r} is made of a teacher's layers, and there is no teacher")
+        assert task is not None
+        head = task.head()
+        if self.is_size:
+            assert tokenizer is not None
+            with seeded(seed):
+                return class_of(head.auto_class).from_config(fresh_config(self, tokenizer, head.config, positions))
+        assert self.path is not None
+        self.check_labels(task)
+        model = load_model(self.path, head.config.get("num_labels"), head=head.auto_class, seed=seed)
+        return in_task_order(model, head, f"{self.text!r}", task.name)
+
+    def student_of(self, teacher: nn.Module, kind: Any = None, seed: int = 0) -> Any:
+        """A student of a teacher's architecture: of a size, or of its layers.
+
+        Args:
+            teacher: a transformers encoder.
+            kind: the class of transformers that makes it; as the teacher's when None.
+            seed: for every weight that is not copied.
+
+        Raises:
+            KdzooError: it does not fit the teacher.
+        """
+        model: Any = unwrap(teacher)
+        kind = kind or auto_class(model)
+        same = auto_class(model) is kind
+        config = student_config(self, model.config)
+        with seeded(seed):
+            student = (type(model)(config) if same else kind.from_config(config)).float()
+        if self.teacher_layers is not None:
+            models = (model, student) if same else (model.base_model, student.base_model)
+            copy_layers(*models, self.teacher_layers)
+        return student
+
+    def build_on_meta(self, task: Task, *, tokenizer: Any = None, positions: int = POSITIONS) -> Any:
+        """The model without weights, for checks.
+
+        Raises:
+            KdzooError: its configuration cannot be loaded, or its head is for other labels.
+        """
+        head = task.head()
+        if self.is_size:
+            config = fresh_config(self, tokenizer, head.config, positions)
+        else:
+            self.check_labels(task)
+            config = type(self.config).from_dict({**self.config.to_dict(), **head.config})
+        with torch.device("meta"):
+            return class_of(head.auto_class).from_config(config, trust_remote_code=False)
+
+    def check_labels(self, task: Task) -> None:
+        """Refuse a head for other labels than the task's.
+
+        Raises:
+            KdzooError: says which it is for.
+        """
+        head = task.head()
+        wanted = head.config.get("num_labels")
+        if self.has_head(head) and wanted is not None and self.config.num_labels != wanted:
+            raise KdzooError(
+                f"the teacher {self.text!r} has a head for {self.config.num_labels} labels and {task.name} has "
+                f"{wanted}; take one fine-tuned on {task.name}, or a pretrained one without a head"
+            )
+
+
+_HEAD_NAMES = {
+    "AutoModelForSequenceClassification": "classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
+}
+
+
+def class_suffix(head: Head) -> str:
+    """How the classes of models with a head are called after the model's name."""
+    return {"AutoModelForSeq2SeqLM": "ForConditionalGeneration"}.get(
+        head.auto_class, head.auto_class.removeprefix("AutoModel")
+    )
+
+
+def _parse_layers(spec: str) -> tuple[int, ...]:
+    listed = [part.strip() for part in spec.removeprefix("teacher:").split(",")]
+    if listed == [""]:
+        raise KdzooError("'teacher:' names no layers; list them, counted from 0, as in teacher:1,3,5")
+    if wrong := [part for part in listed if not part.isdecimal()]:
+        raise KdzooError(f"{spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5")
+    layers = tuple(int(part) for part in listed)
+    if repeated := [i for i in layers if layers.count(i) > 1]:
+        raise KdzooError(f"{spec!r} repeats layer {repeated[0]}; name each layer once")
+    return layers

@@ -1,0 +1,83 @@
+"""Rows encoded for two models at once, each with its own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.base import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+TEACHER = "teacher_"  # before the names of the columns that the teacher alone takes
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes a task's rows for the students, and for the teacher where its tokenizer is another.
+
+    Attributes:
+        student: the students' tokenizer.
+        teacher: the teacher's.
+        max_length: the most tokens a row keeps, special tokens counted.
+    """
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase
+    max_length: int
+
+    @property
+    def separate(self) -> bool:
+        """Whether the two read other tokens: their vocabularies differ."""
+        return self.student is not self.teacher and self.student.get_vocab() != self.teacher.get_vocab()
+
+    def for_teacher(self, task: Task, rows: Dataset) -> Dataset:
+        """The rows as the teacher takes them, for its own training; see `Task.encode`."""
+        return task.encode(rows, self.teacher, self.max_length)
+
+    def for_students(self, task: Task, rows: Dataset) -> Dataset:
+        """The rows as the students take them, with the teacher's inputs as ``teacher_...`` where they are others.
+
+        Raises:
+            KdzooError: the two tokenizers cut the rows into another number of parts.
+        """
+        own = task.encode(rows, self.student, self.max_length)
+        if not self.separate:
+            return own
+        theirs = task.encode(rows, self.teacher, self.max_length)
+        if len(theirs) != len(own):
+            raise KdzooError(
+                f"{task.name}: the teacher's tokenizer makes {len(theirs)} rows, the student's {len(own)}: long ones "
+                "are cut; give a larger --max-length, or a student with the teacher's tokenizer"
+            )
+        inputs = [name for name in theirs.column_names if name in self.teacher.model_input_names]
+        for name in inputs:
+            own = own.add_column(f"{TEACHER}{name}", theirs[name])
+        return own
+
+    def collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """What makes a batch of `for_students`' rows."""
+        own = task.collator(self.student)
+        return Both(own, task.collator(self.teacher), task.label_names) if self.separate else own
+
+
+@dataclass(frozen=True)
+class Both:
+    """A batch of rows that hold the inputs of two models: each side is collated, and padded, by its own."""
+
+    student: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    teacher: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    label_names: tuple[str, ...]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The students' batch, with the teacher's inputs as ``teacher_...``."""
+        own = [{name: value for name, value in row.items() if not name.startswith(TEACHER)} for row in rows]
+        theirs = [
+            {name.removeprefix(TEACHER): value for name, value in row.items() if name.startswith(TEACHER)}
+            for row in rows
+        ]
+        return {**self.student(own), **{f"{TEACHER}{name}": value for name, value in self.teacher(theirs).items()}}

@@ -172,7 +172,7 @@ class Classification(Task):
         return self._class(value)
 
     def _number(self, value: object) -> float:
-        number = _as_number(value)
+        number = as_number(value)
         low, high = self.label_range or (-math.inf, math.inf)
         if math.isfinite(number) and low <= number <= high:
             return number
@@ -181,12 +181,12 @@ class Classification(Task):
 
     def _class(self, value: object) -> int:
         # A name counts for more than an id: labels may be called "2" and "1".
-        name, number = _as_name(value), _as_number(value)
+        name, number = as_name(value), as_number(value)
         if name in self.labels:
             return self.labels.index(name)
         if self.ids_count and number in range(len(self.labels)):
             return int(number)
-        equal = [index for index, label in enumerate(self.labels) if _as_number(label) == number]  # "1.0" is 1
+        equal = [index for index, label in enumerate(self.labels) if as_number(label) == number]  # "1.0" is 1
         if equal:
             return equal[0]
         raise KdzooError(f"label {value!r} is none of {self.name}'s: {self._valid()}")
@@ -194,7 +194,7 @@ class Classification(Task):
     @property
     def ids_count(self) -> bool:
         """Whether a number may stand for a class: not where the names themselves are numbers."""
-        return not any(math.isfinite(_as_number(label)) for label in self.labels)
+        return not any(math.isfinite(as_number(label)) for label in self.labels)
 
     def _valid(self) -> str:
         shown = [f"{i} ({label})" if self.ids_count else label for i, label in enumerate(self.labels[:20])]
@@ -312,7 +312,7 @@ class Classification(Task):
         return f"{self.name}: {columns}, {what}" + (f" ({names})" if names else "") + f"; {measured}"
 
 
-def _as_number(value: object) -> float:
+def as_number(value: object) -> float:
     """A value as a number, NaN where it is none."""
     if isinstance(value, bool):
         return float(value)
@@ -322,9 +322,9 @@ def _as_number(value: object) -> float:
         return math.nan
 
 
-def _as_name(value: object) -> str:
+def as_name(value: object) -> str:
     """How a label is called: 2, 2.0 and "2" are one."""
-    number = _as_number(value)
+    number = as_number(value)
     if not isinstance(value, (str, bool)) and math.isfinite(number) and number.is_integer():
         return str(int(number))
     return str(value)

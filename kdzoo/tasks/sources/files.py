@@ -26,25 +26,26 @@ SUFFIXES = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parqu
 SHARDS = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
 
 
-def read_table(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+def read_table(path: Path, names: Sequence[str] | None = None) -> dict[str, list[Any]]:
     """Columns of a file, whose form its suffix names; rows are numbered from 1, a header not counted.
 
     Args:
         path: one of `SUFFIXES`.
-        names: the columns.
+        names: the columns; all of them when None.
 
     Raises:
         KdzooError: the file cannot be read, is malformed, has a column twice or lacks one; file and row are named.
     """
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
     if kind == "parquet":
-        return _picked(path, read_parquet([path]), names)
+        columns = read_parquet([path])
+        return columns if names is None else _picked(path, columns, names)
     with open_text(path) as file:
         if kind == "jsonl":
             return _read_jsonl(path, file, names)
         rows = tsv(file) if kind == "tsv" else _csv(path, file)
         header = next(rows, [])
-        return columns_under(path, header, rows, {name: name for name in names})
+        return columns_under(path, header, rows, {name: name for name in (header if names is None else names)})
 
 
 def suffix_of(path: Path) -> str | None:
@@ -136,8 +137,8 @@ def columns_under(
     return columns
 
 
-def _read_jsonl(path: Path, file: Iterable[str], names: Sequence[str]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [] for name in names}
+def _read_jsonl(path: Path, file: Iterable[str], names: Sequence[str] | None) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in names or ()}
     for number, line in enumerate("".join(file).rstrip("\n").split("\n"), 1):
         if not line and number == 1:
             break
@@ -146,7 +147,11 @@ def _read_jsonl(path: Path, file: Iterable[str], names: Sequence[str]) -> dict[s
         except (ValueError, RecursionError) as error:
             raise KdzooError(f"{path}, row {number}: malformed JSON ({error})") from None
         if not isinstance(row, dict):
-            raise KdzooError(f"{path}, row {number}: expected an object with {', '.join(names)}, got {line[:40]}")
+            wanted = f" with {', '.join(names)}" if names else ""
+            raise KdzooError(f"{path}, row {number}: expected an object{wanted}, got {line[:40]}")
+        if names is None:
+            names = [*row]
+            columns = {name: [] for name in names}
         for name in names:
             if name not in row:
                 raise KdzooError(f"{path}, row {number}: no column {name!r}; it has {', '.join(row) or 'none'}")

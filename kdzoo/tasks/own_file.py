@@ -1,0 +1,107 @@
+"""A task of one's own data from a YAML file: its name, columns, kind, labels, metrics, files and splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks.own import Own, from_data
+
+EXAMPLE = "columns: {text: [title, body], label: topic}"
+
+
+class Columns(BaseModel):
+    """Which columns are taken.
+
+    Attributes:
+        text: one text column, or two.
+        label: the label's column; several of numbers.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | list[str]
+    label: str | list[str]
+
+
+class OwnFile(BaseModel):
+    """The file's content.
+
+    Attributes:
+        name: the task's; the YAML file's stem by default.
+        columns: which are taken.
+        files: a file, a folder or a hub data set's name, or one a split; paths are from the YAML file's folder.
+        kind, labels, metrics, label_separator: see `kdzoo.tasks.own.from_data`.
+        splits: by ``train``, ``validation`` and ``test``, how the data calls them.
+        seed: of the validation rows, where they are taken from the training rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = ""
+    columns: Columns
+    files: str | dict[str, str]
+    kind: str | None = None
+    labels: list[str] | None = None
+    metrics: str | list[str] | None = None
+    label_separator: str = Field(default="|", min_length=1)
+    splits: dict[str, str] = {}
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise KdzooError(f"it is no mapping of keys; it begins as in {EXAMPLE}")
+        for key in data:
+            if key not in cls.model_fields:
+                raise unknown("key", key, cls.model_fields)
+        return data
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _as_text(cls, labels: Any) -> Any:
+        return [str(label) for label in labels] if isinstance(labels, list) else labels
+
+
+def from_yaml(path: Path) -> Own:
+    """The task that a YAML file describes.
+
+    Raises:
+        KdzooError: the file is no such description, or its data makes no task; in one line.
+    """
+    try:
+        read = OwnFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeError) as error:
+        raise KdzooError(f"{path} cannot be read: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise KdzooError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise KdzooError(
+            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
+    except KdzooError as error:
+        raise KdzooError(f"{path}: {error}") from None
+
+    def place(text: str) -> Any:
+        return path.parent / text if (path.parent / text).exists() else text
+
+    data = place(read.files) if isinstance(read.files, str) else {s: place(f) for s, f in read.files.items()}
+    return from_data(
+        data,
+        text=read.columns.text,
+        label=read.columns.label,
+        kind=read.kind,
+        labels=read.labels,
+        metric=read.metrics,
+        separator=read.label_separator,
+        name=read.name or path.stem,
+        splits=read.splits,
+        seed=read.seed,
+    )

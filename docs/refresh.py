@@ -13,7 +13,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from kdzoo.bench.files import write_atomically
-from kdzoo.cli.main import app
+from kdzoo.cli.main import make_app
 
 ROOT = Path(__file__).parent.parent
 REGION = re.compile(r"(<!-- kdzoo (table [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -35,7 +35,7 @@ def refreshed(page: Path) -> str:
 
 
 def _printed(command: str) -> str:
-    done = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False)
+    done = CliRunner().invoke(make_app(), shlex.split(command), catch_exceptions=False)
     if done.exit_code:
         raise SystemExit(f"kdzoo {command}: {done.output}")
     return done.stdout

@@ -257,7 +257,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         (("--method", "dist*1 + hidden_mse"), ("no masked-language-model head",)),
         (("--method", "hidden_mse*1", "--max-length", "64"), ("max_length is 64", "at most 32")),
         (("--method", "hidden_mse*1", "--student", "teacher:0,5"), ("the teacher has 2 layers",)),
-        (("--method", "hidden_mse*1", "--mlm-probability", "2"), ("mlm_probability is 2.0",)),
+        (("--method", "hidden_mse*1", "--mlm-probability", "2"), ("mlm_probability = 2.0",)),
         (("--teacher", "4x128"), ("a teacher of size 4x128 has learned nothing",)),
         (("--text", "absent.txt"), ("no text at absent.txt",)),
     ],

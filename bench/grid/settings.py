@@ -1,12 +1,15 @@
-"""What a comparison or a single run is told to do, validated."""
+"""What a comparison is told to do, and where it runs, validated.
+
+The text under a field is also the help of the command line's option, which is made of it.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from kdzoo.bench.runs.budget import Budget, validated
+from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.sources import check_source
 
@@ -32,50 +35,33 @@ MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends o
 OPTIONAL = {"cache_precision", "augment", "augment_model", "glove"}
 
 
-class Settings(BaseModel):
-    """A comparison whole: the grid and everything its cells share.
-
-    Attributes:
-        tasks, methods: names; a method may also be a recipe's YAML file.
-        seeds: cells run with seeds 0 to ``seeds - 1``.
-        data: ``"synthetic"``, ``"hub"`` or a folder.
-        teacher: a folder or hub name, or a size such as ``"4x128"`` to train one from scratch on synthetic data.
-        finetune_teacher: fine-tune the teacher on each task first; False takes it as it is.
-        student: see `kdzoo.models.students.parse_student`; every other layer of the teacher when None.
-        train_rows, validation_rows: how many to take; all when None.
-        budget: of every student.
-        teacher_budget: of the teacher.
-        augment: copies of each training row in which words are exchanged, added to the students' training rows.
-        augment_model: whose words they are, a folder or hub name; the teacher when None.
-        glove: a GloVe file for words that are several pieces, or where the model predicts none.
-        overrides: settings of recipes changed, ``LOSS.OPTION=VALUE``.
-        evaluations: how often each training is interrupted to take its score, for the learning curves.
-        cache_folder: where the teachers' activations are kept; in the output folder when None.
-        cache_limit: the most gigabytes of them a task; the methods that do not fit ask the live teacher.
-        cache_precision: in which they are kept.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Settings(Distilled):
+    """A comparison whole: the grid and everything its cells share."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
+    """Tasks, separated by commas."""
     methods: tuple[str, ...] = Field(min_length=1)
+    """Recipes, YAML files or expressions, separated by commas; or 'all' recipes."""
     seeds: int = Field(default=1, ge=1)
-    data: str
+    """How many seeds."""
     teacher: str
+    """Folder, hub name, or a size for synthetic data."""
     finetune_teacher: bool = True
+    """Fine-tune the teacher on each task first, or take it as it is."""
     student: str | None = None
-    train_rows: int | None = Field(default=None, ge=1)
-    validation_rows: int | None = Field(default=None, ge=1)
+    """4x312, teacher:1,3,5, a folder or a hub name; every other layer of the teacher by default."""
     budget: Budget = Budget()
+    """Of every student."""
     teacher_budget: Budget = Budget()
-    augment: int = Field(default=0, ge=0)
-    augment_model: str | None = None
-    glove: str | None = None
-    overrides: tuple[str, ...] = ()
-    evaluations: int = Field(default=4, ge=0)
+    """Of the teacher."""
     cache_folder: str | None = None
+    """Keep the teachers' activations there; in OUT/cache by default."""
     cache_limit: float = Field(default=1.0, ge=0)
-    cache_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Most gigabytes of them a task; where a method needs more, the teacher runs live; 0: none."""
+    overrides: tuple[str, ...] = ()
+    """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE."""
+    evaluations: int = Field(default=4, ge=0)
+    """Scores taken while each model trains, for the learning curves."""
 
     def shared(self) -> dict[str, Any]:
         """What all cells have in common and depend on: neither the axes of the grid nor what changes no result."""
@@ -91,6 +77,21 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=fields)
 
 
+class Place(Told):
+    """Where the trainings of a comparison run."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Trainings at the same time, each on its share of the processor's threads."""
+    launcher: str = "local"
+    """Where they run: 'local', or 'ray' on a Ray cluster."""
+    ray_address: str | None = None
+    """The cluster's, HOST:PORT or 'auto'; without it one is started here."""
+    cpus_per_cell: float | None = Field(default=None, ge=0.001)
+    """CPUs that Ray gives each training; 1."""
+    gpus_per_cell: float | None = Field(default=None, ge=0)
+    """GPUs that Ray gives each training; 1 where the cluster has any."""
+
+
 def resolve(**given: Any) -> Settings:
     """Settings with what was not given filled in: the quickstart's on synthetic data, plain fine-tuning's elsewhere.
 
@@ -100,7 +101,7 @@ def resolve(**given: Any) -> Settings:
     Raises:
         KdzooError: for a value that does not fit, or a teacher missing where there is no default one.
     """
-    given = {name: value for name, value in given.items() if value not in (None, ())}
+    given = {"data": "synthetic"} | {name: value for name, value in given.items() if value not in (None, ())}
     check_source(given["data"])
     quickstart = given["data"] == "synthetic" and "teacher" not in given
     defaults: dict[str, Any] = QUICKSTART if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}

@@ -1,45 +1,101 @@
-"""How long and how fast a training is: the budget, its steps, and the Trainer's arguments."""
+"""What one training is told: its budget, its rows, its seed; its steps, and the Trainer's arguments.
+
+The text under a field is also the help of the command line's option, which is made of it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from transformers import TrainingArguments
 
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
-class Budget(BaseModel):
-    """How one model is trained; the same for every method of a comparison.
+Precision = Literal["fp32", "bf16", "fp16"]
 
-    Attributes:
-        epochs: passes over the training rows.
-        batch_size: rows a step and process.
-        gradient_accumulation: steps whose gradients are added up before an update.
-        learning_rate: the highest rate.
-        warmup_ratio: share of the steps in which the rate rises from 0; it falls to 0 in a straight line after.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are clipped to this norm.
-        max_length: the most tokens a row keeps.
-        precision: ``"fp32"``, or mixed precision in ``"bf16"`` or ``"fp16"``.
-    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Told(BaseModel):
+    """Settings: checked, unchangeable, and nothing in them that is unknown, infinite or not a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Budget(Told):
+    """How one model is trained; the same for every method of a comparison."""
 
     epochs: float = Field(default=3, gt=0)
+    """Passes over the training rows."""
     batch_size: int = Field(default=32, ge=1)
+    """Rows a step and process."""
     gradient_accumulation: int = Field(default=1, ge=1)
+    """Steps whose gradients are added up before an update."""
     learning_rate: float = Field(default=5e-5, gt=0)
+    """The highest learning rate."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the rate rises from 0; it falls to 0 in a straight line after."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
     max_length: int = Field(default=128, ge=8)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Most tokens a row keeps."""
+    precision: Precision = "fp32"
+    """fp32, or mixed precision in bf16 or fp16."""
+
+
+class Rows(Told):
+    """What a model is trained and scored on."""
+
+    data: str = "synthetic"
+    """'synthetic', 'hub' (nyu-mll/glue), or a folder of GLUE files."""
+    train_rows: int | None = Field(default=None, ge=1)
+    """Training rows to take; all by default."""
+    validation_rows: int | None = Field(default=None, ge=1)
+    """Validation rows to take; all by default."""
+
+
+class Distilled(Rows):
+    """What the students' rows and the teacher's activations are."""
+
+    augment: int = Field(default=0, ge=0)
+    """Copies of each training row with words exchanged, as TinyBERT has."""
+    augment_model: str | None = None
+    """The masked language model that says for which; the teacher by default."""
+    glove: str | None = None
+    """A GloVe file, for words that are several pieces."""
+    cache_folder: str | None = None
+    """Keep the teacher's activations there, so that it runs once a row."""
+    cache_limit: float = Field(default=1.0, ge=0)
+    """Most gigabytes of them on disk; over it the teacher runs live."""
+    cache_precision: Precision = "fp32"
+    """In which they are kept: fp32, bf16 or fp16."""
+
+
+class Seeded(Told):
+    """One training's random numbers."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of new weights, dropout, masks and the order of the rows."""
+
+
+class OnText(Seeded):
+    """A distillation on text."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Updates, instead of epochs."""
+    pack: bool = True
+    """Fill rows with several lines, or keep each line by itself."""
+    text_column: str = "text"
+    """The text's column in a datasets folder."""
+    mlm_probability: float = Field(default=0.15, gt=0, lt=1)
+    """Share of tokens to predict, where mlm is a loss."""
 
 
 def validated(kind: type[Any], **values: Any) -> Any:
@@ -74,6 +130,8 @@ def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **mo
         folder: for checkpoints.
         more: further arguments.
     """
+    from transformers import TrainingArguments  # which takes seconds, and the command line is made of this file
+
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=budget.epochs,

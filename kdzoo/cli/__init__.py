@@ -1,1 +1,1 @@
-"""The command line: one file a group of commands."""
+"""The command line: `main` starts it, `options` makes its options of the settings, one file a group of commands."""

@@ -1,0 +1,67 @@
+"""Many trainings side by side: ``kdzoo compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
+from kdzoo.bench.runs.budget import Budget, validated
+from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, console, listed
+from kdzoo.errors import DistillationFailure
+
+ASIDE = ("tasks", "methods", "budget", "teacher_budget", "overrides")  # settings with options of their own below
+FIRST = {name: f"the quickstart's {value}" for name, value in (QUICKSTART | QUICKSTART["budget"]).items()}
+STUDENTS = dict.fromkeys(Budget.model_fields, "the students'")
+
+
+def compare(
+    context: typer.Context,
+    *,
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    methods: Methods = METHODS,
+    shared: Annotated[Given, Fields(Settings, but=ASIDE, before=FIRST)],
+    budget: Annotated[Given, Fields(Budget, before=FIRST)],
+    teacher_budget: Annotated[Given, Fields(Budget, "epochs", "learning_rate", prefix="teacher_", before=STUDENTS)],
+    place: Annotated[Given, Fields(Place)],
+    out: Out = Path("runs/compare"),
+    set_: Set = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what failed in an earlier run.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log each training into OUT/logs.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log each training to Weights & Biases.")] = False,
+) -> None:
+    """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
+    from kdzoo.bench.grid.comparison import Comparison
+    from kdzoo.bench.grid.launchers import make_launcher
+    from kdzoo.bench.report.table import terminal_table
+    from kdzoo.objectives.expression import split_methods
+
+    where = validated(Place, **place)
+    launcher = make_launcher(
+        where.launcher,
+        workers=where.workers,
+        address=where.ray_address,
+        cpus=where.cpus_per_cell,
+        gpus=where.gpus_per_cell,
+    )
+    trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
+    settings = resolve(
+        tasks=listed(tasks),
+        methods=tuple(split_methods(methods)),
+        overrides=tuple(set_ or ()),
+        budget=budget,
+        teacher_budget=budget | teacher_budget,
+        **shared,
+    )
+    comparison = Comparison(settings, out, console, trackers)
+    records = comparison.run(launcher, command=context.obj, retry_failed=retry_failed)
+    console.print(terminal_table(records, comparison.title, failed=[*comparison.failed]))
+    if records:
+        written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
+        console.print(written, highlight=False, soft_wrap=True)
+    if comparison.failed:
+        raise DistillationFailure(comparison.summary_of_failures())

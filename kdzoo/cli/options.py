@@ -1,0 +1,145 @@
+"""Options made of the fields of a settings class, so that each stands once: type, default, help text and range.
+
+A parameter annotated ``Annotated[Given, Fields(Budget)]`` stands for one option a field, and gets those that were
+given, as a mapping, which the settings class then checks.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import typer
+from rich.console import Console
+
+from kdzoo.bench.runs.budget import Budget
+from kdzoo.distributed import launched
+from kdzoo.objectives.recipe import Training
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+Given = dict[str, Any]
+T = TypeVar("T")
+
+first_process = launched()[0] == 0  # of those that torchrun has started; the others write and say nothing
+console = Console(quiet=not first_process) if sys.stdout.isatty() else Console(width=160, quiet=not first_process)
+
+METHODS = "none,kd,pkd,tinybert,crd,lrc"
+METHODS_HELP = "Recipes, YAML files or expressions, separated by commas; or 'all' recipes."
+
+Methods = Annotated[str, typer.Option(help=METHODS_HELP)]
+Out = Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a recipe: LOSS.OPTION=VALUE or KEY=VALUE; repeatable.")
+]
+Student = Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")]
+
+
+class Fields:
+    """The fields of a settings class as options.
+
+    Args:
+        kind: the class.
+        names: of the fields; all by default.
+        but: fields that are none.
+        prefix: of the options' names, where a command takes the same fields twice.
+        before: what comes before a field's default where no option is given, such as ``"the recipe's"``, by field.
+    """
+
+    def __init__(
+        self,
+        kind: type[BaseModel],
+        *names: str,
+        but: tuple[str, ...] = (),
+        prefix: str = "",
+        before: Mapping[str, str] | None = None,
+    ) -> None:
+        self.fields = {name: kind.model_fields[name] for name in names or kind.model_fields if name not in but}
+        self.prefix, self.before = prefix, before or {}
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The parameter that typer makes an option of, by field."""
+        return {name: self._parameter(name, field) for name, field in self.fields.items()}
+
+    def _parameter(self, name: str, field: FieldInfo) -> inspect.Parameter:
+        flag = f"--{(self.prefix + name).replace('_', '-')}"
+        kind = _plain(field.annotation)
+        if kind is bool and field.default is True:
+            flag += f"/--no-{flag[2:]}"
+        option = typer.Option(flag, help=" ".join([*(field.description or "").split(), *self._brackets(name, field)]))
+        annotation: Any = Annotated[kind | None, option]
+        return inspect.Parameter(
+            self.prefix + name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
+
+    def _brackets(self, name: str, field: FieldInfo) -> list[str]:
+        """The default and the range."""
+        silent = field.is_required() or field.default is None or isinstance(field.default, bool)
+        said = " or ".join(filter(None, (self.before.get(name), "" if silent else str(field.default))))
+        parts = [f"default: {said}", _range(field)] if said else [_range(field)]
+        return [f"[{'; '.join(filter(None, parts))}]"] if any(parts) else []
+
+
+def command(function: Callable[..., T]) -> Callable[..., T]:
+    """A function as typer takes it: `Fields` replaced by their options."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, dict[str, str]] = {}
+    for name, parameter in signature.parameters.items():
+        fields = next((part for part in get_args(parameter.annotation)[1:] if isinstance(part, Fields)), None)
+        if fields is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        made = fields.parameters()
+        groups[name] = {option.name: field for field, option in made.items()}
+        parameters += made.values()
+
+    @functools.wraps(function)
+    def call(**values: Any) -> T:
+        for name, options in groups.items():
+            taken = {field: values.pop(option) for option, field in options.items()}
+            values[name] = {field: value for field, value in taken.items() if value is not None}
+        return function(**values)
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _range(field: FieldInfo) -> str:
+    """The numbers that a field takes, as ``x>0`` or ``0<=x<1``."""
+    bounds = {sign: getattr(part, sign) for part in field.metadata for sign in SIGNS if hasattr(part, sign)}
+    low = [(SIGNS[sign], bound) for sign, bound in bounds.items() if sign in ("gt", "ge")]
+    high = "".join(f"{SIGNS[sign]}{bound}" for sign, bound in bounds.items() if sign in ("lt", "le"))
+    if low and high:
+        ((sign, bound),) = low
+        return f"{bound}{sign.replace('>', '<')}x{high}"
+    return "x" + "".join(f"{sign}{bound}" for sign, bound in low) + high if bounds else ""
+
+
+def _plain(annotation: Any) -> Any:
+    """The type that typer reads: a choice is a text, which the settings class checks; None is what is not given."""
+    if get_origin(annotation) is Literal:
+        return str
+    if get_origin(annotation) in (Union, UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
+        return _plain(annotation)
+    return annotation
+
+
+BudgetOptions = Annotated[Given, Fields(Budget)]
+RecipeBudget = Annotated[Given, Fields(Budget, before=dict.fromkeys(Training.model_fields, "the recipe's"))]

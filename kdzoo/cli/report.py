@@ -1,0 +1,101 @@
+"""What was measured, shown again: ``kdzoo table`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdzoo.cli.options import console
+from kdzoo.errors import KdzooError
+
+if TYPE_CHECKING:
+    from kdzoo.bench.columns import Columns
+
+
+def table(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or the record of a measurement.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A method to give each other's difference to, with its interval.")
+    ] = None,
+) -> None:
+    """The table of a comparison's records, or of what was measured."""
+    from kdzoo.bench.record import jobs_of, read_failures
+    from kdzoo.bench.report.table import latex_table, markdown_table, read_records, terminal_table
+
+    if folder.is_file():
+        if latex or against:
+            raise KdzooError(f"--{'latex' if latex else 'against'} is for the folder of a comparison")
+        for number, columns in enumerate(_measured(folder)):
+            if markdown:
+                typer.echo(("\n" if number else "") + columns.markdown(), nl=False)
+            else:
+                console.print(columns.terminal())
+        return
+    if latex and markdown:
+        raise KdzooError("--latex is not together with --markdown")
+    records = read_records(folder)
+    failed = jobs_of(read_failures(folder))
+    if latex:
+        typer.echo(latex_table(records, against, failed), nl=False)
+    elif markdown:
+        typer.echo(markdown_table(records, against, failed), nl=False)
+    else:
+        console.print(terminal_table(records, str(folder), against, failed))
+
+
+def _measured(path: Path) -> list[Columns]:
+    """The tables of a record that is no comparison's."""
+    from kdzoo.bench.files import read_json
+
+    record = read_json(path)
+    try:
+        if "throughput" in record:
+            from kdzoo.bench.measure.throughput import read_throughput, throughput_columns
+
+            return throughput_columns(*read_throughput(record))
+        if "costs" in record:
+            from kdzoo.bench.measure.cost import read_costs
+
+            return [read_costs(record)]
+        if "kernel" in record:
+            from kdzoo.bench.measure.kernels import profile_columns
+
+            return [profile_columns(record, record["results"])]
+        if "apart" in record:
+            from kdzoo.bench.measure.peers import peers_columns
+
+            return [peers_columns(record)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise KdzooError(f"{path} is damaged, or of another version ({error!r}); take the figures again") from None
+    raise KdzooError(
+        f"{path} holds no figures; `kdzoo cost`, `kdzoo profile` and `kdzoo bench throughput` write them with --out"
+    )
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
+    reach: Annotated[
+        list[str] | None,
+        typer.Option(help="TASK=SCORE that the time to reach is told of; 95% of the best by default; repeatable."),
+    ] = None,
+) -> None:
+    """The report of a comparison's records, one HTML file; in the folder, with its tables as CSV and LaTeX."""
+    from kdzoo.bench.report.page import write_results
+
+    scores = dict(_score(text) for text in reach or [])
+    with console.status("drawing the report"):
+        files = write_results(folder, out, scores)
+    console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+
+
+def _score(text: str) -> tuple[str, float]:
+    task, _, score = text.partition("=")
+    try:
+        return task, float(score)
+    except ValueError:
+        raise KdzooError(f"--reach is {text!r}; give TASK=SCORE, such as mrpc=80") from None

@@ -1,0 +1,106 @@
+"""One model trained: ``kdzoo finetune``, ``distill`` and ``pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdzoo.bench.runs.budget import Budget, Distilled, OnText, Rows, Seeded, validated
+from kdzoo.cli.options import BudgetOptions, Fields, Given, Out, RecipeBudget, Set, Student, console
+
+if TYPE_CHECKING:
+    from kdzoo.objectives.recipe import Recipe
+
+TaskName = Annotated[str, typer.Option(help="The task.")]
+SeedOption = Annotated[Given, Fields(Seeded)]
+
+
+def finetune(
+    task: TaskName,
+    model: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model, or a size such as 4x128.")],
+    out: Out,
+    rows: Annotated[Given, Fields(Rows)],
+    seeded: SeedOption,
+    budget: BudgetOptions,
+) -> None:
+    """Fine-tune a model on a task, as a teacher or a baseline."""
+    from kdzoo.objectives.recipe import Recipe
+
+    told = validated(Rows, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
+    _run(task, Recipe.load("none"), budget, out, teacher=model, student=None, **told)
+
+
+def distill(
+    task: TaskName,
+    method: Annotated[str, typer.Option(help="A recipe's name or YAML file, or an expression: 'kd*0.5 + ce'.")],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of a teacher fine-tuned on the task.")],
+    out: Out,
+    rows: Annotated[Given, Fields(Distilled)],
+    seeded: SeedOption,
+    budget: RecipeBudget,
+    student: Student = "4x312",
+    set_: Set = None,
+    log_gradients: Annotated[
+        bool, typer.Option("--log-gradients", help="Record the norms and cosines of the terms' gradients.")
+    ] = False,
+) -> None:
+    """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
+    from kdzoo.objectives.recipe import Recipe
+    from kdzoo.training.cache import TeacherCache
+
+    recipe = Recipe.load(method).override(set_ or [])
+    told = validated(Distilled, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
+    folder, limit, precision = (told.pop(f"cache_{name}") for name in ("folder", "limit", "precision"))
+    cache = None if folder is None else TeacherCache(folder, precision=precision, limit=int(limit * 1e9))
+    budget = recipe.training.model_dump(exclude_none=True) | budget
+    told |= {"teacher": teacher, "student": student, "log_gradients": log_gradients, "cache": cache}
+    _run(task, recipe, budget, out, **told)
+
+
+def _run(task: str, recipe: Recipe, budget: Given, out: Path, **told: Any) -> None:
+    from kdzoo.bench.runs.single import run_one
+
+    made = validated(Budget, **budget)
+    record = run_one(task_name=task, recipe=recipe, budget=made, folder=out, console=console, **told)
+    metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
+    console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
+
+
+def pretrain(
+    text: Annotated[
+        list[str], typer.Option(help="A text file, a folder of .txt files, or a datasets folder; repeatable.")
+    ],
+    teacher: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model.")],
+    out: Out,
+    told: Annotated[Given, Fields(OnText)],
+    budget: RecipeBudget,
+    method: Annotated[
+        str, typer.Option(help="A recipe with a general stage, a YAML file, or an expression: 'hidden_mse + mlm'.")
+    ] = "tinybert",
+    student: Student = "4x312",
+    set_: Set = None,
+) -> None:
+    """General distillation: distil a pretrained encoder on unlabelled text into a student for --student."""
+    from kdzoo.bench.runs import on_text
+    from kdzoo.objectives.recipe import Recipe
+
+    recipe = Recipe.load(method).on_text().override(set_ or [])
+    record = on_text.pretrain(
+        recipe=recipe,
+        text=text,
+        teacher=teacher,
+        student=student,
+        budget=validated(Budget, **(recipe.training.model_dump(exclude_none=True) | budget)),
+        folder=out,
+        console=console,
+        **validated(OnText, **told).model_dump(),
+    )
+    losses = ", ".join(f"{name.removeprefix('loss/')} {value:.4g}" for name, value in record["losses"].items())
+    console.print(
+        f"{recipe.name}: {record['steps']} steps on {record['rows']} rows of text; {losses}; the encoder is in {out}, "
+        f"for --student {out}",
+        highlight=False,
+        soft_wrap=True,
+    )

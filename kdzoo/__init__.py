@@ -13,11 +13,15 @@ from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.registry import available, register_recipe
 from kdzoo.objectives.schedule import Schedule, after, before, linear
 from kdzoo.objectives.term import Term
+from kdzoo.tasks.registry import get_task, register_task
 
 if TYPE_CHECKING:
     from kdzoo.baselines.lrc import CosNCE
+    from kdzoo.bench.api import compare
     from kdzoo.models.students import make_student
+    from kdzoo.models.teachers import make_teacher
     from kdzoo.objectives.recipe import Recipe, Stage
+    from kdzoo.training.cache import TeacherCache
     from kdzoo.training.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
@@ -36,17 +40,22 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Stage",
+    "TeacherCache",
     "Term",
     "after",
     "available",
     "before",
     "capture",
+    "compare",
     "create",
     "describe",
+    "get_task",
     "linear",
     "make_student",
+    "make_teacher",
     "register",
     "register_recipe",
+    "register_task",
 ]
 
 # What needs more than torch is imported when first asked for, so that ``import kdzoo`` stays cheap.
@@ -55,7 +64,10 @@ _LATER = {
     "DistillationTrainer": "kdzoo.training.trainer",
     "Recipe": "kdzoo.objectives.recipe",
     "Stage": "kdzoo.objectives.recipe",
+    "TeacherCache": "kdzoo.training.cache",
+    "compare": "kdzoo.bench.api",
     "make_student": "kdzoo.models.students",
+    "make_teacher": "kdzoo.models.teachers",
 }
 
 

@@ -18,8 +18,7 @@ from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
 from kdzoo.bench.progress import Progress
-from kdzoo.bench.record import FORMAT
-from kdzoo.bench.report.table import TEACHER
+from kdzoo.bench.record import FORMAT, TEACHER
 from kdzoo.bench.runs.budget import total_steps
 from kdzoo.bench.runs.train import Outcome, quiet, train
 from kdzoo.bench.timing import device_name, versions

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -22,8 +22,7 @@ from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
 from kdzoo.bench.progress import progress
-from kdzoo.bench.record import FORMAT, read_failure
-from kdzoo.bench.report.table import TEACHER, terminal_table
+from kdzoo.bench.record import FORMAT, TEACHER, read_failure
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
@@ -38,6 +37,18 @@ from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes
 
 
+class Printer(Protocol):
+    """Shows what records say; handed to a comparison, which knows no report."""
+
+    def table(
+        self, records: Sequence[dict[str, Any]], title: str, *, failed: Sequence[Job] = (), running: bool = False
+    ) -> Any:
+        """The table on the terminal."""
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the report and the tables of a folder's records; the files."""
+
+
 class Comparison:
     """A comparison in a folder. Making one checks everything that can be checked before training.
 
@@ -46,6 +57,7 @@ class Comparison:
         folder: where its records go, and where those of an interrupted run are found.
         console: where progress is shown.
         trackers: ``"tensorboard"`` and ``"wandb"``, to log each training to; into ``logs`` in the folder.
+        printer: makes the table and the report of its records; without one there is neither.
         leave_out: leave cells out that cannot work, instead of refusing; so it is where all recipes are asked for.
 
     Attributes:
@@ -63,10 +75,12 @@ class Comparison:
         trackers: tuple[str, ...] = (),
         *,
         leave_out: bool = False,
+        printer: Printer | None = None,
     ) -> None:
         quiet()
         check_trackers(trackers)
         self.failed: dict[Job, str] = {}
+        self.printer = printer
         teacher = ModelSpec.parse(settings.teacher)
         student = every_other_layer(teacher) if settings.student is None else ModelSpec.parse(settings.student)
         settings = settings.model_copy(update={"student": str(student)})
@@ -219,10 +233,8 @@ class Comparison:
                             waiting.extend(new)
                         else:
                             waiting.extendleft(reversed(new))
-            if done:
-                from kdzoo.bench.report.page import write_results  # matplotlib is loaded for it
-
-                write_results(self.records.folder)
+            if done and self.printer is not None:
+                self.printer.write(self.records.folder)
         return [done[job] for job in jobs if job in done]
 
     def summary_of_failures(self) -> str:
@@ -276,7 +288,7 @@ class Comparison:
         self.records.write(self._failure_path(job), {"format": FORMAT, **names, **said})
 
     def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
-        return terminal_table(records, self.title, failed=failed, running=True)
+        return "" if self.printer is None else self.printer.table(records, self.title, failed=failed, running=True)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
+from kdzoo.models.spec import ModelSpec
+from kdzoo.tasks import get_task
 from kdzoo.tasks.sources import check_source
 
 PRETRAINED_TASKS = ("sst2", "mrpc", "stsb", "qnli")
@@ -32,7 +34,9 @@ QUICKSTART: dict[str, Any] = {
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
 # Left out of the records while they are at their defaults.
-OPTIONAL = {"cache_precision", "augment", "augment_model", "glove"}
+OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks"}
+# A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
+FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
 
 
 class Settings(Distilled):
@@ -45,7 +49,7 @@ class Settings(Distilled):
     seeds: int = Field(default=1, ge=1)
     """How many seeds."""
     teacher: str
-    """Folder, hub name, or a size for synthetic data."""
+    """Folder, hub name, or a size such as 4x128, which is trained from scratch."""
     finetune_teacher: bool = True
     """Fine-tune the teacher on each task first, or take it as it is."""
     student: str | None = None
@@ -60,6 +64,8 @@ class Settings(Distilled):
     """Most gigabytes of them a task; where a method needs more, the teacher runs live; 0: none."""
     overrides: tuple[str, ...] = ()
     """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE."""
+    own_tasks: dict[str, dict[str, Any]] = Field(default={})
+    """What the tasks of one's own data are, by name."""
     evaluations: int = Field(default=4, ge=0)
     """Scores taken while each model trains, for the learning curves."""
 
@@ -102,12 +108,20 @@ def resolve(**given: Any) -> Settings:
         KdzooError: for a value that does not fit, or a teacher missing where there is no default one.
     """
     given = {"data": "synthetic"} | {name: value for name, value in given.items() if value not in (None, ())}
-    check_source(given["data"])
-    quickstart = given["data"] == "synthetic" and "teacher" not in given
+    given = {"data": "synthetic", **given}
+    own = {name: task.identity() for name in given.get("tasks", ()) if (task := get_task(name)).brings_rows}
+    if len(own) < len(given.get("tasks", ())) or not own:
+        check_source(given["data"])
+    quickstart = given["data"] == "synthetic" and "teacher" not in given and not own
     defaults: dict[str, Any] = QUICKSTART if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}
     if "teacher" not in given and not quickstart:
-        raise KdzooError(f"--data {given['data']} needs a --teacher: a pretrained model's folder or hub name")
-    merged = {**defaults, **given}
+        what = f"the task {next(iter(own))}" if own else f"--data {given['data']}"
+        raise KdzooError(
+            f"{what} needs a --teacher: a pretrained model's folder or hub name, or a size such as 4x128 to train one"
+        )
+    if not quickstart and ModelSpec.parse(given["teacher"]).is_size:
+        defaults = defaults | {"budget": FROM_SCRATCH, "teacher_budget": FROM_SCRATCH}
+    merged = {**defaults, **given, **({"own_tasks": own} if own else {})}
     for name in ("budget", "teacher_budget"):
         merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
     return cast(Settings, validated(Settings, **merged))

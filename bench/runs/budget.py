@@ -54,11 +54,28 @@ class Rows(Told):
     """What a model is trained and scored on."""
 
     data: str = "synthetic"
-    """'synthetic', 'hub' (nyu-mll/glue), or a folder of GLUE files."""
+    """'synthetic', 'hub' (nyu-mll/glue), a folder of GLUE files, or data of your own: see --text."""
     train_rows: int | None = Field(default=None, ge=1)
     """Training rows to take; all by default."""
     validation_rows: int | None = Field(default=None, ge=1)
     """Validation rows to take; all by default."""
+
+
+class OwnColumns(Told):
+    """Which columns of one's own data make the task."""
+
+    text: str | None = None
+    """The text column of your own --data (a CSV, TSV, JSONL or Parquet file, a folder, or a hub name), or two: a,b."""
+    label: str | None = None
+    """The label's column; several of numbers: x,y."""
+    kind: str | None = None
+    """classification, multilabel or regression; found from the labels by default."""
+    labels: str | None = None
+    """The labels' names in order, separated by commas; those of the training rows by default."""
+    metric: str | None = None
+    """What the task is measured by: accuracy, macro_f1, ..., or package.module:function; by its kind by default."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """What parts several labels in one text; | by default."""
 
 
 class Distilled(Rows):
@@ -98,7 +115,7 @@ class OnText(Seeded):
     """Share of tokens to predict, where mlm is a loss."""
 
 
-def validated(kind: type[Any], **values: Any) -> Any:
+def validated(kind: type[Any], /, **values: Any) -> Any:
     """Settings of a kind, with pydantic's complaints in one line.
 
     Raises:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
-from kdzoo.bench.runs.budget import Budget, validated
-from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, console, listed
+from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
+from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
 
-ASIDE = ("tasks", "methods", "budget", "teacher_budget", "overrides")  # settings with options of their own below
+ASIDE = (
+    "tasks",
+    "methods",
+    "budget",
+    "teacher_budget",
+    "overrides",
+    "own_tasks",
+)  # settings with options of their own
 FIRST = {name: f"the quickstart's {value}" for name, value in (QUICKSTART | QUICKSTART["budget"]).items()}
 STUDENTS = dict.fromkeys(Budget.model_fields, "the students'")
 
@@ -20,8 +28,9 @@ STUDENTS = dict.fromkeys(Budget.model_fields, "the students'")
 def compare(
     context: typer.Context,
     *,
-    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    tasks: Tasks = "",
     methods: Methods = METHODS,
+    columns: Annotated[Given, Fields(OwnColumns)],
     shared: Annotated[Given, Fields(Settings, but=ASIDE, before=FIRST)],
     budget: Annotated[Given, Fields(Budget, before=FIRST)],
     teacher_budget: Annotated[Given, Fields(Budget, "epochs", "learning_rate", prefix="teacher_", before=STUDENTS)],
@@ -32,12 +41,15 @@ def compare(
         bool, typer.Option("--retry-failed", help="Run again what failed in an earlier run.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log each training into OUT/logs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells, the sizes and an estimated time; train nothing.")
+    ] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Log each training to Weights & Biases.")] = False,
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
+    from kdzoo.bench.api import Printer
     from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.bench.grid.launchers import make_launcher
-    from kdzoo.bench.report.table import terminal_table
     from kdzoo.objectives.expression import split_methods
 
     where = validated(Place, **place)
@@ -49,17 +61,26 @@ def compare(
         gpus=where.gpus_per_cell,
     )
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
+    asked = tasks_of(tasks, shared, columns)
     settings = resolve(
-        tasks=listed(tasks),
+        tasks=asked.tasks,
         methods=tuple(split_methods(methods)),
         overrides=tuple(set_ or ()),
         budget=budget,
         teacher_budget=budget | teacher_budget,
-        **shared,
+        **{**shared, "data": asked.data},
     )
-    comparison = Comparison(settings, out, console, trackers)
+    if dry_run:
+        from kdzoo.bench.grid.estimate import estimate
+
+        with tempfile.TemporaryDirectory() as folder:
+            for line in estimate(Comparison(settings, Path(folder), console)):
+                said(line)
+        return
+    printer = Printer()
+    comparison = Comparison(settings, out, console, trackers, printer=printer)
     records = comparison.run(launcher, command=context.obj, retry_failed=retry_failed)
-    console.print(terminal_table(records, comparison.title, failed=[*comparison.failed]))
+    console.print(printer.table(records, comparison.title, failed=[*comparison.failed]))
     if records:
         written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
         console.print(written, highlight=False, soft_wrap=True)

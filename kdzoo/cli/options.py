@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 import typer
 from rich.console import Console
 
-from kdzoo.bench.runs.budget import Budget
+from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.distributed import launched
 from kdzoo.objectives.recipe import Training
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
+
+    from kdzoo.bench.runs.tasks import Asked
 
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
@@ -40,6 +42,9 @@ Methods = Annotated[str, typer.Option(help=METHODS_HELP)]
 Out = Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a recipe: LOSS.OPTION=VALUE or KEY=VALUE; repeatable.")
+]
+Tasks = Annotated[
+    str, typer.Option(help="Tasks (kdzoo list --tasks), or YAML files that describe data of your own; with commas.")
 ]
 Student = Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")]
 
@@ -113,6 +118,21 @@ def command(function: Callable[..., T]) -> Callable[..., T]:
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def tasks_of(tasks: str, given: Given, columns: Given) -> Asked:
+    """The tasks that are asked for, data of one's own among them, of which it says what was found."""
+    from kdzoo.bench.runs.tasks import asked_for
+
+    asked = asked_for(listed(tasks), given.get("data", "synthetic"), validated(OwnColumns, **columns))
+    for note in asked.notes:
+        said(note)
+    return asked
+
+
+def said(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def listed(text: str) -> tuple[str, ...]:

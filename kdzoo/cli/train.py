@@ -7,39 +7,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdzoo.bench.runs.budget import Budget, Distilled, OnText, Rows, Seeded, validated
-from kdzoo.cli.options import BudgetOptions, Fields, Given, Out, RecipeBudget, Set, Student, console
+from kdzoo.bench.runs.budget import Budget, Distilled, OnText, OwnColumns, Rows, Seeded, validated
+from kdzoo.cli.options import BudgetOptions, Fields, Given, Out, RecipeBudget, Set, Student, console, tasks_of
+from kdzoo.errors import KdzooError
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
 
-TaskName = Annotated[str, typer.Option(help="The task.")]
+TaskName = Annotated[
+    str, typer.Option(help="The task, or a YAML file that describes data of your own; none with --text and --label.")
+]
 SeedOption = Annotated[Given, Fields(Seeded)]
 
 
 def finetune(
-    task: TaskName,
+    columns: Annotated[Given, Fields(OwnColumns)],
     model: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model, or a size such as 4x128.")],
     out: Out,
     rows: Annotated[Given, Fields(Rows)],
     seeded: SeedOption,
     budget: BudgetOptions,
+    task: TaskName = "",
 ) -> None:
     """Fine-tune a model on a task, as a teacher or a baseline."""
     from kdzoo.objectives.recipe import Recipe
 
+    name, rows["data"] = _task(task, rows, columns)
     told = validated(Rows, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
-    _run(task, Recipe.load("none"), budget, out, teacher=model, student=None, **told)
+    _run(name, Recipe.load("none"), budget, out, teacher=model, student=None, **told)
 
 
 def distill(
-    task: TaskName,
+    columns: Annotated[Given, Fields(OwnColumns)],
     method: Annotated[str, typer.Option(help="A recipe's name or YAML file, or an expression: 'kd*0.5 + ce'.")],
     teacher: Annotated[str, typer.Option(help="Folder or hub name of a teacher fine-tuned on the task.")],
     out: Out,
     rows: Annotated[Given, Fields(Distilled)],
     seeded: SeedOption,
     budget: RecipeBudget,
+    task: TaskName = "",
     student: Student = "4x312",
     set_: Set = None,
     log_gradients: Annotated[
@@ -51,12 +57,23 @@ def distill(
     from kdzoo.training.cache import TeacherCache
 
     recipe = Recipe.load(method).override(set_ or [])
+    name, rows["data"] = _task(task, rows, columns)
     told = validated(Distilled, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
     folder, limit, precision = (told.pop(f"cache_{name}") for name in ("folder", "limit", "precision"))
     cache = None if folder is None else TeacherCache(folder, precision=precision, limit=int(limit * 1e9))
     budget = recipe.training.model_dump(exclude_none=True) | budget
     told |= {"teacher": teacher, "student": student, "log_gradients": log_gradients, "cache": cache}
-    _run(task, recipe, budget, out, **told)
+    _run(name, recipe, budget, out, **told)
+
+
+def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
+    """The one task that is asked for, and where its rows come from."""
+    asked = tasks_of(task, rows, columns)
+    if len(asked.tasks) != 1:
+        raise KdzooError(
+            f"one task is trained, and {len(asked.tasks) or 'none'} named; give --task, or --text and --label"
+        )
+    return asked.tasks[0], asked.data
 
 
 def _run(task: str, recipe: Recipe, budget: Given, out: Path, **told: Any) -> None:

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from kdzoo.bench.grid.settings import Settings, resolve
-from kdzoo.cli.options import METHODS, METHODS_HELP, Fields, Given, Set, console, listed
+from kdzoo.bench.runs.budget import OwnColumns
+from kdzoo.cli.options import METHODS, METHODS_HELP, Fields, Given, Set, Tasks, console, tasks_of
 from kdzoo.errors import KdzooError, unknown
 
 
@@ -115,9 +116,10 @@ def show(
 
 
 def check(
+    columns: Annotated[Given, Fields(OwnColumns)],
     shared: Annotated[Given, Fields(Settings, "data", "teacher", "student", "train_rows")],
     methods: Annotated[str, typer.Argument(help=METHODS_HELP)] = METHODS,
-    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "",
+    tasks: Tasks = "",
     set_: Set = None,
 ) -> None:
     """Whether methods can work on a task, a teacher and a student; trains nothing."""
@@ -125,8 +127,9 @@ def check(
     from kdzoo.objectives.expression import split_methods
     from kdzoo.objectives.recipe import ALL
 
-    grid = {"tasks": listed(tasks), "methods": tuple(split_methods(methods))}
-    settings = resolve(**grid, **shared, overrides=tuple(set_ or ()))
+    asked = tasks_of(tasks, shared, columns)
+    grid = {"tasks": asked.tasks, "methods": tuple(split_methods(methods))}
+    settings = resolve(**grid, **{**shared, "data": asked.data}, overrides=tuple(set_ or ()))
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(settings, Path(folder), console, leave_out=True)
     wide = max(map(len, comparison.recipes))

@@ -81,6 +81,16 @@ class Task(ABC):
     def features(self) -> Any:
         """The `datasets.Features` of parsed rows."""
 
+    @property
+    def brings_rows(self) -> bool:
+        """Whether `rows` gives its rows, so that no source has to."""
+        return type(self).rows is not Task.rows
+
+    def identity(self) -> dict[str, Any]:
+        """What results of the task depend on, beside its rows, as JSON has it."""
+        names = ("kind", "columns", "metrics", "headline")
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+
     def rows(self) -> Mapping[str, Dataset] | None:
         """The rows by split of a task that brings its own; None for one that is read from ``--data``."""
         return None

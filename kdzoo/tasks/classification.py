@@ -119,6 +119,20 @@ class Classification(Task):
     def fields(self) -> tuple[str, ...]:
         return (*self.columns, *self.label_columns)
 
+    @property
+    def brings_rows(self) -> bool:
+        return self.read is not None
+
+    def identity(self) -> dict[str, Any]:
+        more = {"labels": list(self.labels), "label_columns": list(self.label_columns)}
+        return {**super().identity(), **more}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def rows(self) -> Mapping[str, Dataset] | None:
         return None if self.read is None else self.read()
 

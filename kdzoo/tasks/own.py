@@ -78,9 +78,9 @@ def from_data(
     """A task from data of one's own.
 
     Args:
-        data: a CSV, TSV, JSONL or Parquet file (also gzipped), a folder with one a split, a folder that `datasets` saved,
-            a hub data set's name, a pandas DataFrame, a `datasets.Dataset` or ``DatasetDict``, or a mapping of splits to
-            any of these.
+        data: a CSV, TSV, JSONL or Parquet file (also gzipped), a folder with one a split, a folder that `datasets`
+            saved, a hub data set's name, a pandas DataFrame, a `datasets.Dataset` or ``DatasetDict``, or a mapping of
+            splits to any of these.
         text: the text column, or two of them.
         label: the label's column; several of numbers, or of 0 and 1 with ``kind="multilabel"``.
         kind: ``"classification"``, ``"multilabel"`` or ``"regression"``; found from the labels when None.
@@ -142,8 +142,8 @@ def from_data(
     if "validation" not in rows:
         rows["train"], rows["validation"] = held_out(rows["train"], task, seed)
         notes.append(
-            f"{title}: no validation rows: {len(rows['validation'])} of {len(tables['train'])} training rows are taken, "
-            f"stratified, with seed {seed}"
+            f"{title}: no validation rows: {len(rows['validation'])} of {len(tables['train'])} training rows are "
+            f"taken, stratified, with seed {seed}"
         )
     notes += _leaks(task, rows)
     return Own(replace(task, read=partial(dict, rows)), tuple(notes))
@@ -311,8 +311,8 @@ def _several_columns(
     """Several label columns: targets of a regression, or one label each, which become one column of lists."""
     if kind is None or kind == "classification":
         raise KdzooError(
-            f"the label columns {', '.join(columns)} may be several numbers or several labels; say --kind regression, or "
-            "--kind multilabel where each holds 0 or 1"
+            f"the label columns {', '.join(columns)} may be several numbers or several labels; say --kind regression, "
+            "or --kind multilabel where each holds 0 or 1"
         )
     if kind == "regression":
         return tables, columns, labels
@@ -378,7 +378,7 @@ def _names(table: Table, column: str, kind: str, separator: str) -> tuple[str, .
     rows = len(table)
     if kind == "classification" and len(names) == rows:
         raise KdzooError(
-            f"{table.origin}: every row of the column {column!r} has a label of its own ({names[0]!r}, {names[1]!r} ...); "
+            f"{table.origin}: every row of the column {column!r} has a label of its own ({names[0]!r} ...); "
             "name the label's column, or set --kind"
         )
     return tuple(names)

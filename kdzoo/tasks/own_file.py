@@ -82,9 +82,9 @@ def from_yaml(path: Path) -> Own:
         raise KdzooError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"])
         raise KdzooError(
-            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+            f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
         ) from None
     except KdzooError as error:
         raise KdzooError(f"{path}: {error}") from None

@@ -1,0 +1,90 @@
+"""The tasks of a request: registered ones, a user's YAML files, and data of one's own with its columns named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdzoo.bench.runs.budget import OwnColumns
+from kdzoo.errors import KdzooError
+from kdzoo.tasks import register_task
+from kdzoo.tasks.sources.files import suffix_of
+
+YAML = (".yaml", ".yml")
+
+
+class Asked(NamedTuple):
+    """Which tasks are run.
+
+    Attributes:
+        tasks: their names, all registered.
+        data: where the rows of those come from that bring none of their own; a path in words where none needs it.
+        notes: a line each, of what was found in data of one's own.
+    """
+
+    tasks: tuple[str, ...]
+    data: str
+    notes: tuple[str, ...]
+
+
+def asked_for(tasks: Sequence[str], data: Any, columns: OwnColumns, *, name: str | None = None) -> Asked:
+    """The tasks of a request, with those of one's own data made and registered.
+
+    Args:
+        tasks: names, and YAML files that describe data of one's own.
+        data: a source of GLUE's rows, or with ``columns.text`` and ``columns.label`` data of one's own.
+        columns: of one's own data.
+        name: of the task of one's own data; the file's or the folder's by default.
+
+    Raises:
+        KdzooError: for anything that makes no task, or GLUE tasks without a source.
+    """
+    names: list[str] = []
+    notes: list[str] = []
+    for entry in tasks:
+        if entry.endswith(YAML):
+            from kdzoo.tasks.own_file import from_yaml
+
+            if not Path(entry).is_file():
+                raise KdzooError(f"there is no file {entry}; a task is a name (kdzoo list --tasks) or a YAML file")
+            own = from_yaml(Path(entry))
+            names.append(register_task(own.task).name)
+            notes += own.notes
+        else:
+            names.append(entry)
+    if not _is_own(data, columns):
+        given = [option for option, value in columns.model_dump().items() if value is not None]
+        if given:
+            option = given[0].replace("_", "-")
+            raise KdzooError(f"--{option} is for data of your own, and --data is {data}; name its file with --data")
+        return Asked(tuple(names), str(data), tuple(notes))
+    from kdzoo.tasks.own import from_data
+
+    if names:
+        raise KdzooError(
+            f"--data {_short(data)} is data of your own, so {', '.join(names)} has no source; describe your data in a "
+            "YAML file, name that in --tasks too, and give --data for the others"
+        )
+    told = columns.model_dump(exclude={"label_separator", "labels"})
+    own = from_data(data, labels=_listed(columns.labels), separator=columns.label_separator or "|", name=name, **told)
+    return Asked((register_task(own.task).name,), _short(data), own.notes)
+
+
+def _is_own(data: Any, columns: OwnColumns) -> bool:
+    """Whether it is data of one's own: no source by name, but a file, an object, or what has its columns named."""
+    if not isinstance(data, (str, Path)):
+        return True
+    if str(data) in ("synthetic", "hub"):
+        return False
+    return columns.text is not None or columns.label is not None or suffix_of(Path(data)) is not None
+
+
+def _listed(labels: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if labels is None:
+        return None
+    return tuple(label.strip() for label in (labels.split(",") if isinstance(labels, str) else labels))
+
+
+def _short(data: Any) -> str:
+    return str(data) if isinstance(data, (str, Path)) else type(data).__name__

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow kernels bench check figures docs clean build/layout
+.PHONY: help compare compare-glue test test-slow kernels bench check format figures docs release clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -49,10 +49,15 @@ kernels: .venv/.dev ## compiles every kernel ahead of time for sm_80, sm_90, gfx
 bench: .venv/.dev ## the benchmarks
 	@.venv/bin/pytest tests/benchmarks $(PYTEST_ARGS)
 
-check: .venv/.dev build/layout ## ruff and mypy
+check: .venv/.dev build/layout ## ruff, its formatting, and mypy
 	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet . || { echo "make format rewrites these files" >&2; exit 1; }
 	@cd build/layout && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 		-p kdzoo | sed -E 's#^kdzoo/(kernels|baselines|bench)/#\1/#'
+
+format: .venv/.dev ## the code as ruff writes it
+	@.venv/bin/ruff check --fix --quiet .
+	@.venv/bin/ruff format --quiet .
 
 figures: .venv/.dev ## the tables of the pages, printed anew from the committed records
 	@.venv/bin/python docs/refresh.py
@@ -60,6 +65,14 @@ figures: .venv/.dev ## the tables of the pages, printed anew from the committed 
 docs: .venv/.dev build/layout ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html"
+
+# In an environment of its own: what uploads packages has no place beside what tests them.
+release: .venv/bin/python ## the wheel and the source distribution, into dist/, checked as PyPI does
+	@rm -rf dist build/lib
+	@test -x build/release/bin/twine || { .venv/bin/python -m venv build/release && \
+		build/release/bin/python -m pip --disable-pip-version-check install -qq build==1.6.1 twine==7.0.0; }
+	@build/release/bin/python -m build --outdir dist . >build/release.log || { cat build/release.log >&2; exit 1; }
+	@build/release/bin/twine check --strict dist/*
 
 clean: ## remove what was built; .venv and runs stay
 	@rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

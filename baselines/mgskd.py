@@ -192,7 +192,8 @@ class MGSKD(DistillationLoss):
         """Which valid positions are in which span, (B, N, S) bool."""
         rows, length = real.shape
         if spans is None:
-            first = torch.arange(0, length, self.span_length, device=real.device).expand(rows, -1)
+            start = real.int().argmax(-1, keepdim=True)  # of the text: there may be padding before it
+            first = start + torch.arange(0, length, self.span_length, device=real.device)
             spans = torch.stack([first, first + self.span_length], dim=-1)
         elif spans.dim() != 3 or len(spans) != rows or spans.shape[-1] != 2 or spans.is_floating_point():
             raise KdzooError(

@@ -1,6 +1,12 @@
 """For all tests."""
 
+from __future__ import annotations
+
 import gc
+import os
+import shutil
+
+import pytest
 
 
 def pytest_collection_finish() -> None:
@@ -8,3 +14,27 @@ def pytest_collection_finish() -> None:
     # of them garbage, that it would look at each time.
     gc.collect()
     gc.freeze()
+
+
+def program(what: str, *names: str) -> str:
+    """The first of some programs that is installed. Without one the test is skipped, or fails where
+    ``KDZOO_REQUIRE_WHAT=1`` says that it must run, as ``.ci/run`` does."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    says = f"none of {', '.join(names)} is installed"
+    if os.environ.get(f"KDZOO_REQUIRE_{what}", "0") not in ("", "0"):
+        pytest.fail(f"{says}, and KDZOO_REQUIRE_{what} is set", pytrace=False)
+    pytest.skip(says)
+
+
+@pytest.fixture
+def browser() -> str:
+    """A Chromium or Chrome, which ``KDZOO_REQUIRE_BROWSER=1`` demands."""
+    return program("BROWSER", "chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+def pdflatex() -> str:
+    """A LaTeX, which ``KDZOO_REQUIRE_LATEX=1`` demands."""
+    return program("LATEX", "pdflatex")

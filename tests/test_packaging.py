@@ -12,6 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import kdzoo
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"kdzoo": "kdzoo", **{folder: f"kdzoo/{folder}" for folder in ("kernels", "baselines", "bench")}}
@@ -99,3 +102,9 @@ def test_every_module_imports_from_the_installed_wheel(python: Path, tmp_path: P
         if source.endswith(".py") and not source.endswith("/__main__.py")
     }
     assert set(found) == expected
+
+
+def test_every_file_names_the_same_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == kdzoo.__version__ and citation["license"] == "Apache-2.0"
+    assert kdzoo.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

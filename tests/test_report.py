@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +25,6 @@ from kdzoo.bench.report.table import latex_table, read_records
 RATES = {"teacher": 0.95, "none": 0.7, "kd": 0.8, "p_k&d": 0.79, "<b>": 0.6}
 TASKS = ("rte", "sst2", "stsb")
 RECORDS = Path(__file__).parents[1] / "docs" / "results"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(autouse=True)
@@ -157,13 +155,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def in_browser(path: Path, scratch: Path) -> tuple[str, list[str]]:
+def in_browser(browser: str, path: Path, scratch: Path) -> tuple[str, list[str]]:
     """A page as a browser has it in the end, and what the page, not the browser itself, asked the network for."""
-    if BROWSER is None:
-        pytest.skip("no Chromium or Chrome to open the page in")
     log = scratch / "net.json"
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
          f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", path.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -178,12 +174,14 @@ def of_method(table: list[list[str]], method: str) -> dict[str, str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: Path) -> None:
-    text, asked = in_browser(folder / "report.html", tmp_path)
+def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: Path, browser: str) -> None:
+    text, asked = in_browser(browser, folder / "report.html", tmp_path)
     page = Page(text)
     assert asked == []
     (tmp_path / "other.html").write_text('<img src="http://localhost:9/picture.png">')
-    assert "http://localhost:9/picture.png" in in_browser(tmp_path / "other.html", tmp_path)[1], "it would be seen"
+    assert "http://localhost:9/picture.png" in in_browser(browser, tmp_path / "other.html", tmp_path)[1], (
+        "it would be seen"
+    )
     assert list(page.tables) == ["Validation scores", "Points ahead of none",
                                  "Points ahead of the best student of the column", "The best two",
                                  "What each method costs", "Seconds of training to reach a score",
@@ -344,14 +342,13 @@ def test_latex(folder: Path, commands: Commands) -> None:
     commands.fails("table", folder, "--latex", "--markdown", says=("not together with --markdown",))
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex")
-def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
+def test_latex_compiles(folder: Path, tmp_path: Path, pdflatex: str) -> None:
     names = [{**r, "method": r"50%_#1 ~{x}^\$<|>&"} for r in read_records(folder) if r["method"] == "kd"]
     tables = [(folder / "results.tex").read_text(), latex_table(names)]
     (tmp_path / "paper.tex").write_text(
         "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *tables, r"\end{document}"])
     )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size

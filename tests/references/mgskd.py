@@ -29,6 +29,10 @@ def draw_extras(rng, student, teacher, options):
     return {"spans": torch.from_numpy(np.sort(spans, axis=-1))}
 
 
+def move_extras(extras, by):
+    return {name: spans + by for name, spans in extras.items()}
+
+
 def best(values, allowed, count):
     """The highest of ``allowed``, the first of equals first."""
     return sorted(allowed, key=lambda i: (-values[i], i))[:count]
@@ -102,7 +106,8 @@ def reference(
         tokens = [[side[row, layer][mask[row]] for row in range(rows)] for side in (student, teacher)]
         pooled = [[], []]
         for row in range(rows):
-            starts = range(0, length, span_length)
+            begin = int(np.argmax(mask[row]))
+            starts = range(begin, length, span_length)
             cut = [(start, start + span_length) for start in starts] if spans is None else spans[row]
             inside = [[p for p in range(first, min(last, length)) if mask[row, p]] for first, last in cut]
             inside = [positions for positions in inside if positions]

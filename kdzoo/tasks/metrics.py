@@ -17,6 +17,30 @@ import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import resampling
+from kdzoo.tasks.answer_scores import factoid_scores, normalize_answer, squad_scores
+from kdzoo.tasks.entity_scores import entity_f1
+from kdzoo.tasks.ranking import rank, ranking_scores
+from kdzoo.tasks.relation_scores import relation_f1, semeval_f1, specificity
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "additive",
+    "decided",
+    "entity_f1",
+    "factoid_scores",
+    "get_metric",
+    "normalize_answer",
+    "rank",
+    "ranking_scores",
+    "relation_f1",
+    "resampled_values",
+    "semeval_f1",
+    "specificity",
+    "squad_scores",
+    "task_metric",
+    "value",
+]
 
 Values = Any  # (N,) or (N, C) numbers by row, or a list of what a task predicts by unit
 

@@ -13,6 +13,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS, KernelError
 from kdzoo.losses.reduction import affine, slot_mask
 from kdzoo.models.activations import QKV
+from kdzoo.models.features import feature_of
 from kdzoo.models.layers import Pairs
 from kdzoo.models.shape import ModelShape
 
@@ -26,7 +27,8 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
-            ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"``. Declares what has to be captured.
+            ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"`` (`kdzoo.models.features`). A loss on CLS states may
+            be taken on ``"pooled"`` ones (B, D) too.
         needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
         extras: further keyword arguments that `compute` may be given, such as ``"negatives"``. An objective hands
             over two of them by itself: ``"progress"``, the fraction (0 to 1) done of the time that the term has a
@@ -40,6 +42,8 @@ class DistillationLoss(nn.Module):
             (B, N, ...) of the teacher, by default all layers of both.
         contrastive: other rows of the batch (of all processes) enter the value.
         exact_scores: attention scores that are off by a constant a row will not do.
+        mean_over: what the value on hidden states or attention is a mean over, ``"rows"``, ``"tokens"`` or ``"pairs"``
+            of tokens, by which micro-batches are weighed; None for tokens, or for rows where there are none.
         variants: the formulas it knows; ``"paper"`` is the default.
         counts_padding: those of the variants that average over padding, as the authors' code does.
         fused: a kernel computes it, which takes float16 and bfloat16 as they are, summing in float32, and passes over
@@ -60,6 +64,7 @@ class DistillationLoss(nn.Module):
     many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
     exact_scores: ClassVar[bool] = False
+    mean_over: ClassVar[str | None] = None
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     counts_padding: ClassVar[tuple[str, ...]] = ()
     fused: ClassVar[bool] = False
@@ -135,7 +140,7 @@ class DistillationLoss(nn.Module):
         Raises:
             KdzooError: where the loss cannot work on these models.
         """
-        if feature in ("hidden", "cls", "embedding") and student.hidden_size != teacher.hidden_size:
+        if feature_of(feature).vectors and student.hidden_size != teacher.hidden_size:
             if "student_dim" not in inspect.signature(cls.__init__).parameters:
                 raise KdzooError(
                     f"{cls.name} has no projection, so it needs equal widths; the student has "

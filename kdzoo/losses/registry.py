@@ -13,6 +13,7 @@ import torch
 from kdzoo import plugins
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.losses.base import DistillationLoss
+from kdzoo.models.features import feature_of
 from kdzoo.models.layers import layer_map
 from kdzoo.models.shape import ModelShape
 
@@ -164,7 +165,7 @@ def _learns(loss: type[DistillationLoss]) -> str:
     """What a loss learns, seen from one made for a student as wide as its teacher, and one for a narrower student."""
     teacher = ModelShape(num_layers=12, hidden_size=768, num_heads=12, num_labels=3)
     feature = loss.features[0]
-    layers = () if feature in ("logits", "embedding") else layer_map("all" if loss.many_to_many else "uniform", 4, 12)
+    layers = () if not feature_of(feature).by_layer else layer_map("all" if loss.many_to_many else "uniform", 4, 12)
     counts: list[int] = []
     for width in (768, 384):
         student = replace(teacher, num_layers=4, hidden_size=width)

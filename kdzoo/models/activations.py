@@ -1,16 +1,12 @@
 """What one forward pass exposes to the losses, and how it is taken from a model.
 
-`capture` wraps a transformers encoder for the length of a ``with`` block and takes exactly what
-`Needs` names. Queries, keys and values come out of transformers' attention interface, so that the fast
-attention kernel keeps running and no (S, S) tensor is made:
-https://huggingface.co/docs/transformers/attention_interface.
+`capture` wraps a transformers encoder for the length of a ``with`` block and takes exactly what `Needs` names.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,11 +15,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.heads import embeddings_module, num_layers, unwrap
-
-_IMPLEMENTATION = "kdzoo_capture"  # the name the recording attention is registered under
-_running: list[Recorder] = []  # recorders whose model is inside its forward pass, innermost last
+from kdzoo.errors import KdzooError
+from kdzoo.models.attention import AtSoftmax, recording_attention, running, scaled, visible_pairs
+from kdzoo.models.features import LOGITS, feature_of
+from kdzoo.models.heads import (
+    embeddings_module,
+    head_positions,
+    is_peft,
+    num_layers,
+    pooled,
+    savable,
+    shows_qkv,
+    unwrap,
+)
+from kdzoo.models.masks import real_tokens
 
 
 @functools.cache
@@ -54,14 +59,21 @@ class Needs:
         logits: the classification logits.
         hidden: hidden states to keep whole, numbered as in transformers: 0 is the embeddings, i the output of
             layer i.
-        cls: hidden states, numbered alike, of which only position 0 is kept.
+        cls: hidden states, numbered alike, of which only what the head reads is kept (`head_positions`).
         qkv: attention layers, counted from 0.
+        pooled: hidden states, numbered alike, of which a row's representation is kept (`kdzoo.models.heads.pooled`).
     """
 
     logits: bool = True
     hidden: frozenset[int] = frozenset()
     cls: frozenset[int] = frozenset()
     qkv: frozenset[int] = frozenset()
+    pooled: frozenset[int] = frozenset()
+
+    @property
+    def states(self) -> frozenset[int]:
+        """The hidden states that are looked at."""
+        return self.hidden | self.cls | self.pooled
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -69,6 +81,7 @@ class Needs:
             self.hidden | other.hidden,
             self.cls | other.cls,
             self.qkv | other.qkv,
+            self.pooled | other.pooled,
         )
 
 
@@ -79,16 +92,16 @@ class Activations:
     Attributes:
         logits: (B, C), or None where they are not needed.
         hidden: (B, S, D) by hidden-state index.
-        cls: (B, D) by hidden-state index: position 0, where padding on the right leaves the first token.
+        cls: (B, D) by hidden-state index: the state that the model's head reads, of the first real token, or the last.
+        pooled: (B, D) by hidden-state index: the mean over real tokens, or what the model itself takes for a row.
         qkv: `QKV` by attention layer, after rotary embeddings where the model has them.
         scores: (B, A, S, S) by attention layer, only for models that hide their queries and keys (DeBERTa):
             the logarithms of the attention probabilities. They equal the scores up to a constant a row, so a
             softmax over them is exact while their values are not.
         exact_scores: False where ``scores`` stands in for ``qkv``.
-        visible: (B, S, S), True where a query may see a key, by attention layer. Only layers with a window of
-            their own (ModernBERT's local attention) have an entry, and only where the window cuts something
-            off; to a softmax over keys with ``mask`` alone such a layer looks as if it saw the whole
-            sentence.
+        visible: (B, S, S), True where a query may see a key, by attention layer. Only layers that see less than all
+            real tokens have an entry: those with a window of their own (ModernBERT's local attention), causal ones,
+            and those under a mask (B, S, S) that the model was given.
         mask: (B, S), True where a token is real, or None.
     """
 
@@ -97,32 +110,31 @@ class Activations:
     cls: dict[int, Tensor] = field(default_factory=dict)
     qkv: dict[int, QKV] = field(default_factory=dict)
     scores: dict[int, Tensor] = field(default_factory=dict)
+    pooled: dict[int, Tensor] = field(default_factory=dict)
     exact_scores: bool = True
     visible: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
 
     def get(self, feature: str, layer: int | None = None) -> Tensor | QKV:
-        """One feature: ``"logits"``, or ``"hidden"``, ``"cls"`` or ``"qkv"`` of a layer.
+        """One feature by its name: the logits, or another one of a layer.
 
         For ``"qkv"`` of a model that hides its queries and keys this is the ``scores`` tensor.
 
         Raises:
             KdzooError: the feature does not exist or was not captured for this layer.
         """
-        if feature == "logits":
+        asked = feature_of(feature)
+        if asked == LOGITS:
             if self.logits is None:
                 raise KdzooError("logits were not captured; ask for them with Needs(logits=True)")
             return self.logits
-        stores: dict[str, dict[int, Any]] = {
-            "hidden": self.hidden,
-            "cls": self.cls,
-            "qkv": self.qkv or self.scores,
-        }
-        if feature not in stores:
-            raise unknown("feature", feature, ["logits", *stores])
-        if layer not in stores[feature]:
-            raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(stores[feature])}")
-        return stores[feature][layer]
+        layer = asked.layer if layer is None else layer
+        store: dict[int, Any] = getattr(self, asked.kept)
+        if asked.attention and not store:
+            store = self.scores
+        if layer not in store:
+            raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(store)}")
+        return store[layer]
 
 
 class Recorder:
@@ -131,8 +143,10 @@ class Recorder:
     def __init__(self, model: Any, needs: Needs):
         self._model = model
         self._needs = needs
-        self._interface = not needs.qkv or model._can_set_attn_implementation()
+        self.by_interface = not needs.qkv or shows_qkv(model)
         self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
+        self._watching: AtSoftmax | None = None
+        self._pairs: Tensor | None = None
         self._reset()
 
     def activations(self, outputs: Any, *, mask: Tensor | None = None) -> Activations:
@@ -145,17 +159,17 @@ class Recorder:
         Raises:
             KdzooError: the model has not run inside this capture, or does not expose what is needed.
         """
-        needs, found = self._needs, Activations(mask=None if mask is None else mask != 0)
+        needs, found = self._needs, Activations(mask=real_tokens(mask))
         if not self._ran:
             raise KdzooError("nothing was captured: run the model inside the capture's with block first")
         if needs.logits:
             found.logits = _output(outputs, "logits")
-        if needs.hidden or needs.cls:
+        if needs.states:
             states = _output(outputs, "hidden_states")
             found.hidden = {i: states[i] for i in sorted(needs.hidden)}
-            # a copy of position 0, so that the other positions can be freed
-            found.cls = {i: states[i][:, 0].contiguous() for i in sorted(needs.cls)}
-        if needs.qkv and self._interface:
+            found.cls = {i: _head_states(self._model, states[i], found.mask) for i in sorted(needs.cls)}
+            found.pooled = {i: pooled(self._model, states[i], found.mask) for i in sorted(needs.pooled)}
+        if needs.qkv and self.by_interface:
             if missing := needs.qkv - self._qkv.keys():
                 raise KdzooError(
                     f"{type(self._model).__name__} ran {self._calls} attention layers through transformers' "
@@ -163,9 +177,13 @@ class Recorder:
                 )
             found.qkv, found.visible = self._qkv, self._visible
         elif needs.qkv:
-            probabilities = _output(outputs, "attentions")
-            found.scores = {i: _log(probabilities[i]) for i in sorted(needs.qkv)}
-            found.exact_scores = False
+            layers = num_layers(self._model.config)
+            if self._calls != layers:
+                raise KdzooError(
+                    f"{type(self._model).__name__} shows no attention that can be captured: {self._calls} softmaxes "
+                    f"over (B, A, S, S) in {layers} layers; choose a loss that needs no attention"
+                )
+            found.scores, found.visible, found.exact_scores = self._scores, self._visible, False
         return found
 
     def _reset(self) -> None:
@@ -173,47 +191,62 @@ class Recorder:
         self._ran = False
         self._qkv: dict[int, QKV] = {}
         self._visible: dict[int, Tensor] = {}
+        self._scores: dict[int, Tensor] = {}
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._reset()
         self._ran = True
         self._grad = torch.is_grad_enabled()
-        _running.append(self)
-        if self._needs.hidden or self._needs.cls:
-            wanted = sorted(self._needs.hidden | self._needs.cls)
+        mask = kwargs.get("attention_mask")
+        self._pairs = mask if isinstance(mask, Tensor) and mask.dim() > 2 else None
+        running.append(self)
+        if not self.by_interface:
+            self._watching = AtSoftmax(self.softened)
+            self._watching.__enter__()
+        if self._needs.states:
+            wanted = sorted(self._needs.states)
             kwargs = kwargs | {"output_hidden_states": wanted if self._by_index else True}
-        if not self._interface:
-            kwargs = kwargs | {"output_attentions": True}
         return args, kwargs
 
     def _stop(self, *_: Any) -> None:
-        if self in _running:
-            _running.remove(self)
+        if self in running:
+            running.remove(self)
+        if self._watching is not None:
+            self._watching.__exit__(None, None, None)
+            self._watching = None
 
-    def _record(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]) -> None:
+    def attended(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]
+    ) -> None:
+        """Told by each layer's attention what it was given, in the layers' order."""
         # calls are numbered because ALBERT runs one module as all of its layers
         layer, self._calls = self._calls, self._calls + 1
         if layer not in self._needs.qkv:
             return
+        self._refuse_checkpointing()
+        self._qkv[layer] = QKV(*scaled(type(self._model).__name__, query, key, value, mask, extra))
+        seen = visible_pairs(module, query, mask, extra, by_pairs=self._pairs is not None)
+        if seen is not None:
+            self._visible[layer] = seen
+
+    def softened(self, probabilities: Tensor) -> None:
+        """Told of each softmax over (B, A, S, S) in a model that hides its queries and keys, in the layers' order."""
+        layer, self._calls = self._calls, self._calls + 1
+        if layer in self._needs.qkv:
+            self._refuse_checkpointing()
+            self._scores[layer] = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+            config = self._model.config
+            if self._pairs is not None:
+                self._visible[layer] = (self._pairs if self._pairs.dim() == 3 else self._pairs[:, 0]) != 0
+            elif getattr(config, "causal", False) or getattr(config, "attn_type", "bi") == "uni":  # XLM, XLNet
+                self._visible[layer] = torch.ones_like(probabilities[:, 0], dtype=torch.bool).tril()
+
+    def _refuse_checkpointing(self) -> None:
         if self._grad and not torch.is_grad_enabled():
             raise KdzooError(
                 "attention cannot be captured under reentrant gradient checkpointing, which would cut its "
                 "gradient; set gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
-        if extra.get("position_bias") is not None:
-            raise KdzooError(
-                f"{type(self._model).__name__} adds a position bias to its attention scores, which queries "
-                "and keys alone do not give; choose a loss that needs no attention"
-            )
-        if (groups := query.shape[1] // key.shape[1]) > 1:
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        width = math.sqrt(query.shape[-1])
-        scaling = extra.get("scaling")
-        if scaling is not None and not math.isclose(scaling * width, 1.0, rel_tol=1e-6):
-            query = query * (scaling * width)
-        self._qkv[layer] = QKV(query, key, value)
-        if extra.get("sliding_window") is not None and mask is not None:
-            self._visible[layer] = mask[:, 0]
 
 
 @contextmanager
@@ -222,17 +255,16 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
 
     While queries, keys and values are captured, attention runs as PyTorch's scaled dot product, whatever it
     was set to; without them the model's attention is not touched. Models that do not use transformers'
-    attention interface (DeBERTa) fall back to their attention probabilities: see `Activations.scores`.
+    attention interface (DeBERTa) show their softmax's output, before any dropout: see `Activations.scores`.
 
     Args:
-        model: a transformers model, or a DistributedDataParallel or ``torch.compile`` wrapper of one. In
+        model: a transformers model, or a wrapper of one (PEFT, ``torch.compile``, DistributedDataParallel). In
             training mode gradients flow through everything captured. Captures of different models may be
             nested.
         needs: what to take.
 
     Raises:
-        KdzooError: an index is out of the model's range; the model is wrapped in DataParallel; attention
-            dropout would corrupt the probabilities of a fallback model in training mode.
+        KdzooError: an index is out of the model's range; the model is wrapped in DataParallel over several devices.
 
     Example::
 
@@ -241,22 +273,20 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         taken = recorder.activations(outputs, mask=inputs["attention_mask"])
         taken.cls[6], taken.qkv[5].query
     """
+    model = savable(model)
     inner = unwrap(model)
     if needs is None:
         raise KdzooError("there is nothing to capture: the needs are None, so this model need not run")
     _check(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:
-        if needs.qkv and recorder._interface:
-            _register_attention()
-            for config in {id(c): c for m in inner.modules() if (c := _attention_config(m))}.values():
-                undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
-                config._attn_implementation_internal = _IMPLEMENTATION
-        elif needs.qkv:
-            _refuse_attention_dropout(inner)
+        if needs.qkv and recorder.by_interface:
+            undo.enter_context(recording_attention(inner))
         undo.callback(recorder._stop)  # an interrupted forward pass skips its hook
-        undo.callback(inner.register_forward_pre_hook(recorder._start, with_kwargs=True).remove)
-        undo.callback(inner.register_forward_hook(recorder._stop, always_call=True).remove)
+        # PEFT's wrapper runs the forward function of what it holds, and not its hooks; they are on its tuner then.
+        called = model.base_model if is_peft(model) else inner
+        undo.callback(called.register_forward_pre_hook(recorder._start, with_kwargs=True).remove)
+        undo.callback(called.register_forward_hook(recorder._stop, always_call=True).remove)
         yield recorder
 
 
@@ -311,63 +341,31 @@ def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> It
         handle.remove()
 
 
-@functools.cache
-def _register_attention() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    attend: Callable[..., Any] = AttentionInterface()["sdpa"]
-
-    @torch.compiler.disable
-    def record(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]) -> None:
-        # outside a captured forward pass (a recomputation in the backward pass) there is nothing to record
-        if _running:
-            _running[-1]._record(query, key, value, mask, extra)
-
-    def record_and_attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **extra: Any,
-    ) -> Any:
-        record(query, key, value, attention_mask, extra)
-        return attend(module, query, key, value, attention_mask, **extra)
-
-    AttentionInterface.register(_IMPLEMENTATION, record_and_attend)
-    AttentionMaskInterface.register(_IMPLEMENTATION, AttentionMaskInterface()["sdpa"])
-
-
-def _attention_config(module: nn.Module) -> Any:
-    config = getattr(module, "config", None)
-    return config if hasattr(config, "_attn_implementation_internal") else None
-
-
 def _check(model: Any, needs: Needs) -> None:
     layers, name = num_layers(model.config), type(model).__name__
     for what, indices, last in (
-        ("hidden state", needs.hidden | needs.cls, layers),
+        ("hidden state", needs.states, layers),
         ("attention layer", needs.qkv, layers - 1),
     ):
         if wrong := [i for i in sorted(indices) if not 0 <= i <= last]:
             raise KdzooError(f"{name} has {layers} layers: {what} {wrong[0]} is not in 0 to {last}")
 
 
-def _refuse_attention_dropout(model: Any) -> None:
-    rate = getattr(model.config, "attention_probs_dropout_prob", 0.0)
-    if model.training and rate:
-        raise KdzooError(
-            f"{type(model).__name__} shows its attention only after dropout; "
-            f"set attention_probs_dropout_prob from {rate} to 0 to distil its attention"
-        )
-
-
 def _output(outputs: Any, name: str) -> Any:
     found = getattr(outputs, name, None)
-    if found is None:
+    if found is None and isinstance(outputs, tuple):
         raise KdzooError(f"the model's output has no {name}; call it with return_dict=True")
+    if found is None:
+        has = ", ".join(outputs) if hasattr(outputs, "keys") else type(outputs).__name__
+        raise KdzooError(
+            f"the model's output has no {name}, which the objective compares; it has {has}. Encoders with logits for a "
+            "text or its tokens can be distilled; question answering (start_logits) and encoder-decoders cannot"
+        )
     return found
 
 
-def _log(probabilities: Tensor) -> Tensor:
-    return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+def _head_states(model: Any, states: Tensor, mask: Tensor | None) -> Tensor:
+    """The states that a model's head reads, (B, D): a copy, so that the other positions can be freed."""
+    if mask is None:
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    return states[torch.arange(len(states), device=states.device), head_positions(model, mask)]

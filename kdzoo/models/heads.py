@@ -5,41 +5,83 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The transformers model inside DistributedDataParallel and ``torch.compile`` wrappers.
+    """The transformers model inside all wrappers: PEFT's, ``torch.compile``'s, DistributedDataParallel, DataParallel.
 
     Raises:
-        KdzooError: one of the wrappers is DataParallel, whose replicas cannot be followed.
+        KdzooError: one of the wrappers is DataParallel over several devices, whose replicas cannot be followed, or
+            puts tokens of its own before the text (prompt tuning).
     """
-    while True:
-        if isinstance(model, nn.DataParallel):
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+def savable(model: nn.Module) -> Any:
+    """The model inside parallel and compiling wrappers: a transformers model, or PEFT's, which saves its adapters."""
+    while not is_peft(model) and (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Whether this is a ``peft.PeftModel``."""
+    return hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None))
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, nn.DataParallel):
+        if len(model.device_ids) > 1:
             raise KdzooError("activations cannot be captured under DataParallel; start one process a device: torchrun")
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
+        return model.module
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.module
+    if is_peft(model):
+        of: Any = model
+        if any(getattr(adapter, "is_prompt_learning", False) for adapter in of.peft_config.values()):
+            raise KdzooError(
+                "PEFT's prompt methods put tokens of their own before the text, which the teacher does not see; take "
+                "adapters that keep the text as it is, such as LoRA"
+            )
+        return of.get_base_model()
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def num_layers(config: Any) -> int:
     """How many layers a transformers configuration has; hidden states go from 0 to this number."""
-    return int(config.num_hidden_layers)
+    return _size(config, "num_hidden_layers")
 
 
 def hidden_size(config: Any) -> int:
     """The width D of the hidden states under a transformers configuration."""
-    return int(config.hidden_size)
+    return _size(config, "hidden_size")
 
 
 def num_heads(config: Any) -> int:
     """The number of attention heads A under a transformers configuration."""
-    return int(config.num_attention_heads)
+    return _size(config, "num_attention_heads")
+
+
+def _size(config: Any, name: str) -> int:
+    """A size of a configuration.
+
+    Raises:
+        KdzooError: where it is missing, or no number that a model can have.
+    """
+    value = getattr(config, name, None)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise KdzooError(
+            f"the configuration of {getattr(config, 'model_type', type(config).__name__)!r} has "
+            f"{name}={value!r}; it must be a whole number of 1 or more"
+        )
+    return value
 
 
 def embeddings_module(model: nn.Module) -> nn.Module:
@@ -50,6 +92,74 @@ def embeddings_module(model: nn.Module) -> nn.Module:
     inner = unwrap(model)
     embeddings = getattr(inner.base_model, "embeddings", None)
     return embeddings if isinstance(embeddings, nn.Module) else inner.get_input_embeddings()
+
+
+def shows_qkv(model: nn.Module) -> bool:
+    """Whether queries, keys and values can be captured: the attention goes through transformers' interface."""
+    can = getattr(unwrap(model), "_can_set_attn_implementation", None)
+    return can is None or bool(can())
+
+
+def head_positions(model: nn.Module, mask: Tensor) -> Tensor:
+    """Which position a model's classification head reads, (B,): that of what is called its CLS state.
+
+    The first real token's; of models whose head reads the last position (XLNet) that one, real or not; and of causal
+    ones the last real token's, the only one that has seen the others.
+
+    Args:
+        model: wrapped or not.
+        mask: (B, S), True where a token is real.
+    """
+    inner = unwrap(model)
+    if getattr(inner.config, "summary_type", None) == "last" and hasattr(inner, "sequence_summary"):
+        return torch.full((len(mask),), mask.shape[1] - 1, device=mask.device)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    if is_causal(inner):
+        return (places * mask).argmax(1)
+    return mask.to(torch.uint8).argmax(1)
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a model's tokens see those before them alone."""
+    inner = unwrap(model)
+    flags = [getattr(module, "is_causal", None) for module in inner.modules()]
+    said = [flag for flag in flags if flag is not None]
+    return bool(said) and all(said) and not getattr(inner.config, "is_encoder_decoder", False)
+
+
+def batch_dependence(model: nn.Module) -> str | None:
+    """Why a model's numbers of a row depend on the rows beside it, in words; None where they do not."""
+    dynamic = [m for m in unwrap(model).modules() if ".quantized.dynamic" in type(m).__module__]
+    return "its layers are quantised dynamically, by the range of the whole batch" if dynamic else None
+
+
+def logits_by_token(model: nn.Module) -> bool:
+    """Whether a model's logits are those of single tokens, (B, S, C), by the name of its head in transformers."""
+    heads = ("TokenClassification", "MaskedLM", "CausalLM", "LMHeadModel", "QuestionAnswering", "ForPreTraining")
+    return any(head in type(unwrap(model)).__name__ for head in heads)
+
+
+def pooled(model: nn.Module, states: Tensor, mask: Tensor | None) -> Tensor:
+    """A model's representation of each row: the mean over its real tokens, unless the model has its own.
+
+    A model that takes something else for a row says so with a method ``pooled(states, mask)`` of these arguments.
+
+    Args:
+        model: wrapped or not.
+        states: (B, S, D), the hidden states of one layer.
+        mask: (B, S), True where a token is real, or None.
+
+    Returns:
+        (B, D); zero for a row without a real token.
+    """
+    own = getattr(unwrap(model), "pooled", None)
+    if callable(own):
+        return own(states, mask)
+    if mask is None:
+        return states.mean(1)
+    # Filled, so that what lies in padding cannot reach a value or a gradient; summed in float32, as losses are.
+    real = states.float().masked_fill(~mask.unsqueeze(-1), 0.0)
+    return (real.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).to(states.dtype)
 
 
 def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,8 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
-from kdzoo.models.heads import classification_head
+from kdzoo.models.features import FEATURES, LOGITS, features_of
+from kdzoo.models.heads import classification_head, logits_by_token
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.schedule import _fractions
@@ -108,7 +109,7 @@ class Objective(nn.Module):
             needing = next(term for term in self.terms if term.kind.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
         to_shape = from_shape if teacher is None else ModelShape.of(teacher)
-        on_logits = any(term.kind.needs_teacher and term.feature == "logits" for term in self.terms)
+        on_logits = any(term.kind.needs_teacher and term.feature == LOGITS for term in self.terms)
         if on_logits and from_shape.num_labels != to_shape.num_labels:
             raise KdzooError(
                 f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
@@ -171,18 +172,15 @@ class Objective(nn.Module):
 
     def _taken(self, terms: Iterable[Term], side: int, progress: float | None = None) -> Needs:
         """What terms compare of the student (side 0) or the teacher (1), at one time or over all of it."""
-        hidden: set[int] = set()
-        cls: set[int] = set()
-        qkv: set[int] = set()
-        kept = {"hidden": hidden, "embedding": hidden, "cls": cls, "qkv": qkv}
-        terms = list(terms)
+        found = Needs(logits=False)
         for term in terms:
-            if term.feature in kept:
-                pairs = self._bound_pairs(term)
-                layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
-                kept[term.feature].update(pairs[at][side] for at in layers)
-        logits = any(term.feature == "logits" for term in terms)
-        return Needs(logits, hidden=frozenset(hidden), cls=frozenset(cls), qkv=frozenset(qkv))
+            if term.feature == LOGITS:
+                found |= Needs()
+                continue
+            pairs = self._bound_pairs(term)
+            layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
+            found |= Needs(logits=False, **{term.feature.kept: frozenset(pairs[at][side] for at in layers)})
+        return found
 
     def forward(
         self,
@@ -193,6 +191,7 @@ class Objective(nn.Module):
         sample_ids: Tensor | None = None,
         progress: float = 0.0,
         parameters: Iterable[Tensor] | None = None,
+        shares: dict[str, Tensor] | None = None,
     ) -> ObjectiveOutput:
         """The total and the terms of one batch.
 
@@ -203,6 +202,8 @@ class Objective(nn.Module):
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
             parameters: measure each term's gradient at these (`gradients`), at the cost of a backward pass a term.
+            shares: of a micro-batch, what each term's value is multiplied by, by what the term takes its mean over
+                (`Term.mean_over`), so that the mean over a step's micro-batches is that over its rows or tokens.
 
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
@@ -212,6 +213,10 @@ class Objective(nn.Module):
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
+        if shares is not None:
+            by_token = student.logits is not None and student.logits.dim() == 3
+            weighed = {term.name: shares[term.mean_over(by_token)] for term in active}
+            values = {name: value * weighed[name].to(value.dtype) for name, value in values.items()}
         self.gradients = {} if parameters is None else _measured(values, list(parameters))
         if self.gradients and self.balance == "gradient_norm":
             self._remember()
@@ -257,24 +262,26 @@ class Objective(nn.Module):
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head}
         context = context | {name: value for name, value in given.items() if name in term.kind.extras}
-        if term.feature == "logits":
+        if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
             seen = student.mask if by_token else None
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
-        feature = "hidden" if term.feature == "embedding" else term.feature
-        mask = None if feature == "cls" else student.mask
+        feature = term.feature
+        mask = student.mask if feature.by_token else None
         if term.kind.stacked or term.kind.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
             if term.kind.many_to_many:
                 own, other = sorted(set(own)), sorted(set(other))
+            if feature.attention:
+                mask = _seen_by_all(term, student, teacher, own, other)
             ours = _stack([student.get(feature, i) for i in own])
             theirs = _stack([teacher.get(feature, j) for j in other])
             return losses[0](ours, theirs, mask=mask, **context)
         values = []
         for index in term.layers_at(progress, len(pairs)):
             i, j = pairs[index]
-            seen = _seen(student, teacher, i, j) if feature == "qkv" else mask
+            seen = _seen(student, teacher, i, j) if feature.attention else mask
             loss = losses[index % len(losses)]
             values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
         summed = torch.stack(values).sum()
@@ -287,10 +294,10 @@ class Objective(nn.Module):
 
     @staticmethod
     def _layer_pairs(term: Term, student: ModelShape, teacher: ModelShape) -> Pairs:
-        if term.feature == "logits":
+        if term.feature == LOGITS:
             return ()
-        if term.feature == "embedding":
-            return ((0, 0),)
+        if not term.feature.by_layer:
+            return ((term.feature.layer, term.feature.layer),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
 
 
@@ -317,6 +324,25 @@ def _stack(layers: list[Any]) -> Any:
     return torch.stack(layers, dim=1)
 
 
+def _seen_by_all(
+    term: Term, student: Activations, teacher: Activations, own: Sequence[int], other: Sequence[int]
+) -> Tensor | None:
+    """What all of several attention layers may look at, where it is the same for each.
+
+    Raises:
+        KdzooError: where one layer may look at more than another.
+    """
+    seen = [_seen(student, teacher, i, j) for i in own for j in other]
+    first = seen[0]
+    for mask in seen[1:]:
+        if mask is not first and (mask is None or first is None or not torch.equal(mask, first)):
+            raise KdzooError(
+                f"the term {term.name!r} takes all layers at once, and these do not all see the same tokens (windows, "
+                "causal attention); take a loss that goes layer by layer"
+            )
+    return first
+
+
 def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:
     """What both attention layers may look at: the mask (B, S), or (B, S, S) where one has a window of its own."""
     windows = [side.visible[layer] for side, layer in ((student, i), (teacher, j)) if layer in side.visible]
@@ -324,6 +350,30 @@ def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor 
         return student.mask
     seen = windows[0] & windows[-1]
     return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
+
+
+def check_separate_tokens(objective: Objective, student: nn.Module) -> None:
+    """Refuse terms on single tokens, where teacher and student read tokens of their own.
+
+    Raises:
+        KdzooError: names the term, and what works.
+    """
+    for term in objective.terms:
+        by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
+        if not term.kind.needs_teacher or not by_token:
+            continue
+        if term.feature == LOGITS:
+            raise KdzooError(
+                f"the term {term.name!r} compares the logits of single tokens, and the teacher has a tokenizer of its "
+                "own, so that its tokens are others; take a loss on cls or pooled"
+            )
+        others = [name for name, of in features_of(term.kind.features, term.kind.extras).items() if not of.by_token]
+        rows = [name for name, of in FEATURES.items() if not of.by_token]
+        instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
+        raise KdzooError(
+            f"the term {term.name!r} compares single tokens ({term.feature}), and the teacher has a tokenizer of its "
+            f"own, so that its tokens are others; {', '.join(rows)} work: {instead}"
+        )
 
 
 def check_labels(objective: Objective) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import loss_class, options_of
+from kdzoo.models.features import LOGITS, Feature, features_of
 from kdzoo.models.layers import LayerMap
 from kdzoo.objectives.schedule import Schedule, Weight
 
@@ -60,16 +61,17 @@ class Term:
         for option in options:
             if option not in known:
                 raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
-        self.feature = feature or kind.features[0]
-        if self.feature not in kind.features:
-            raise unknown(f"feature of {label}", self.feature, kind.features)
-        if layers is not None and self.feature in ("logits", "embedding"):
+        possible = features_of(kind.features, kind.extras)
+        if feature is not None and feature not in possible:
+            raise unknown(f"feature of {label}", feature, possible)
+        self.feature: Feature = possible[feature or kind.features[0]]
+        if layers is not None and not self.feature.by_layer:
             raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
         if layer_reduction not in ("sum", "mean"):
             raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
         if layer_schedule not in LAYER_SCHEDULES:
             raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
-        one_by_one = self.feature not in ("logits", "embedding") and not kind.stacked and not kind.many_to_many
+        one_by_one = self.feature.by_layer and not kind.stacked and not kind.many_to_many
         if layer_schedule != "together" and not one_by_one:
             raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
@@ -89,6 +91,18 @@ class Term:
     def weight_at(self, progress: float) -> float:
         """The weight when ``progress`` (0 to 1) of the training is done."""
         return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
+
+    def mean_over(self, by_token: bool = False) -> str:
+        """What the value is a mean over: ``"rows"``, ``"tokens"``, ``"pairs"`` of tokens, or ``"labels"``.
+
+        Args:
+            by_token: the logits are those of tokens.
+        """
+        if self.kind.token_labels:
+            return "labels"
+        if self.feature == LOGITS:
+            return "tokens" if by_token else "rows"
+        return self.kind.mean_over or ("tokens" if self.feature.by_token else "rows")
 
     def progress_at(self, progress: float) -> float:
         """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""

@@ -1,64 +1,123 @@
 """TeacherCache: what a teacher exposes of the training rows, on disk, computed once and read back memory-mapped.
 
 A folder a teacher and training set, named by a hash of both; in it one safetensors file a feature (``logits``,
-``cls-6``, ``hidden-3``, ``qkv-5``), so that objectives share what they have in common. Padding is not stored.
+``cls-6``, ``hidden-3``, ``qkv-5``), so that objectives share what they have in common, and one of the rows themselves,
+by which each batch is checked to be what the teacher saw. Padding is not stored.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from kdzoo import hashing
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.models.activations import QKV, Activations, Needs, capture
-from kdzoo.models.heads import hidden_size, num_heads
+from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
+from kdzoo.models.heads import (
+    batch_dependence,
+    head_positions,
+    hidden_size,
+    logits_by_token,
+    num_heads,
+    shows_qkv,
+    unwrap,
+)
+from kdzoo.models.masks import real_tokens
+from kdzoo.training.collated import Collate, fingerprints, same_numbers, scanned
+from kdzoo.training.store import FORMAT, PRECISIONS, Growing, read
 
-FORMAT = "1"
-PRECISIONS = {"fp32": (torch.float32, "F32"), "bf16": (torch.bfloat16, "BF16"), "fp16": (torch.float16, "F16")}
-NO_HASH = "0" * 64
-CHUNK = 2**22  # bytes read at a time for a checksum
+TEACHER_PREFIX = "teacher_"  # of columns that are for the teacher alone, where it has a tokenizer of its own
+PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
 VOLATILE = ("_name_or_path", "transformers_version")  # of a config: what does not change the numbers
+ROWS_FILE = "rows.safetensors"
 
 
 @dataclass(frozen=True)
-class _Feature:
-    """One file: ``logits``, or ``cls``, ``hidden`` or ``qkv`` of a layer."""
+class _Kept:
+    """One file: a feature, of a layer where it has layers."""
 
-    kind: str
+    feature: Feature
     layer: int | None = None
 
     def __str__(self) -> str:
-        return self.kind if self.layer is None else f"{self.kind}-{self.layer}"
+        return str(self.feature) if self.layer is None else f"{self.feature}-{self.layer}"
 
-    @property
-    def by_token(self) -> bool:
-        return self.kind in ("hidden", "qkv")
+    def by_token(self, teacher: Any) -> bool:
+        """Whether it is kept token by token; logits are those of tokens or of rows."""
+        return logits_by_token(teacher) if self.feature == LOGITS else self.feature.by_token
 
-    def width(self, config: Any) -> int:
+    def width(self, teacher: Any) -> int:
         """Numbers a row or token."""
-        if self.kind == "logits":
-            return int(config.num_labels)
-        if self.kind == "qkv":
+        config = getattr(teacher, "config", teacher)
+        if self.feature == LOGITS:
+            output = teacher.get_output_embeddings() if hasattr(teacher, "get_output_embeddings") else None
+            return int(config.num_labels if output is None else config.vocab_size)
+        if self.feature == QKV_OF_LAYER:
             return 3 * num_heads(config) * int(getattr(config, "head_dim", hidden_size(config) // num_heads(config)))
         return hidden_size(config)
 
 
-def _features(needs: Needs) -> list[_Feature]:
-    by_layer = [("cls", needs.cls), ("hidden", needs.hidden), ("qkv", needs.qkv)]
-    logits = [_Feature("logits")] if needs.logits else []
-    return [*logits, *(_Feature(kind, layer) for kind, layers in by_layer for layer in sorted(layers))]
+def _kept(needs: Needs) -> list[_Kept]:
+    layered = (f for f in FEATURES.values() if f.by_layer)
+    logits = [_Kept(LOGITS)] if needs.logits else []
+    return [*logits, *(_Kept(f, layer) for f in layered for layer in sorted(getattr(needs, f.kept)))]
+
+
+class _Rows(NamedTuple):
+    """Of each row, what stands for the teacher's input of it, and its number of tokens; (N,) each."""
+
+    prints: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A training set as the teacher sees it."""
+
+    teacher: Any
+    dataset: Any
+    inputs: tuple[str, ...]
+    collate: Collate
+    prefix: str
+    batch_size: int
+    autocast: Callable[[], AbstractContextManager[Any]]
+    progress: Callable[[int, int], None]
+
+    def columns(self) -> list[str]:
+        """The columns with the teacher's inputs."""
+        wanted = {self.prefix + name for name in self.inputs}
+        return [name for name in self.dataset.column_names if name in wanted]
+
+    def probe(self) -> Tensor:
+        """The fingerprints of the first rows, as the collator makes them."""
+        order = np.arange(min(PROBED, len(self.dataset)))
+        batches = scanned(self.dataset, self.collate, self.inputs, self.prefix, self.batch_size, order)
+        return torch.cat([fingerprints(taken)[0] for _, taken in batches])
+
+    def batches(self) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
+        """All rows, the longest first."""
+        order = np.argsort(-lengths(self.dataset, self.prefix), kind="stable")
+        with same_numbers():
+            yield from scanned(self.dataset, self.collate, self.inputs, self.prefix, self.batch_size, order)
+
+    def rows(self) -> _Rows:
+        """Of all rows."""
+        found = _Rows(np.zeros(len(self.dataset), np.int64), np.zeros(len(self.dataset), np.int64))
+        for rows, taken in self.batches():
+            prints, tokens = fingerprints(taken)
+            found.prints[rows], found.lengths[rows] = prints.numpy(), tokens.numpy()
+        return found
 
 
 class TeacherCache:
@@ -91,16 +150,19 @@ class TeacherCache:
         self.ahead = ahead
         self._verified: dict[Path, tuple[int, int]] = {}
 
-    def nbytes(self, config: Any, dataset: Any, needs: Needs) -> int:
-        """How many bytes the activations of a training set take.
+    def nbytes(self, teacher: Any, dataset: Any, needs: Needs, *, prefix: str = "") -> int:
+        """How many bytes the activations of a training set take, as long as the collator cuts nothing off.
 
         Args:
-            config: the teacher's.
-            dataset: tokenised rows with ``length`` or ``input_ids``.
+            teacher: the model, or a classifier's config.
+            dataset: tokenised rows with ``attention_mask`` or ``input_ids``.
             needs: of the teacher.
+            prefix: what stands before the names of the teacher's columns.
         """
-        lengths = _lengths(dataset)
-        numbers = sum(f.width(config) * (int(lengths.sum()) if f.by_token else len(lengths)) for f in _features(needs))
+        found = lengths(dataset, prefix)
+        numbers = sum(
+            kept.width(teacher) * (int(found.sum()) if kept.by_token(teacher) else len(found)) for kept in _kept(needs)
+        )
         return numbers * PRECISIONS[self.precision][0].itemsize
 
     def open(
@@ -110,7 +172,8 @@ class TeacherCache:
         needs: Needs,
         *,
         inputs: Iterable[str],
-        collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        collate: Collate,
+        prefix: str = "",
         batch_size: int = 32,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         autocast_dtype: str = "",
@@ -122,151 +185,158 @@ class TeacherCache:
             teacher: a transformers model in evaluation mode, on the device it is to run on.
             dataset: a ``datasets.Dataset`` of tokenised rows whose ``sample_ids`` are 0, 1, 2, ...
             needs: of the teacher.
-            inputs: the columns that the teacher takes.
-            collate: makes a batch of rows.
+            inputs: the names of what the teacher takes.
+            collate: makes a batch of rows, as in the training.
+            prefix: what stands before the names of ``inputs`` in the columns and in the batch.
             batch_size: rows the teacher is given at a time.
             autocast: the context the teacher runs in.
             autocast_dtype: its name, which is part of what the numbers depend on.
             progress: told, while the teacher runs, how many rows are done and of how many.
 
         Returns:
-            None where the live teacher has to be asked: the limit is exceeded, or the teacher shows something that
-            rows do not have by themselves (DeBERTa's attention, ModernBERT's windows). A `KdzooWarning` says which.
+            None where the live teacher has to be asked: the limit is exceeded, the collator makes something else of
+            the same rows each time, or the teacher shows something that rows do not have by themselves (DeBERTa's
+            attention, ModernBERT's windows). A `KdzooWarning` says which.
 
         Raises:
             KdzooError: for a training set without ``sample_ids`` in order, or numbers that the precision cannot hold.
         """
-        obstacle = self._obstacle(teacher, dataset, needs)
+        source = _Source(
+            unwrap(teacher), dataset, tuple(sorted(inputs)), collate, prefix, batch_size, autocast, progress
+        )
+        obstacle = self._obstacle(source, needs)
         if obstacle is None:
-            lengths = _lengths(dataset)
-            folder, key = self._place(teacher, dataset, sorted(inputs), autocast_dtype)
+            with same_numbers():
+                probe, again = source.probe(), source.probe()
+            if not torch.equal(probe, again):
+                obstacle = "the collator makes something else of the same rows each time"
+        if obstacle is None:
+            folder, key = self._place(source, probe, autocast_dtype)
             try:
-                tensors = self._tensors(
-                    folder,
-                    key,
-                    _features(needs),
-                    self._later(teacher, dataset, needs),
-                    lengths,
-                    lambda missing: _computed(
-                        missing, teacher, dataset, inputs, collate, batch_size, autocast, lengths, progress
-                    ),
-                )
-                return TeacherRows(tensors, lengths)
+                return self._found(folder, key, source, needs)
             except _Uncacheable as reason:
                 obstacle = str(reason)
         warnings.warn(f"no cache of the teacher: {obstacle}; it runs live", KdzooWarning, stacklevel=2)
         return None
 
-    def _later(self, teacher: Any, dataset: Any, needs: Needs) -> list[_Feature]:
+    def _later(self, source: _Source, needs: Needs) -> list[_Kept]:
         """What is computed with the needs for others, where all of it together is within the limit."""
         if self.ahead is None:
             return []
-        if self.limit is not None and self.nbytes(teacher.config, dataset, needs | self.ahead) > self.limit:
+        size = self.nbytes(source.teacher, source.dataset, needs | self.ahead, prefix=source.prefix)
+        if self.limit is not None and size > self.limit:
             return []
-        return [feature for feature in _features(self.ahead) if _shown(teacher, feature.kind)]
+        return [kept for kept in _kept(self.ahead) if kept.feature != QKV_OF_LAYER or shows_qkv(source.teacher)]
 
-    def _obstacle(self, teacher: Any, dataset: Any, needs: Needs) -> str | None:
-        names = getattr(dataset, "column_names", None)
+    def _obstacle(self, source: _Source, needs: Needs) -> str | None:
+        names = getattr(source.dataset, "column_names", None)
         if names is None or "sample_ids" not in names:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
-        if not np.array_equal(np.asarray(dataset["sample_ids"]), np.arange(len(dataset))):
+        if not np.array_equal(np.asarray(source.dataset["sample_ids"]), np.arange(len(source.dataset))):
             raise KdzooError("a cache needs sample_ids that are 0, 1, 2, ... in the training set's order")
-        if needs.qkv and not _shown(teacher, "qkv"):
-            return f"{type(teacher).__name__} does not show its queries and keys"
-        size = self.nbytes(teacher.config, dataset, needs)
+        if needs.qkv and not shows_qkv(source.teacher):
+            return f"{type(source.teacher).__name__} does not show its queries and keys"
+        if dependence := batch_dependence(source.teacher):
+            return dependence
+        size = self.nbytes(source.teacher, source.dataset, needs, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return f"it would take {megabytes(size)}, and the limit is {megabytes(self.limit)}"
         return None
 
-    def _place(self, teacher: Any, dataset: Any, inputs: list[str], autocast_dtype: str) -> tuple[Path, str]:
+    def _place(self, source: _Source, probe: Tensor, autocast_dtype: str) -> tuple[Path, str]:
+        teacher = source.teacher
         config = {name: value for name, value in teacher.config.to_diff_dict().items() if name not in VOLATILE}
         about = {
             "format": FORMAT,
             "class": type(teacher).__name__,
             "config": json.loads(json.dumps(config, default=str, sort_keys=True)),
-            "weights": _hash_of_weights(teacher),
-            "rows": _hash_of_rows(dataset, inputs),
+            "weights": hashing.of_tensors(teacher.state_dict()),
+            "rows": hashing.of_rows(source.dataset, source.columns()),
+            "collated": probe.tolist(),
             "computed_in": autocast_dtype or str(teacher.dtype),
             "kept_in": self.precision,
         }
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        key = hashing.of_values(about)
         return self.folder / key[:16], key
 
-    def _tensors(
-        self,
-        folder: Path,
-        key: str,
-        features: list[_Feature],
-        later: list[_Feature],
-        lengths: np.ndarray[Any, Any],
-        compute: Callable[[list[_Feature]], Iterator[tuple[np.ndarray[Any, Any], dict[_Feature, Tensor]]]],
-    ) -> dict[_Feature, Tensor]:
-        from filelock import FileLock
+    def _found(self, folder: Path, key: str, source: _Source, needs: Needs) -> TeacherRows:
+        """What is needed, read from the folder, with what is not there computed first."""
+        wanted = _kept(needs)
 
-        def find() -> dict[_Feature, Tensor]:
-            found = ((feature, self._read(folder / f"{feature}.safetensors", key)) for feature in features)
-            return {feature: tensor for feature, tensor in found if tensor is not None}
+        def find() -> tuple[Tensor | None, dict[_Kept, tuple[Tensor, bool]]]:
+            rows = self._read(folder / ROWS_FILE, key)
+            found = ((kept, self._read(folder / f"{kept}.safetensors", key)) for kept in wanted)
+            return rows and rows[0], {kept: values for kept, values in found if values is not None}
 
-        tensors = find()
-        if len(tensors) == len(features):
-            return tensors
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
-            for left in folder.glob(".*.safetensors"):
-                left.unlink()  # a process died while it wrote this
-            tensors = find()
-            missing = [feature for feature in features if feature not in tensors]
-            if missing:
-                unmade = [f for f in later if f not in features and not (folder / f"{f}.safetensors").exists()]
-                try:
-                    self._write(folder, key, lengths, compute(missing + unmade))
-                except _Uncacheable:
-                    if not unmade:
-                        raise
-                    self._write(folder, key, lengths, compute(missing))  # it may be others' needs that cannot be kept
-                tensors |= find()
-        return tensors
+        rows, found = find()
+        if rows is None or len(found) < len(wanted):
+            with hashing.locked(folder):  # whoever waits here finds what the other process made
+                for left in folder.glob(".*.safetensors"):
+                    left.unlink()  # a process died while it wrote this
+                rows, found = find()
+                missing = [kept for kept in wanted if kept not in found]
+                if rows is None or missing:
+                    self._make(folder, key, source, missing, needs)
+                    rows, made = find()
+                    found |= made
+        assert rows is not None
+        return TeacherRows(found, _Rows(rows[:, 0].numpy(), rows[:, 1].numpy()))
+
+    def _make(self, folder: Path, key: str, source: _Source, missing: list[_Kept], needs: Needs) -> None:
+        rows = source.rows()
+        if not missing:
+            self._write(folder, key, rows, iter(()))
+            return
+        wanted, later = _kept(needs), self._later(source, needs)
+        unmade = [kept for kept in later if kept not in wanted and not (folder / f"{kept}.safetensors").exists()]
+        try:
+            self._write(folder, key, rows, _computed(missing + unmade, source, rows))
+        except _Uncacheable:
+            if not unmade:
+                raise
+            self._write(folder, key, rows, _computed(missing, source, rows))  # it may be others' that cannot be kept
 
     def _write(
         self,
         folder: Path,
         key: str,
-        lengths: np.ndarray[Any, Any],
-        batches: Iterator[tuple[np.ndarray[Any, Any], dict[_Feature, Tensor]]],
+        rows: _Rows,
+        batches: Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]],
     ) -> None:
-        starts = _starts(lengths)
-        files: dict[_Feature, _Growing] = {}
+        starts, dtype = _starts(rows.lengths), PRECISIONS[self.precision][0]
+        files: dict[str, Growing] = {}
+
+        def file_of(name: str, count: int, value: Tensor, kind: torch.dtype, by_token: bool = False) -> Growing:
+            if name not in files:
+                path = folder / f".{name}"
+                files[name] = Growing(path, (count, *value.shape[1:]), key, kind, by_token=by_token)
+            return files[name]
+
         try:
-            for rows, values in batches:
-                tokens = _tokens(starts, lengths, rows)
-                for feature, value in values.items():
-                    if feature not in files:
-                        count = int(lengths.sum()) if feature.by_token else len(lengths)
-                        path = folder / f".{feature}.safetensors"
-                        files[feature] = _Growing(path, (count, *value.shape[1:]), key, self.precision)
-                    files[feature].put(tokens if feature.by_token else rows, value)
-            for feature, file in files.items():
-                file.finish(folder / f"{feature}.safetensors")
+            for numbers, values in batches:
+                tokens = _tokens(starts, rows.lengths, numbers)
+                for kept, (value, by_token) in values.items():
+                    count = int(rows.lengths.sum()) if by_token else len(rows.lengths)
+                    file = file_of(f"{kept}.safetensors", count, value, dtype, by_token)
+                    file.put(tokens if by_token else numbers, value)
+            both = torch.from_numpy(np.stack(rows, axis=1))
+            file_of(ROWS_FILE, len(both), both, torch.int64).put(np.arange(len(both)), both)
+            for name, file in files.items():
+                file.finish(folder / name)
         finally:
             for file in files.values():
                 file.discard()
 
-    def _read(self, path: Path, key: str) -> Tensor | None:
+    def _read(self, path: Path, key: str) -> tuple[Tensor, bool] | None:
         """A file's tensor, memory-mapped; None where there is none that can be used, which is said and removed."""
         if not path.exists():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                if about.get("key") != key or about.get("format") != FORMAT:
-                    raise ValueError("it was made by another teacher or from other rows")
-                status = path.stat()
-                seen = (status.st_mtime_ns, status.st_size)
-                if self._verified.get(path) != seen:
-                    if _hash_of_data(path) != about.get("sha256"):
-                        raise ValueError("its checksum is not the one it was written with")
-                    self._verified[path] = seen
-                return file.get_tensor("values")
+            status = path.stat()
+            seen = (status.st_mtime_ns, status.st_size)
+            found = read(path, key, check=self._verified.get(path) != seen)
+            self._verified[path] = seen
+            return found
         except (ValueError, SafetensorError, OSError) as error:
             warnings.warn(f"{path} is not used and made again: {error}", KdzooWarning, stacklevel=2)
             path.unlink(missing_ok=True)
@@ -276,10 +346,15 @@ class TeacherCache:
 class TeacherRows:
     """What a cache holds of a training set; `activations` are those of some of its rows."""
 
-    def __init__(self, tensors: dict[_Feature, Tensor], lengths: np.ndarray[Any, Any]) -> None:
-        self._tensors = tensors
-        self._lengths = lengths
-        self._starts = _starts(lengths)
+    def __init__(self, values: dict[_Kept, tuple[Tensor, bool]], rows: _Rows) -> None:
+        self._values = values
+        self._lengths, self._prints = rows.lengths, torch.from_numpy(rows.prints)
+        self._starts = _starts(rows.lengths)
+
+    def holds(self, sample_ids: Tensor, taken: dict[str, Tensor]) -> bool:
+        """Whether a batch is what the teacher was given of these rows, (B,)."""
+        prints = fingerprints(taken)[0]
+        return torch.equal(prints, self._prints[sample_ids.cpu()].to(prints.device))
 
     def activations(self, sample_ids: Tensor, mask: Tensor | None, needs: Needs) -> Activations:
         """The teacher's activations of a batch, in float32.
@@ -294,31 +369,28 @@ class TeacherRows:
         """
         device = sample_ids.device
         rows = sample_ids.cpu().numpy()
-        real = None if mask is None else mask != 0
+        real = real_tokens(mask)
         found = Activations(mask=real)
         index = torch.from_numpy(rows)
         tokens: Tensor | None = None
-        for feature in _features(needs):
-            kept = self._tensors[feature]
-            if not feature.by_token:
-                value = kept[index].to(device, torch.float32)
-                if feature.layer is None:
-                    found.logits = value
-                else:
-                    found.cls[feature.layer] = value
-                continue
-            if tokens is None:
+        for kept in _kept(needs):
+            values, by_token = self._values[kept]
+            if by_token and tokens is None:
                 tokens = torch.from_numpy(_tokens(self._starts, self._lengths, rows))
                 real = self._checked(real, rows, device)
-            assert real is not None and feature.layer is not None
-            read = kept[tokens].to(device, torch.float32)
-            value = read.new_zeros(*real.shape, *read.shape[1:])
-            value[real] = read
-            if feature.kind == "hidden":
-                found.hidden[feature.layer] = value
-            else:
+            value = values[tokens if by_token else index].to(device, torch.float32)
+            if by_token:
+                assert real is not None
+                padded = value.new_zeros(*real.shape, *value.shape[1:])
+                padded[real] = value
+                value = padded
+            if kept.layer is None:
+                found.logits = value
+            elif kept.feature == QKV_OF_LAYER:
                 query, key, value = (part.transpose(1, 2) for part in value.unbind(2))
-                found.qkv[feature.layer] = QKV(query, key, value)
+                found.qkv[kept.layer] = QKV(query, key, value)
+            else:
+                getattr(found, kept.feature.kept)[kept.layer] = value
         return found
 
     def _checked(self, real: Tensor | None, rows: np.ndarray[Any, Any], device: torch.device) -> Tensor:
@@ -333,116 +405,49 @@ class TeacherRows:
         return real
 
 
-def _shown(teacher: Any, kind: str) -> bool:
-    """Whether a teacher shows such a feature of rows by themselves; DeBERTa hides its queries and keys."""
-    return kind != "qkv" or bool(teacher._can_set_attn_implementation())
-
-
 class _Uncacheable(Exception):
     """Why a teacher's activations do not fit into rows of their own."""
 
 
 def _computed(
-    features: list[_Feature],
-    teacher: Any,
-    dataset: Any,
-    inputs: Iterable[str],
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    batch_size: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    lengths: np.ndarray[Any, Any],
-    progress: Callable[[int, int], None],
-) -> Iterator[tuple[np.ndarray[Any, Any], dict[_Feature, Tensor]]]:
-    """Batches of rows, the longest first, and of each feature the rows' or the tokens' values, padding left out."""
-
-    def layers(kind: str) -> frozenset[int]:
-        return frozenset(f.layer for f in features if f.kind == kind and f.layer is not None)
-
-    needs = Needs(_Feature("logits") in features, hidden=layers("hidden"), cls=layers("cls"), qkv=layers("qkv"))
-    columns = [name for name in dataset.column_names if name in set(inputs)]
-    taken = dataset.select_columns(columns)
-    order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = {name: value.to(teacher.device) for name, value in collate([taken[int(row)] for row in rows]).items()}
-        batch = {name: value for name, value in batch.items() if name in columns or name == "attention_mask"}
+    wanted: list[_Kept], source: _Source, known: _Rows
+) -> Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]]:
+    """Batches of rows, and of each feature the rows' or the tokens' values, padding left out."""
+    teacher = source.teacher
+    layers = {f.kept: frozenset(k.layer for k in wanted if k.feature == f) for f in FEATURES.values() if f.by_layer}
+    needs = Needs(_Kept(LOGITS) in wanted, **layers)
+    done = 0
+    for rows, taken in source.batches():
+        if not np.array_equal(fingerprints(taken)[0].numpy(), known.prints[rows]):
+            raise _Uncacheable("the collator makes something else of the same rows each time")
+        batch = {name: value.to(teacher.device) for name, value in taken.items()}
         mask = batch.get("attention_mask")
-        with torch.no_grad(), autocast(), capture(teacher, needs) as recorder:
+        with torch.no_grad(), source.autocast(), capture(teacher, needs) as recorder:
             found = recorder.activations(teacher(**batch), mask=mask)
         if found.visible:
             raise _Uncacheable(f"{type(teacher).__name__}'s attention has windows of its own")
         real = found.mask
         if real is None:
-            real = torch.ones(len(rows), int(lengths[rows].max()), dtype=torch.bool, device=teacher.device)
-        if needs.cls and not bool(real[:, 0].all()):
-            raise _Uncacheable("rows are padded on the left, and their first position depends on the batch")
-        values: dict[_Feature, Tensor] = {}
-        for feature in features:
-            if feature.kind == "qkv":
-                parts = found.qkv[feature.layer or 0]
-                if len({part.shape for part in parts}) > 1:
-                    raise _Uncacheable("queries and values differ in width")
-                values[feature] = torch.stack([part.transpose(1, 2) for part in parts], dim=2)[real]
-            elif feature.kind == "hidden":
-                values[feature] = found.hidden[feature.layer or 0][real]
-            elif feature.kind == "cls":
-                values[feature] = found.cls[feature.layer or 0]
-            else:
-                assert found.logits is not None
-                values[feature] = found.logits
-        yield rows, values
-        progress(start + len(rows), len(order))
+            shape = len(rows), int(known.lengths[rows].max())
+            real = torch.ones(shape, dtype=torch.bool, device=teacher.device)
+        if not bool(real[:, 0].all()):
+            raise _Uncacheable("rows are padded on the left, and what they are given depends on the batch")
+        if needs.cls and not bool(real.gather(1, head_positions(teacher, real).unsqueeze(1)).all()):
+            raise _Uncacheable(f"{type(teacher).__name__}'s head reads the last position, which depends on the batch")
+        yield rows, {kept: _by_row_or_token(kept, found, real) for kept in wanted}
+        done += len(rows)
+        source.progress(done, len(source.dataset))
 
 
-class _Growing:
-    """A safetensors file with one tensor, written row by row, and there under its name only when it is whole."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], key: str, precision: str) -> None:
-        self._path, self._key, self._precision = path, key, precision
-        self._dtype, self._name = PRECISIONS[precision]
-        self._shape = shape
-        header = self._header(NO_HASH)
-        with path.open("wb") as file:
-            file.write(header)
-            # Taken from the disk at once: a hole in a memory-mapped file that finds the disk full ends the process.
-            size = int(np.prod(shape)) * self._dtype.itemsize
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(file.fileno(), len(header), size)
-            else:
-                file.truncate(len(header) + size)
-        kind = {1: np.uint8, 2: np.int16, 4: np.float32}[self._dtype.itemsize]
-        self._values: Any = np.memmap(path, kind, "r+", len(header), shape) if size else np.empty(shape, kind)
-
-    def _header(self, sha256: str) -> bytes:
-        about = {"format": FORMAT, "key": self._key, "sha256": sha256}
-        size = int(np.prod(self._shape)) * self._dtype.itemsize
-        values = {"dtype": self._name, "shape": list(self._shape), "data_offsets": [0, size]}
-        text = json.dumps({"__metadata__": about, "values": values}).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-    def put(self, index: np.ndarray[Any, Any], values: Tensor) -> None:
-        """Write some of its rows."""
-        kept = values.detach().to("cpu", self._dtype).contiguous()
-        if self._precision != "fp32" and not torch.equal(kept.isfinite(), values.detach().cpu().isfinite()):
-            raise KdzooError(
-                f"the teacher's activations are too large for {self._precision}; keep them in bf16 or fp32"
-            )
-        self._values[index] = kept.numpy() if self._precision == "fp32" else kept.view(torch.int16).numpy()
-
-    def finish(self, final: Path) -> None:
-        """Give it its checksum and its name."""
-        if isinstance(self._values, np.memmap):
-            self._values.flush()
-        with self._path.open("r+b") as file:
-            file.write(self._header(_hash_of_data(self._path)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self._path, final)
-
-    def discard(self) -> None:
-        """Remove what is not finished."""
-        self._path.unlink(missing_ok=True)
+def _by_row_or_token(kept: _Kept, found: Activations, real: Tensor) -> tuple[Tensor, bool]:
+    """A feature's values as they are kept, and whether that is token by token."""
+    value = found.get(kept.feature, kept.layer)
+    if isinstance(value, QKV):
+        if len({part.shape for part in value}) > 1:
+            raise _Uncacheable("queries and values differ in width")
+        value = torch.stack([part.transpose(1, 2) for part in value], dim=2)
+    by_token = kept.feature.by_token or (kept.feature == LOGITS and value.dim() == 3)
+    return (value[real] if by_token else value), by_token
 
 
 def megabytes(size: float) -> str:
@@ -450,11 +455,21 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _lengths(dataset: Any) -> np.ndarray[Any, Any]:
-    """The rows' numbers of tokens."""
-    if "length" in dataset.column_names:
-        return np.asarray(dataset["length"])
-    return np.asarray([len(row) for row in dataset["input_ids"]])
+def lengths(dataset: Any, prefix: str = "") -> np.ndarray[Any, Any]:
+    """The rows' numbers of tokens, padding that the rows hold left out."""
+    from pyarrow.compute import list_value_length
+
+    name = prefix + ("attention_mask" if prefix + "attention_mask" in dataset.column_names else "input_ids")
+    found = []
+    for rows in dataset.select_columns([name]).with_format("arrow").iter(hashing.ROWS):
+        column = rows.column(name).combine_chunks()
+        sizes = np.asarray(list_value_length(column))
+        numbers = column.flatten().to_numpy(zero_copy_only=False)
+        real = numbers != 0 if name.endswith("attention_mask") else np.ones(len(numbers), bool)
+        totals = np.concatenate([[0], np.cumsum(real)])
+        ends = np.cumsum(sizes)
+        found.append(totals[ends] - totals[ends - sizes])
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _starts(lengths: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -466,39 +481,3 @@ def _tokens(
 ) -> np.ndarray[Any, Any]:
     """Where the tokens of some rows are, row by row."""
     return np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in rows])
-
-
-def _hash_of_weights(model: Any) -> str:
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
-def _hash_of_rows(dataset: Any, columns: list[str]) -> str:
-    """Of the values that a teacher is given, in the rows' order."""
-    import pyarrow
-    from pyarrow.compute import list_value_length
-
-    found = hashlib.sha256(str(len(dataset)).encode())
-    used = [name for name in dataset.column_names if name in columns]
-    for table in dataset.select_columns(used).with_format("arrow").iter(10_000):
-        for name in used:
-            column = table.column(name).combine_chunks()
-            found.update(f"{name} {column.type}".encode())
-            while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-                found.update(list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
-                column = column.flatten()
-            found.update(column.to_numpy(zero_copy_only=False).tobytes())
-    return found.hexdigest()
-
-
-def _hash_of_data(path: Path) -> str:
-    """Of everything after a safetensors file's header."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(int.from_bytes(file.read(8), "little") + 8)
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()

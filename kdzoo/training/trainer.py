@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from kdzoo.distributed import mean_over_processes
-from kdzoo.errors import DistillationFailure, KdzooError
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture, embedding_output
-from kdzoo.models.heads import unwrap
-from kdzoo.models.loading import auto_class
-from kdzoo.objectives.objective import Objective, ObjectiveOutput
-from kdzoo.objectives.recipe import Recipe, Stage
-from kdzoo.training.cache import TeacherCache, TeacherRows
+from kdzoo.models.heads import is_peft, savable, unwrap
+from kdzoo.objectives.objective import Objective, ObjectiveOutput, check_separate_tokens
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.training import checkpoints
+from kdzoo.training.accumulation import say_micro_batches, shares
+from kdzoo.training.agreement import (
+    accepted_inputs,
+    check_columns,
+    check_length,
+    check_longest,
+    check_sharing,
+    check_vocabularies,
+    evaluating,
+    frozen,
+    has_own_columns,
+)
+from kdzoo.training.arguments import check_arguments, check_optimizer, resume_from
+from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache, TeacherRows
+from kdzoo.training.card import model_card
+from kdzoo.training.collated import given
+from kdzoo.training.order import SeededLengthSampler, staged_rate
 from kdzoo.training.perturbation import gradient_perturbation
 from kdzoo.training.stopwatch import Stopwatch
 
-OBJECTIVE_FILE = "objective.safetensors"
-STUDENT_FILE = "model.safetensors"
 MEASURED_EVERY = 10  # steps between two looks at the terms' gradients, where weights depend on them
 
 
@@ -56,19 +67,25 @@ class Distiller(nn.Module):
         self.perturbation = perturbation
         self.stopwatch = stopwatch or Stopwatch(torch.device("cpu"))
         self._inputs = accepted_inputs(student)
+        # PEFT's adapters are inside of what it wraps, whose inputs its own forward function need not name.
+        self._runs = (unwrap(student) if is_peft(savable(student)) else student,)  # in a tuple: not a second child
 
     @property
     def config(self) -> Any:
         """The student's config; the Trainer looks for one."""
-        return self.student.config
+        return unwrap(self.student).config
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The student's; NEFTune puts its noise there."""
+        return unwrap(self.student).get_input_embeddings()
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Pass on to the student what the Trainer asks of a model."""
-        self.student.activation_checkpointing_enable(**options)
+        unwrap(self.student).activation_checkpointing_enable(**options)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """The same by the name that the Trainer used before transformers 5.23."""
-        self.student.gradient_checkpointing_enable(**options)
+        unwrap(self.student).gradient_checkpointing_enable(**options)
 
     def forward(
         self,
@@ -78,6 +95,7 @@ class Distiller(nn.Module):
         labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
         measure: bool = False,
+        shares: dict[str, Tensor] | None = None,
         **inputs: Any,
     ) -> Any:
         """The objective's output on a batch when training, else the student's.
@@ -88,12 +106,14 @@ class Distiller(nn.Module):
             labels: (B,).
             sample_ids: (B,) indices in the training set.
             measure: measure the terms' gradients too.
+            shares: what this micro-batch weighs in its step (`kdzoo.training.accumulation`).
             inputs: the batch; the student is given what it takes.
         """
         taken = {name: value for name, value in inputs.items() if name in self._inputs}
         if not self.training:
-            return self.student(**taken, labels=labels)
-        context = {"labels": labels, "sample_ids": sample_ids, "progress": progress}
+            return self._runs[0](**taken, labels=labels)
+        check_length("the student", self.student, taken)
+        context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "shares": shares}
         measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:
             return self._pass(taken, teacher, context | measured)
@@ -107,8 +127,8 @@ class Distiller(nn.Module):
 
     def _pass(self, inputs: dict[str, Any], teacher: Activations | None, context: dict[str, Any]) -> ObjectiveOutput:
         needs, _ = self.objective.needs(context["progress"])
-        with capture(self.student, needs) as recorder:
-            outputs = self.student(**inputs)
+        with capture(self._runs[0], needs) as recorder:
+            outputs = self._runs[0](**inputs)
             activations = recorder.activations(outputs, mask=inputs.get("attention_mask"))
         self.stopwatch.lap("forward")
         output = self.objective(activations, teacher, **context)
@@ -181,18 +201,24 @@ class DistillationTrainer(Trainer):
         needs_teacher = any(term.kind.needs_teacher for term in objective.terms)
         self.teacher = None if teacher is None or not needs_teacher else unwrap(teacher)
         train_dataset: Any = arguments.get("train_dataset")
-        if args.n_gpu > 1:
-            raise KdzooError(
-                f"one process cannot distil on {args.n_gpu} GPUs; start one process a GPU with torchrun, or choose one "
-                "with CUDA_VISIBLE_DEVICES"
-            )
+        check_arguments(args, arguments)
+        while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module  # the Trainer wraps it itself
+        self._prefix = ""
         if self.teacher is not None:
-            _check_vocabularies(model, self.teacher)
+            check_sharing(model, self.teacher)
+            self._prefix = TEACHER_PREFIX if has_own_columns(self.teacher, train_dataset) else ""
+            if self._prefix:
+                check_separate_tokens(objective, model)
+            else:
+                check_vocabularies(model, self.teacher)
         # The Trainer seeds too late for projections and banks.
         set_seed(args.seed)
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
-        _check_columns(objective, train_dataset)
+        check_columns(objective, train_dataset)
+        check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
+        say_micro_batches(objective, args)
         if args.label_names is None:
             args.label_names = ["labels"]
         if args.ddp_broadcast_buffers is None:
@@ -206,48 +232,79 @@ class DistillationTrainer(Trainer):
         others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
         self._signature_columns = [*accepted_inputs(model), *others]
         if self.teacher is not None:
-            self.teacher.requires_grad_(False).eval().to(self.args.device)
+            self.teacher.to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
-            self._signature_columns = [*self._signature_columns, *self._teacher_inputs]
+            self._signature_columns += [self._prefix + name for name in self._teacher_inputs]
         self._cache = cache
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
         self.teacher_progress: Callable[[int, int], None] | None = None  # in place of a bar, while the cache is filled
         self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
         self._gradients: list[dict[str, Tensor]] = []
+        self._shares: list[dict[str, Tensor]] = []  # of the micro-batches that are left of a step
 
     @property
     def student(self) -> PreTrainedModel:
         """The student, without what was wrapped around it."""
-        return self.model.student
+        return savable(self.model.student)
 
     @property
     def progress(self) -> float:
         """The fraction of the training steps done."""
         return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """Train; with a cache, the teacher runs over the training rows first, where it has not yet."""
-        needs = self.model.objective.teacher_needs()
-        if self._cache is not None and self.teacher is not None and needs is not None:
-            with self._teacher_bar() as progress:
-                self.teacher_rows = self._cache.open(
-                    self.teacher,
-                    self.train_dataset,
-                    needs,
-                    inputs=self._teacher_inputs,
-                    collate=self.data_collator,
-                    batch_size=self.args.eval_batch_size,
-                    autocast=self.accelerator.autocast,
-                    autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
-                    progress=progress,
-                )
-            if self.teacher_rows is not None:
-                self.teacher.to("cpu")  # which makes room: it has said all it is asked for
-        trained = super().train(*arguments, **options)
+        start = resume_from(self.args, resume_from_checkpoint)
+        start = get_last_checkpoint(str(self.args.output_dir)) or True if start is True else start
+        if isinstance(start, str):
+            checkpoints.check(Path(start), self.args.max_steps)
+        self._steps.clear()
+        self._shares.clear()
+        with ExitStack() as undo:
+            if self.teacher is not None:
+                undo.enter_context(frozen(self.teacher))
+            self._check_lengths()
+            self._open_cache()
+            trained = super().train(start, *arguments, **options)
         # A loss shows what the step before it made of the weights, and nothing follows the last.
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise DistillationFailure("the weights are not finite after the last step; take a lower learning rate")
         return trained
+
+    def _check_lengths(self) -> None:
+        rows: Any = self.train_dataset
+        if rows is None or not isinstance(getattr(rows, "column_names", None), list):
+            return
+        rows = self._remove_unused_columns(rows, description="training")
+        check_longest("the student", self.model.student, rows, self.data_collator)
+        if self.teacher is not None:
+            check_longest("the teacher", self.teacher, rows, self.data_collator, self._prefix)
+
+    def _open_cache(self) -> None:
+        needs = self.model.objective.teacher_needs()
+        if self._cache is None or self.teacher is None or needs is None:
+            return
+        with self._teacher_bar() as progress, evaluating(self.teacher):
+            self.teacher_rows = self._cache.open(
+                self.teacher,
+                self._remove_unused_columns(self.train_dataset, description="training"),
+                needs,
+                inputs=self._teacher_inputs,
+                collate=self.data_collator,
+                prefix=self._prefix,
+                batch_size=self.args.eval_batch_size,
+                autocast=self.accelerator.autocast,
+                autocast_dtype=self.accelerator.mixed_precision.replace("no", ""),
+                progress=progress,
+            )
+        if self.teacher_rows is not None:
+            self.teacher.to("cpu")  # which makes room: it has said all it is asked for
+
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
+        """A step's micro-batches, and what each weighs in it."""
+        batches, count = super().get_batch_samples(*arguments, **options)
+        self._shares = shares(batches, self.args.device) if len(batches) > 1 else []
+        return batches, count
 
     @contextmanager
     def _teacher_bar(self) -> Iterator[Callable[[int, int], None]]:
@@ -277,7 +334,8 @@ class DistillationTrainer(Trainer):
         self.stopwatch.lap("other")
         teacher = self._run_teacher(inputs)
         self.stopwatch.lap("teacher")
-        output = model(**inputs, teacher=teacher, progress=self.progress, measure=self._measures())
+        weights = self._shares.pop(0) if self._shares else None
+        output = model(**inputs, teacher=teacher, progress=self.progress, measure=self._measures(), shares=weights)
         ids = inputs.get("sample_ids")
         self._steps.append((self.state.global_step + 1, output._replace(total=output.total.detach()), ids))
         if self.log_gradients:
@@ -303,12 +361,28 @@ class DistillationTrainer(Trainer):
         _, needs = self.model.objective.needs(self.progress)
         if self.teacher is None or needs is None:
             return None
+        taken = given(inputs, self._teacher_inputs, self._prefix)
+        if self._prefix and "input_ids" not in taken:
+            raise KdzooError(
+                f"the training set has columns of the teacher's own ({TEACHER_PREFIX}input_ids, ...) and the batch has "
+                f"none: it has {', '.join(inputs)}; the collator has to make tensors of them"
+            )
         if self.teacher_rows is not None:
-            return self.teacher_rows.activations(inputs["sample_ids"], inputs.get("attention_mask"), needs)
-        taken = {name: value for name, value in inputs.items() if name in self._teacher_inputs}
+            if self.teacher_rows.holds(inputs["sample_ids"], taken):
+                return self.teacher_rows.activations(inputs["sample_ids"], taken.get("attention_mask"), needs)
+            warnings.warn(
+                "the collator makes other inputs of these rows than those that the teacher's cache was made from; the "
+                "teacher runs live from here on",
+                KdzooWarning,
+                stacklevel=2,
+            )
+            self.teacher_rows = None
+            self.teacher.to(self.args.device)
         # no_grad and not inference_mode: losses save what they compare for their backward pass, which inference
         # tensors refuse.
-        with torch.no_grad(), self.accelerator.autocast(), capture(self.teacher, needs) as recorder:
+        check_length("the teacher", self.teacher, taken)
+        watching = capture(self.teacher, needs)
+        with torch.no_grad(), self.accelerator.autocast(), evaluating(self.teacher), watching as recorder:
             return recorder.activations(self.teacher(**taken), mask=taken.get("attention_mask"))
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
@@ -351,7 +425,7 @@ class DistillationTrainer(Trainer):
                     "does not go with; take 'linear'"
                 )
             warmup = self.args.get_warmup_steps(num_training_steps)
-            course = _staged_rate(spans, num_training_steps, warmup, scheduler.lr_lambdas[0])
+            course = staged_rate(spans, num_training_steps, warmup, scheduler.lr_lambdas[0])
             self.lr_scheduler = LambdaLR(scheduler.optimizer, course)
         return self.lr_scheduler
 
@@ -364,7 +438,7 @@ class DistillationTrainer(Trainer):
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         lengths = None if lengths is None else list(lengths)
-        return _SeededLengthSampler(batch_size, dataset, lengths=lengths, generator=torch.Generator(), seed=seed)
+        return SeededLengthSampler(batch_size, dataset, lengths=lengths, generator=torch.Generator(), seed=seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # In the rows' order, so that predictions come back in it, however the training rows are grouped.
@@ -377,53 +451,36 @@ class DistillationTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the student as a plain transformers model, with its tokenizer and a model card.
 
-        The objective (projections, banks) goes into checkpoints alone.
+        Of a student with PEFT's adapters these are written, as PEFT does. The objective (projections, banks) goes into
+        checkpoints alone.
         """
         folder = Path(str(output_dir or self.args.output_dir))
         if not self.args.should_save:
             return
-        self.student.save_pretrained(folder)
+        checkpoints.save_student(self.model.student, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
         if _internal_call:
-            save_model(self.model.objective, str(folder / OBJECTIVE_FILE))
+            checkpoints.save_objective(self.model.objective, folder)
         else:
-            (folder / "README.md").write_text(self._model_card(), encoding="utf-8")
+            card = model_card(self.model.student, self.recipe, self.state)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        with _resuming(folder, STUDENT_FILE):
-            load_model(self.student, folder / STUDENT_FILE)
-        with _resuming(folder, OBJECTIVE_FILE):
-            load_model(self.model.objective, folder / OBJECTIVE_FILE)
-        with _resuming(folder, TRAINER_STATE_NAME):
-            TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        checkpoints.load(self.model.student, self.model.objective, Path(resume_from_checkpoint))
+
+    def _init_training_state(self, max_steps: int, *arguments: Any, **options: Any) -> Any:
+        found = super()._init_training_state(max_steps, *arguments, **options)
+        if self.state.global_step > max_steps:
+            raise KdzooError(f"the checkpoint is of step {self.state.global_step}, and training ends after {max_steps}")
+        return found
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _resuming(Path(checkpoint or ""), "optimizer.pt"):
+        with checkpoints.resuming(Path(checkpoint or ""), "optimizer.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-    def _model_card(self) -> str:
-        from huggingface_hub import ModelCard, ModelCardData
-
-        title = self.recipe.name if self.recipe is not None else "an objective of its own"
-        metrics = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
-        lines = [
-            f"# {self.student.config.model_type} student distilled with {title}",
-            f"{sum(p.numel() for p in self.student.parameters()) / 1e6:.1f} M parameters, "
-            f"{self.state.global_step} training steps. It loads with `{auto_class(self.student).__name__}`.",
-        ]
-        if self.recipe is not None:
-            citation = f"{self.recipe.citation}\n\n" if self.recipe.citation else ""
-            lines.append(f"## Method\n\n{citation}```yaml\n{self.recipe.to_yaml()}```")
-        if metrics:
-            rows = [f"| {key} | {value:.4f} |" for key, value in metrics[-1].items() if isinstance(value, float)]
-            lines.append("## Evaluation\n\n| | |\n|---|---|\n" + "\n".join(rows))
-        data = ModelCardData(library_name="transformers", tags=["knowledge-distillation", "kdzoo"])
-        return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"))
 
 
 class _Laps(TrainerCallback):
@@ -435,75 +492,3 @@ class _Laps(TrainerCallback):
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         self._stopwatch.lap("optimizer")
-
-
-def _staged_rate(
-    spans: list[tuple[float, float, Stage]], steps: int, warmup: int, course: Callable[[int], float]
-) -> Callable[[int], float]:
-    """The factor on the learning rate at a step: each stage's own course within its span, or the arguments'."""
-
-    # A function and not an object: checkpoints would hold the object, and refuse to load it.
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        progress = step / max(steps, 1)
-        start, end, stage = next((span for span in spans if progress < span[1]), spans[-1])
-        if stage.lr_scheduler is None:
-            return course(step)
-        return 1.0 if stage.lr_scheduler == "constant" else max(0.0, (end - progress) / (end - start))
-
-    return factor
-
-
-class _SeededLengthSampler(LengthGroupedSampler):
-    """Rows of like length together, in an order that depends on the seed and the epoch alone."""
-
-    def __init__(self, *arguments: Any, seed: int, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch by the data loader."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Any:
-        self.generator.manual_seed(self._seed * 1_000_003 + self._epoch)
-        return super().__iter__()
-
-
-@contextmanager
-def _resuming(folder: Path, name: str) -> Iterator[None]:
-    """What goes wrong while a checkpoint's file is read, on one line that names it."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise KdzooError(f"checkpoint {folder} cannot be resumed: {name}: {reason}") from error
-
-
-def accepted_inputs(model: PreTrainedModel) -> frozenset[str]:
-    """The names of a model's tensor inputs, its labels left out."""
-    return frozenset(inspect.signature(model.forward).parameters) - {"labels", "kwargs"}
-
-
-def _check_vocabularies(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    sizes = student.config.vocab_size, teacher.config.vocab_size
-    if sizes[0] != sizes[1]:
-        raise KdzooError(
-            f"the student's vocabulary has {sizes[0]} entries and the teacher's {sizes[1]}; both read the same tokens, "
-            "so take a student made for the teacher's vocabulary (such as 4x312 or teacher:0,2)"
-        )
-
-
-def _check_columns(objective: Objective, dataset: Any) -> None:
-    names = getattr(dataset, "column_names", None)
-    if names is None:
-        return
-    for term in objective.terms:
-        loss: Any = next(objective.losses[term.name].children())
-        for need in sorted(loss.needs):
-            if need not in names and not (need == "labels" and loss.token_labels):  # which the collator makes
-                raise KdzooError(
-                    f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"
-                )

@@ -1,0 +1,76 @@
+"""What losses compare, as objects: which axes a feature has, which layers it is counted by, and which mask it takes."""
+
+from __future__ import annotations
+
+from kdzoo.errors import unknown
+
+
+class Feature(str):
+    """A feature by its name; a string, so that ``"cls"`` is accepted wherever a feature is.
+
+    Attributes:
+        by_layer: there is one of it a layer, so that a term maps layers; else there is one a model.
+        by_token: it has an axis of tokens, so that both models have to read the same tokens.
+        vectors: it is made of vectors of the model's width D, which a projection can bring to another width.
+        attention: its layers are attention layers, counted from 0; else hidden states, of which 0 is the embeddings.
+        kept: the name of the feature it is captured as; ``embedding`` is the hidden state 0.
+    """
+
+    by_layer: bool
+    by_token: bool
+    vectors: bool
+    attention: bool
+    kept: str
+
+    def __new__(
+        cls,
+        name: str,
+        *,
+        by_layer: bool = False,
+        by_token: bool = False,
+        vectors: bool = True,
+        attention: bool = False,
+        kept: str | None = None,
+    ) -> Feature:
+        made = super().__new__(cls, name)
+        made.by_layer, made.by_token, made.vectors, made.attention = by_layer, by_token, vectors, attention
+        made.kept = kept or name
+        return made
+
+    @property
+    def layer(self) -> int | None:
+        """The layer of a feature that has no others: the embeddings' output is hidden state 0."""
+        return 0 if self.kept != self and not self.by_layer else None
+
+
+LOGITS = Feature("logits", vectors=False)
+HIDDEN = Feature("hidden", by_layer=True, by_token=True)
+CLS = Feature("cls", by_layer=True)
+POOLED = Feature("pooled", by_layer=True)
+EMBEDDING = Feature("embedding", by_token=True, kept="hidden")
+QKV_OF_LAYER = Feature("qkv", by_layer=True, by_token=True, vectors=False, attention=True)
+
+FEATURES: dict[str, Feature] = {f: f for f in (LOGITS, HIDDEN, CLS, POOLED, EMBEDDING, QKV_OF_LAYER)}
+
+
+def feature_of(name: str) -> Feature:
+    """The feature of a name.
+
+    Raises:
+        KdzooError: for a name that is none.
+    """
+    if name not in FEATURES:
+        raise unknown("feature", name, FEATURES)
+    return FEATURES[name]
+
+
+def features_of(names: tuple[str, ...], extras: frozenset[str] = frozenset()) -> dict[str, Feature]:
+    """What a loss that names these features works on, by name.
+
+    One on CLS states works on pooled ones too, which are vectors of rows alike, unless it puts them through the
+    teacher's head, which reads a CLS state.
+    """
+    found = {name: feature_of(name) for name in names}
+    if CLS in found and "teacher_head" not in extras:
+        found.setdefault(POOLED, POOLED)
+    return found

@@ -1,0 +1,73 @@
+"""What a mask means (1 or True: a token is real; of pairs: a query sees a key), and whether it fits what it masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdzoo.errors import KdzooError
+
+
+def real_tokens(mask: Tensor | None) -> Tensor | None:
+    """A model's attention mask as (B, S) booleans: of (B, S, S) the diagonal, since a real token sees itself."""
+    if mask is None:
+        return None
+    return mask != 0 if mask.dim() < 3 else mask.diagonal(dim1=-2, dim2=-1) != 0
+
+
+def checked_mask(label: str, mask: Tensor) -> Tensor:
+    """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused.
+
+    Raises:
+        KdzooError: names the number that is neither 0 nor 1.
+    """
+    real = mask != 0
+    # On an accelerator this look at the values would stop the host at every step.
+    if mask.dtype != torch.bool and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        odd = mask[real & (mask != 1)]
+        if odd.numel():
+            raise KdzooError(
+                f"{label}: a mask is 1 where a token is real and 0 elsewhere; this one has {odd[0].item():g}"
+            )
+    return real
+
+
+def slot_mask(label: str, vectors: Tensor, mask: Tensor | None, *, layered: bool = False) -> Tensor | None:
+    """The (B, S) mask spread over the slots of (B, S, D) or (B, M, S, D); refused where it cannot apply.
+
+    Args:
+        label: the loss's name, for messages.
+        vectors: what it masks.
+        mask: (B, S) booleans or None.
+        layered: the vectors are those of several layers, (B, M, S, D) alone.
+    """
+    if mask is None:
+        return None
+    if vectors.dim() not in ((4,) if layered else (3, 4)) or mask.shape != (vectors.shape[0], vectors.shape[-2]):
+        shapes = "(B, M, S, D)" if layered else "(B, S, D) or (B, M, S, D)"
+        raise KdzooError(
+            f"{label}: a mask {tuple(mask.shape)} does not fit {tuple(vectors.shape)}; it is (B, S) for {shapes}, and "
+            "is left out for vectors without positions"
+        )
+    return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+
+
+def pair_mask(
+    label: str, scores: tuple[int, ...], mask: Tensor | None, *, padded_queries: bool = False
+) -> Tensor | None:
+    """Which (query, key) pairs of scores (B, A, S, S) count, (B, 1, S, S); refused where the mask does not fit.
+
+    Args:
+        label: the loss's name, for messages.
+        scores: their shape.
+        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True where the
+            query may see the key; or None for all.
+        padded_queries: let a query count that is not real itself.
+    """
+    if mask is None:
+        return None
+    if tuple(mask.shape) not in ((scores[0], scores[2]), (scores[0], *scores[2:])):
+        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {scores}; it is (B, S) or (B, S, S)")
+    if mask.dim() != 3:
+        mask = mask.unsqueeze(1) & (mask.unsqueeze(2) | padded_queries)
+    return mask.unsqueeze(1)

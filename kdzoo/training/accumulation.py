@@ -1,0 +1,59 @@
+"""Gradient accumulation: what each micro-batch weighs, so that means are taken over all rows or tokens of a step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdzoo.distributed import mean_over_processes
+from kdzoo.errors import KdzooWarning
+from kdzoo.models.masks import real_tokens
+from kdzoo.objectives.objective import Objective
+
+COUNTED = ("rows", "tokens", "pairs", "labels")
+
+
+def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[dict[str, Tensor]]:
+    """What the value of each micro-batch is multiplied by, by what a loss takes its mean over.
+
+    The mean of the values so weighted is the mean over the whole step: c_i / mean_j c_j for a count of c_i.
+
+    Args:
+        batches: the micro-batches of one step.
+        device: where the factors are needed.
+    """
+    counts = torch.stack([_counts(batch).to(device, torch.float32) for batch in batches])
+    counts = mean_over_processes(counts)
+    means = counts.mean(0)
+    weights = torch.where(means > 0, counts / means.clamp_min(1e-12), 1.0)
+    return [dict(zip(COUNTED, row.unbind(), strict=True)) for row in weights]
+
+
+def _counts(batch: Mapping[str, Any]) -> Tensor:
+    """Rows, real tokens, pairs of these in a row, and labels that count."""
+    ids = batch.get("input_ids")
+    first = ids if isinstance(ids, Tensor) else next(value for value in batch.values() if isinstance(value, Tensor))
+    mask = real_tokens(batch.get("attention_mask"))
+    rows = torch.tensor(len(first), device=first.device)
+    size = first.shape[1] if first.dim() > 1 else 1
+    tokens = torch.full((len(first),), size, device=first.device) if mask is None else mask.sum(-1)
+    labels = batch.get("labels")
+    counted = (labels != -100).sum() if isinstance(labels, Tensor) else rows
+    return torch.stack([rows, tokens.sum(), tokens.square().sum(), counted])
+
+
+def say_micro_batches(objective: Objective, args: Any) -> None:
+    """Warn where losses relate rows to each other and a step's rows come in several micro-batches."""
+    pieces, rows = args.gradient_accumulation_steps, args.per_device_train_batch_size
+    relating = [term.name for term in objective.terms if term.kind.contrastive]
+    if pieces > 1 and relating:
+        warnings.warn(
+            f"{', '.join(relating)} relates rows to each other and sees the {rows} of a micro-batch, not the "
+            f"{rows * pieces} of a step (gradient_accumulation_steps={pieces})",
+            KdzooWarning,
+            stacklevel=3,
+        )

@@ -1,23 +1,19 @@
-"""What the kernels share: which backend runs, the checks of their inputs, lazy Triton functions, the backward pass."""
+"""What the kernels share: which backend runs and in what precision, the sizes of blocks, the checks of their inputs."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import triton.language as tl
-
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "KDZOO_BACKEND"
 EPSILON = 1e-12
+DEVICE_BLOCK = 1 << 25  # elements of a block elsewhere than on a CPU: few launches, and memory that is soon free
 
 # Elements of the student from which a kernel's Triton form is the faster one on CUDA. A kernel that is not here has
 # not been measured, and takes Triton at every size.
@@ -77,7 +73,8 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
         kernel: its name.
         tensor: its first input, which has the device, the type and the size.
         backend: ``"torch"``, ``"triton"``, or ``"auto"``: what the environment variable KDZOO_BACKEND says, or else
-            Triton on CUDA from the kernel's measured crossover on, and torch everywhere else.
+            Triton on CUDA from the kernel's measured crossover on, on GPUs of compute capability 8.0 or more, and
+            torch everywhere else.
         unfit: why the Triton kernel cannot take this input, if it cannot.
 
     Raises:
@@ -94,6 +91,7 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
         raise KernelError(f"{kernel}: {asked} cannot run here: {obstacle}; use 'torch' or 'auto'")
     if backend != "auto":
         return Decision(backend, f"asked for by {asked}")
+    obstacle = obstacle or _too_old(tensor)
     if obstacle:
         return Decision("torch", obstacle)
     if tensor.device.type != "cuda":
@@ -112,6 +110,11 @@ def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
     return tensor.device.type == "cpu" and tensor.numel() < PLAIN.get(kernel, 0)
 
 
+def fits_triton(tensor: Tensor) -> bool:
+    """Whether Triton can serve a tensor where it lies, and well."""
+    return _obstacle(tensor) is None and _too_old(tensor) is None
+
+
 def _obstacle(tensor: Tensor) -> str | None:
     if not has_triton():
         return "triton is not installed"
@@ -122,6 +125,14 @@ def _obstacle(tensor: Tensor) -> str | None:
     return None
 
 
+def _too_old(tensor: Tensor) -> str | None:
+    """Why the kernels would run on a GPU, but slowly: on older ones they spill registers by the kilobyte."""
+    if tensor.device.type != "cuda" or torch.version.hip:
+        return None
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return None if major >= 8 else f"its compute capability is {major}.{minor}, and the kernels are made for 8.0 on"
+
+
 @cache
 def architecture() -> str:
     """The GPU's, ``"sm_90"`` or ``"gfx942"``, for a kernel that is tuned to each; empty without one."""
@@ -129,6 +140,50 @@ def architecture() -> str:
         return ""
     properties = torch.cuda.get_device_properties()
     return properties.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
+
+
+# Precision and sizes
+
+
+def allows_tf32() -> bool:
+    """Whether torch is told that it may multiply float32 matrices on CUDA in TF32."""
+    if torch.version.hip:
+        return False
+    # From torch 2.9 on; the older getter raises where the newer setting has been used.
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return torch.backends.cuda.matmul.allow_tf32 if precision is None else precision == "tf32"
+
+
+def dot_precision() -> str:
+    """The ``input_precision`` of every ``tl.dot``: full float32, or TF32 where torch multiplies in it, too."""
+    return "tf32" if allows_tf32() else "ieee"
+
+
+def in_tf32(tensor: Tensor) -> bool:
+    """Whether torch multiplies a matrix in TF32."""
+    return tensor.is_cuda and tensor.dtype == torch.float32 and allows_tf32()
+
+
+def exact_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` of what will be subtracted from something almost as large, and therefore never in TF32."""
+    if in_tf32(left):
+        return (left.double() @ right.double()).float()
+    return left @ right
+
+
+def block_elements(device: torch.device, of_a_thread: int) -> int:
+    """Elements of a block of plain PyTorch: on a CPU those that stay in the cache, elsewhere enough for the device."""
+    return of_a_thread * torch.get_num_threads() if on_host(device) else DEVICE_BLOCK
+
+
+def on_host(device: torch.device) -> bool:
+    """Whether plain PyTorch runs where small blocks stay in a cache, and a look at a value costs nothing."""
+    return device.type == "cpu"
+
+
+def power_of_2(number: int) -> int:
+    """The smallest power of two that is not below a number; 1 for zero."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 # Checks
@@ -183,132 +238,3 @@ def unit(vectors: Tensor) -> Tensor:
     none = (norm == 0) | (norm == torch.inf)
     # Filled before the division, so that neither value nor gradient meets 0 / 0 or inf / inf.
     return vectors.masked_fill(none, 0.0) / norm.masked_fill(none, 1.0).clamp_min(EPSILON)
-
-
-# Triton functions
-
-
-class Lazy:
-    """A function that becomes a Triton kernel with `load`."""
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        raise TypeError(f"{self.function.__name__} must be loaded before it is launched")
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """``triton.jit``, put off until the first launch: importing a kernel's file loads torch alone."""
-    return Lazy(function)
-
-
-def load(module: dict[str, Any]) -> None:
-    """Turn the `jit` functions of a module, given as its ``globals()``, into Triton kernels."""
-    if "tl" in module:
-        return
-    import triton
-    import triton.language
-
-    module["tl"] = triton.language
-    for name, value in list(module.items()):
-        if isinstance(value, Lazy):
-            module[name] = triton.jit(value.function)
-
-
-def power_of_2(number: int) -> int:
-    """The smallest power of two that is not below a number; 1 for zero."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
-# Backward
-
-
-def register_value_and_gradient(operator: Any, kernel: str, *, count: int, wanted: int, room: float = 1.0) -> None:
-    """Register the fake and the backward pass of an operator that gives a value and its gradient at its first input.
-
-    Args:
-        operator: a ``torch.library.CustomOpDef`` that gives both; the gradient is empty where it is not wanted.
-        kernel: its name, for messages.
-        count: the place, among its inputs, of the number that the value is divided by. A float16 gradient is not
-            divided yet, since its type has no room for such quotients: the backward pass does it.
-        wanted: the place of the flag that says whether the gradient is wanted.
-        room: what a float16 gradient is times of.
-    """
-
-    def fake(*inputs: Any) -> tuple[Tensor, Tensor]:
-        student = inputs[0]
-        gradient = student.new_empty(student.shape if inputs[wanted] else (0, *student.shape[1:]))
-        return student.new_empty((), dtype=accumulator(student.dtype)), gradient
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # or zeros as large as the gradient would be made for the gradient's own
-        ctx.save_for_backward(inputs[0], output[1], inputs[count])
-        ctx.others = (None,) * (len(inputs) - 1)
-
-    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if upstream is None:
-            return (None, *ctx.others)
-        student, gradient, divisor = ctx.saved_tensors
-        factor = upstream / (divisor * room) if student.dtype == torch.float16 else upstream
-        return (once(kernel, scaled(gradient, factor), student), *ctx.others)
-
-    operator.register_fake(fake)
-    operator.register_autograd(backward, setup_context=setup)
-
-
-def once(kernel: str, gradient: Tensor, source: Tensor) -> Tensor:
-    """The gradient of ``source``, such that differentiating it a second time is refused."""
-    return _Once.apply(gradient, source, kernel) if torch.is_grad_enabled() else gradient
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, source: Tensor, kernel: str) -> Tensor:
-        ctx.kernel = kernel
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
-        raise KernelError(
-            f"{ctx.kernel}: its gradient cannot be differentiated a second time; for that, use {ctx.kernel}_reference"
-        )
-
-
-def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """A gradient that the forward pass wrote, times the upstream one; in float32 where it is of half precision.
-
-    In place, and on CUDA without touching the memory where the factor is 1, unless the graph is kept or traced.
-    """
-    # Tensors of a trace are subclasses; a compiler fuses the product into what comes next.
-    if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
-        return (gradient * factor if gradient.dtype not in _HALF else gradient.float() * factor).to(gradient.dtype)
-    if gradient.numel() == 0:
-        return gradient
-    if gradient.is_cuda and _obstacle(gradient) is None:
-        return scale_in_place(gradient, factor)
-    if gradient.dtype in _HALF:
-        return gradient.copy_(gradient.float().mul_(factor))
-    return gradient.mul_(factor)
-
-
-def scale_in_place(values: Tensor, factor: Tensor) -> Tensor:
-    """Contiguous values times a factor of one element, by Triton."""
-    load(globals())
-    block = 4096
-    with torch.cuda.device_of(values):
-        _scale[(-(-values.numel() // block),)](values, factor.float(), values.numel(), BLOCK=block)
-    return values
-
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-@jit
-def _scale(values, factor, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    by = tl.load(factor)
-    if by != 1.0:
-        index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        held = tl.load(values + index, mask=index < count, other=0.0)
-        tl.store(values + index, (held.to(tl.float32) * by).to(values.dtype.element_ty), mask=index < count)

@@ -1,40 +1,36 @@
 """What the kernels over rows share: a value of each row of student and teacher, averaged, with its gradient.
 
 A kernel gives what it makes of a block of rows on the CPU and of a tile of them with Triton. Here are the checks, the
-walk over blocks that stay in the cache, the launch, the addresses of a tile's rows, and the registered operator.
+walk over blocks that stay in the cache, the launch, and the registered operator.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdzoo.kernels import backend, operators
 from kdzoo.kernels.backend import (
     EPSILON,
     PLAIN,
     Decision,
     KernelError,
     accumulator,
+    block_elements,
     check_kind,
     check_mask,
     choose,
-    jit,
-    load,
     plain,
     power_of_2,
-    register_value_and_gradient,
 )
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from kdzoo.kernels.layout import SHAPES, as_bytes, by_row, counted, divisor, four_axes, spread
+from kdzoo.kernels.operators import gradient_room
 
 BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
 MAX_WIDTH = 16384  # where a row is held in registers whole
-SHAPES = "(B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
 
 # (student rows, teacher rows, four buffers of their shape, the first two of which may hold them, whether a gradient is
 # wanted, *options) to a value of each row, their gradients but for a factor, and that factor.
@@ -55,16 +51,7 @@ def check(
             f"{kernel}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape, {SHAPES}"
         )
     mask = check_mask(kernel, mask, student)
-    if count is None:
-        # A tensor in each case, so that the number of rows is no constant of a compiled graph.
-        every = torch.full((), math.prod(student.shape[:-1]), dtype=torch.float64, device=student.device)
-        count = every if mask is None else mask.sum() * (student.shape[1] if student.dim() == 4 else 1)
-    return teacher.detach(), mask, count.detach().to(accumulator(student.dtype)).clamp_min(EPSILON)
-
-
-def spread(mask: Tensor | None, vectors: Tensor) -> Tensor | None:
-    """The mask (B, S) over the rows of (B, S, D) or (B, M, S, D)."""
-    return mask if mask is None or vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
+    return teacher.detach(), mask, divisor(student, mask, count)
 
 
 def prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,19 +92,15 @@ class Operator:
         self.kernel, self.block, self.triton_sweep = kernel, block, triton_sweep
         self.widest, self.room = widest, room
         arguments = "Tensor student, Tensor teacher, Tensor? mask, Tensor count, bool with_gradient, str backend"
-        schema = f"({arguments}{', ' if options else ''}{options}) -> (Tensor, Tensor)"
-        registered = torch.library.custom_op(f"kdzoo::{kernel}", self.run, mutates_args=(), schema=schema)
-        register_value_and_gradient(registered, kernel, count=3, wanted=4, room=room)
+        arguments = f"{arguments}{', ' if options else ''}{options}"
+        self.operator = operators.Operator(kernel, self.run, arguments, wanted=4, count=3, room=room)
 
     def __call__(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor, backend: str, *options: Any
     ) -> Tensor:
         """The mean, of what `check` gave."""
         with_gradient = student.requires_grad and torch.is_grad_enabled()
-        operator = getattr(torch.ops.kdzoo, self.kernel)
-        value: Tensor
-        value, _ = operator(student, teacher, mask, count, with_gradient, backend, *options)
-        return value
+        return self.operator(student, teacher, mask, count, with_gradient, backend, *options)
 
     def plain(self, student: Tensor, backend: str = "auto") -> bool:
         """Whether the reference is to be called in place of the operator."""
@@ -146,7 +129,7 @@ class Operator:
         *options: Any,
     ) -> tuple[Tensor, Tensor]:
         """What the operator does: the mean, and its gradient where that is wanted."""
-        gradient = student.new_empty(student.shape if with_gradient else (0, *student.shape[1:]))
+        gradient = gradient_room(student, with_gradient)
         # Float16 has no room for the quotients by a large number: there the backward pass divides.
         half = student.dtype == torch.float16
         inverse = torch.full_like(count, self.room) if half else count.reciprocal()
@@ -172,24 +155,32 @@ def _torch_sweep(
     gradient: Tensor | None,
     *options: Any,
 ) -> Tensor:
-    dtype, real = accumulator(student.dtype), spread(mask, student)
-    counted = None if real is None else real.flatten(1)
-    student, teacher = _flat(student), _flat(teacher)
-    written = None if gradient is None else _flat(gradient)
+    dtype, real = accumulator(student.dtype), counted(mask, student)
+    student, teacher = by_row(student), by_row(teacher)
+    written = None if gradient is None else by_row(gradient)
     value = torch.zeros((), dtype=dtype, device=student.device)
     rows, slots, width = student.shape
-    size = max(1, BLOCK * torch.get_num_threads() // max(width, 1))
+    cpu = backend.on_host(student.device)
+    size = max(1, block_elements(student.device, BLOCK) // max(width, 1))
     # Made once: memory that comes and goes with every block costs more than the work on it.
     scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device)
     for part in _parts(rows, slots, size):
-        index = None if counted is None else counted[part].flatten().nonzero().squeeze(1)
+        here = None if real is None else real[part].flatten()
+        # Rows that do not count are left out on a CPU; elsewhere they are zeros, as asking how many count takes time.
+        index = here.nonzero().squeeze(1) if here is not None and cpu else None
+        zeroed = None if here is None or cpu else ~here
         length = student[part].shape[:2].numel() if index is None else len(index)
         buffers = [buffer[:length] for buffer in scratch]
         s, t = (
             _fetch(side[part].flatten(0, 1), index, buffer)
             for side, buffer in zip((student, teacher), buffers, strict=False)
         )
+        if zeroed is not None:
+            s, t = (side.masked_fill(zeroed.unsqueeze(-1), 0.0) for side in (s, t))
         values, slope, factor = block(s, t, buffers, written is not None, *options)
+        if zeroed is not None:
+            values = values.masked_fill(zeroed, 0.0)
+            slope = None if slope is None else slope.masked_fill_(zeroed.unsqueeze(-1), 0.0)
         value += values.sum()
         if written is None or slope is None:
             continue
@@ -203,11 +194,6 @@ def _torch_sweep(
         else:
             target.copy_(slope.mul_(scale))
     return value
-
-
-def _flat(vectors: Tensor) -> Tensor:
-    """(B, D) or (B, ..., D) as (B, slots, D)."""
-    return vectors.unsqueeze(1) if vectors.dim() == 2 else vectors.flatten(1, -2)
 
 
 def _parts(rows: int, slots: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -232,7 +218,8 @@ def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors, their norms and the norms' inverses; all zero where a norm is infinite."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     endless = norm == torch.inf
-    if endless.any():
+    # On a CPU a look tells in a fraction of the time that there are none; elsewhere it would wait for the device.
+    if not backend.on_host(vectors.device) or endless.any():
         vectors, norm = vectors.masked_fill(endless, 0.0), norm.masked_fill(endless, 0.0)
     return vectors, norm, norm.clamp_min(EPSILON).reciprocal().masked_fill_(norm == 0, 0.0)
 
@@ -242,14 +229,13 @@ def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def unit_tiling(student: Tensor) -> tuple[int, int, int]:
     """Rows of a tile, their width and warps, for a kernel that holds whole rows."""
-    wide = power_of_2(student.shape[-1])
-    tall = min(power_of_2(student.numel() // student.shape[-1]), max(1, 4096 // wide), 16)
-    return tall, wide, min(16, max(1, tall * wide // 512))
+    block_d = power_of_2(student.shape[-1])
+    block_m = min(power_of_2(student.numel() // student.shape[-1]), max(1, 4096 // block_d), 16)
+    return block_m, block_d, min(16, max(1, block_m * block_d // 512))
 
 
 def launch(
-    module: dict[str, Any],
-    name: str,
+    program: Any,
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None,
@@ -259,27 +245,25 @@ def launch(
     tile: tuple[int, int, int],
     **constants: Any,
 ) -> Tensor:
-    """Launch a kernel's program over all rows, and add up the values.
+    """Launch a kernel's Triton program over all rows, and add up the values.
 
     Args:
-        module: the kernel file's ``globals()``.
-        name: of its program, which takes the parameters that are given below, in their order.
+        program: it takes the parameters that are given below, in their order.
         student, teacher, mask, inverse, gradient: what a sweep is given.
         options: numbers that the program takes after the strides.
         tile: rows of a tile, their width, and warps.
         constants: further constants of the program.
     """
-    prepare(module)
-    s, t = _layered(student), _layered(teacher)
+    s, t = four_axes(student), four_axes(teacher)
     rows, layers, positions, width = s.shape
     count = rows * layers * positions
-    tall, wide, warps = tile
-    programs = -(-count // tall)
+    block_m, block_d, warps = tile
+    programs = -(-count // block_m)
     values = torch.empty(programs, dtype=torch.float32, device=s.device)
-    module[name][(programs,)](
+    program[(programs,)](
         s,
         t,
-        None if mask is None else mask.view(torch.uint8),
+        as_bytes(mask),
         inverse,
         values,
         gradient,
@@ -291,47 +275,9 @@ def launch(
         *t.stride(),
         *((0, 0) if mask is None else mask.stride()),
         *options,
-        HAS_MASK=mask is not None,
-        WITH_GRADIENT=gradient is not None,
-        TALL=tall,
-        WIDE=wide,
+        BLOCK_M=block_m,
+        BLOCK_D=block_d,
         num_warps=warps,
         **constants,
     )
     return values.sum()
-
-
-def prepare(module: dict[str, Any]) -> None:
-    """Make Triton kernels of a file's functions and of those that it has from here."""
-    load(globals())
-    load(module)
-
-
-def _layered(tensor: Tensor) -> Tensor:
-    """(B, D), (B, S, D) or (B, M, S, D) as (B, M, S, D)."""
-    while tensor.dim() < 4:
-        tensor = tensor.unsqueeze(1)
-    return tensor
-
-
-@jit
-def tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK: tl.constexpr, TALL: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The rows of this program's tile, whether they count, and where they lie in batch, layers and positions."""
-    row = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
-    real = row < count
-    batch, layer, position = row // (layers * positions), row // positions % layers, row % positions
-    if HAS_MASK:
-        real = real & (tl.load(mask + batch * m_row + position * m_position, mask=real, other=0) != 0)
-    return row, real, batch, layer, position
-
-
-@jit
-def unit_tile(pointer, start, real, width, by_column, WIDE: tl.constexpr, EPSILON: tl.constexpr):  # type: ignore[no-untyped-def]
-    """As `unit_block` in float32, with zeros for rows that do not count."""
-    column = tl.arange(0, WIDE)
-    at = pointer + start[:, None] + column.to(tl.int64)[None, :] * by_column
-    tile = tl.load(at, mask=real[:, None] & (column < width)[None, :], other=0.0).to(tl.float32)
-    norm = tl.sqrt(tl.sum(tile * tile, 1))
-    none = norm == float("inf")
-    tile = tl.where(none[:, None], 0.0, tile)
-    return tile, norm, tl.where(none | (norm == 0), 0.0, 1 / tl.maximum(norm, EPSILON))

@@ -76,7 +76,7 @@ def test_the_angles_do_not_depend_on_how_many_vertices_are_taken_at_a_time(monke
     student, teacher = torch.randn(7, 4).double().requires_grad_(), torch.randn(7, 6).double()
     results = []
     for chunk in (1, 2 * 2 * 7, 3 * 3 * 7, 10**6):
-        monkeypatch.setattr("kdzoo.kernels.gram.BLOCK", chunk)
+        monkeypatch.setattr("kdzoo.kernels.gram.angle.BLOCK", chunk)
         value = kdzoo.create("rkd_angle")(student, teacher)
         results.append((value, *torch.autograd.grad(value, student)))
     for other in results[1:]:

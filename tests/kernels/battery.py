@@ -14,6 +14,7 @@ A kernel joins with one file ``tests/kernels/cases/<name>.py``, a module with
 - optionally ``VALUE_FLOOR``: an error of values that is none, where they are differences of numbers of size one;
 - optionally ``kinks(inputs)``: where, of the gradient, the formula has no derivative as far as float32 can tell (a
   tensor of booleans that broadcasts with it); nothing is compared there;
+- optionally ``heavy(*args)``: whether a launch's plain form is in many parts because each has work enough;
 - optionally ``OPERATOR``: the operators it shows to a compiler, ``("<name>",)`` by default;
 - optionally ``SKIP``: names of checks that mean nothing for this kernel, each with the reason why.
 
@@ -24,6 +25,7 @@ of its own, or directly with ``TRITON_INTERPRET=1 pytest tests/kernels``) and on
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import os
@@ -39,7 +41,8 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
-from kdzoo.kernels.backend import VARIABLE, KernelError, interpreting
+from kdzoo.kernels import backend
+from kdzoo.kernels.backend import DEVICE_BLOCK, VARIABLE, KernelError, interpreting
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "cases").glob("[a-z]*.py"))
 SEED = int(os.environ.get("KDZOO_SEED") or secrets.randbelow(2**31))  # fresh inputs at every run
@@ -306,6 +309,99 @@ def compiles_as_one_operator(place: Place) -> None:
         place.right_values(outputs, expected, "compiled value")
         for name, found in gradients.items():
             close(found, slopes[name], 1e-5, f"compiled gradient of {name}")
+
+
+@check
+def compiles_for_all_sizes_at_once(place: Place) -> None:
+    """With dynamic=True numbers are symbols, too, such as a temperature or the first row of a process."""
+    if interpreting():
+        return  # the graph is the same for all backends
+    torch._dynamo.reset()
+    numbers = {name: value for name, value in place.some(torch.float32, rows=5).items() if type(value) is float}
+    call = functools.partial(place.case.kernel, backend=place.backend)
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows, factor in ((5, 1.0), (4, 1.5)):
+        inputs = place.some(torch.float32, rows=rows)
+        inputs |= {name: factor * value for name, value in numbers.items()}
+        outputs, gradients = place.outcome(compiled, inputs, 2.0)
+        expected, slopes = place.expected(inputs, 2.0)
+        place.right_values(outputs, expected, "compiled value")
+        for name, found in gradients.items():
+            close(found, slopes[name], 1e-5, f"compiled gradient of {name}")
+
+
+@check
+def is_the_same_inside_autocast(place: Place) -> None:
+    """Forward inside, backward outside, as autocast is used: bit by bit, and the formula too."""
+    if interpreting():
+        return  # autocast is for torch's own operators
+    inputs = place.some(torch.float32, rows=12, width=37)
+    outside = [place.run(inputs), place.outcome(place.case.kernel, inputs, 1.0), place.expected(inputs)]
+    with torch.autocast(place.device, dtype=torch.bfloat16):
+        inside = [place.run(inputs), place.outcome(place.case.kernel, inputs, 1.0), place.expected(inputs)]
+    for (outputs, gradients), (found, slopes) in zip(outside, inside, strict=True):
+        torch.testing.assert_close(found, outputs, rtol=0, atol=0)
+        torch.testing.assert_close(slopes, gradients, rtol=0, atol=0)
+
+
+@check
+def refuses_transforms_of_torch_func(place: Place) -> None:
+    """In words, where torch would speak of autograd.Function."""
+    inputs = place.some(torch.float32)
+    name = place.case.GRADIENT[0]
+
+    def value(leaf: Tensor) -> Tensor:
+        outputs = place.case.kernel(**{**inputs, name: leaf}, backend=place.backend)
+        return (outputs[0] if isinstance(outputs, tuple) else outputs).sum()
+
+    refused(lambda: torch.func.grad(value)(inputs[name]), operators(place)[0], "torch.func", "_reference")
+
+
+@check
+def holds_no_input_for_the_backward_pass(place: Place) -> None:
+    inputs = place.some(torch.float32, rows=4, width=6)
+    inputs |= {name: inputs[name].clone().requires_grad_() for name in place.case.GRADIENT}
+    own = {inputs[name].untyped_storage().data_ptr() for name in place.case.GRADIENT}
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        place.case.kernel(**inputs, backend=place.backend)
+    assert kept and not own & {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+
+@check
+def its_plain_form_suits_a_device(place: Place) -> None:
+    """Large blocks, few launches, none of which waits for a value: such code cannot be captured.
+
+    Seen on meta tensors, which have no values; and the same code's values on the CPU.
+    """
+    if interpreting() or place.backend != "torch":
+        return
+    calls = 0
+
+    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal calls
+            # Views launch nothing.
+            calls += not any(one.alias_info and not one.alias_info.is_write for one in function._schema.returns)
+            return function(*args, **(kwargs or {}))
+
+    for launch in place.case.launches():
+        if "triton" not in launch.args or getattr(place.case, "heavy", lambda *args: False)(*launch.args):
+            continue
+        calls = 0
+        with Count():
+            launch.func(*("torch" if arg == "triton" else arg for arg in launch.args))
+        largest = max(arg.numel() for arg in launch.args if isinstance(arg, Tensor))
+        assert calls < 250 + 30 * largest // DEVICE_BLOCK, f"{calls} calls for {launch}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "on_host", lambda device: False)
+        for seed, dtype in enumerate(dtypes(place) * 3):
+            place.agrees(place.some(dtype, seed), dtype)
 
 
 @check

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 import kdzoo
 from kdzoo import KdzooError
-from kdzoo.kernels import crd_nce as file
 from kdzoo.kernels.backend import has_triton, interpreting
+from kdzoo.kernels.crd_nce import blocks as file
 from kdzoo.kernels.crd_nce import crd_nce, crd_nce_reference, crd_nce_sums, crd_nce_update
 
 BACKEND, DTYPE = ("triton", torch.float32) if interpreting() else ("torch", torch.float64)

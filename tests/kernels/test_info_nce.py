@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import kdzoo
 from kdzoo import KdzooError
 from kdzoo.bench.timing import peak_bytes
-from kdzoo.kernels import info_nce as file
+from kdzoo.kernels.info_nce import blocks as file
 from kdzoo.kernels.info_nce import info_nce, info_nce_reference, info_nce_rows
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from kdzoo.kernels.backend import scale_in_place
 from kdzoo.kernels.cos_nce import MAX_WIDTH, run, run_totals
 from kdzoo.kernels.cos_nce import cos_nce as kernel
 from kdzoo.kernels.cos_nce import cos_nce_reference as reference
+from kdzoo.kernels.operators import scale_in_place
 
 __all__ = ["kernel", "reference"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdzoo.kernels.backend import DEVICE_BLOCK
 from kdzoo.kernels.gram import MAX_ROWS, RELATIONS, gram, gram_reference, run
 
 GRADIENT = ("student",)
@@ -63,3 +64,7 @@ def launches() -> Iterator[Callable[[], Any]]:
         for relation in RELATIONS if rows == 37 else ("distance", "angle", "sp", "pkt"):
             for with_gradient in (True, False) if rows == 37 else (True,):
                 yield partial(run, student, student, real, 0, rows, relation, with_gradient, "triton")
+
+
+def heavy(student: Tensor, teacher: Tensor, real: Tensor, start: int, stop: int, relation: str, *rest: Any) -> bool:
+    return relation == "angle" and student.shape[1] ** 3 > 10 * DEVICE_BLOCK

@@ -8,23 +8,20 @@ their gradient adds up to. No probability is ever kept: beside the gradient, mem
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, jit, power_of_2
-from kdzoo.kernels.rows import tile_rows
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from kdzoo.kernels.backend import KernelError, power_of_2
+from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
 LIMIT = 1e30  # what an infinite logit counts as, so that no difference of two of them is undefined
 TINY = 1.2e-38  # the least that a mixture of probabilities is taken for, so that it has a logarithm
 
 
+@without_autocast
 def divergence_reference(
     student: Tensor,
     teacher: Tensor,
@@ -57,6 +54,7 @@ def _log_mixture(first: Tensor, second: Tensor, weight: float) -> Tensor:
     return torch.logaddexp(first + math.log(weight), second + math.log1p(-weight))
 
 
+@without_autocast
 def divergence(
     student: Tensor,
     teacher: Tensor,
@@ -123,7 +121,7 @@ def _checked(kind: str, mixture: float, temperature: float) -> tuple[str, float]
     """The kind and its mixture; a JSD at its ends as the KL that it is."""
     if kind not in KINDS:
         raise KernelError(f"divergence: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not 0 < temperature < math.inf:
         raise KernelError(f"divergence: temperature is {temperature}; it must be a positive number")
     if kind == "jsd" and mixture in (0, 1):
         kind, mixture = ("reverse_kl" if mixture else "kl"), 0.0
@@ -200,9 +198,9 @@ def _centred(slope: Tensor, s: Tensor) -> Tensor:
 
 
 def _tile(count: int, width: int) -> tuple[int, int, int]:
-    wide = min(power_of_2(width), 2048)
-    tall = min(power_of_2(count), max(1, 2048 // wide), 64)
-    return tall, wide, min(16, max(1, tall * wide // 256))
+    block_d = min(power_of_2(width), 2048)
+    block_m = min(power_of_2(count), max(1, 2048 // block_d), 64)
+    return block_m, block_d, min(16, max(1, block_m * block_d // 256))
 
 
 def _triton(
@@ -215,10 +213,11 @@ def _triton(
     mixture: float,
     temperature: float,
 ) -> Tensor:
+    from kdzoo.kernels.divergence import triton_kernels
+
     width = student.shape[-1]
     return rows.launch(
-        globals(),
-        "_rows",
+        triton_kernels.rows_kernel,
         student,
         teacher,
         mask,
@@ -235,136 +234,3 @@ def _triton(
 
 
 operator = rows.Operator("divergence", "str kind, float mixture, float temperature", _block, _triton, room=1024.0)
-
-
-@jit
-def _logits(pointer, start, real, column, width, by_column, inverse_temperature, LIMIT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A tile of logits over the temperature; what lies outside is so low that it has no probability."""
-    at = pointer + start[:, None] + column.to(tl.int64)[None, :] * by_column
-    tile = tl.load(at, mask=real[:, None] & (column < width)[None, :], other=-float("inf")).to(tl.float32)
-    # With comparisons, which a NaN passes through.
-    tile = tl.where(tile > LIMIT, LIMIT, tl.where(tile < -LIMIT, -LIMIT, tile))
-    return tile * inverse_temperature
-
-
-@jit
-def _grow(tile, top, total):  # type: ignore[no-untyped-def]
-    """The running maximum and sum of exponentials after one more tile, and by what older sums shrink."""
-    higher = tl.maximum(top, tl.max(tile, 1))
-    shrink = tl.exp(top - higher)
-    weight = tl.exp(tile - higher[:, None])
-    return higher, total * shrink + tl.sum(weight, 1), shrink, weight
-
-
-@jit
-def _terms(log_s, log_t, mixture, KIND: tl.constexpr, MIXED: tl.constexpr, TINY: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of each class what it adds to the value, the gradient at log s, and s."""
-    s, t = tl.exp(log_s), tl.exp(log_t)
-    if KIND == "tvd":
-        value = tl.abs(t - s) * 0.5
-        slope = tl.where(s > t, 0.5, tl.where(s < t, -0.5, 0.0)) * s
-    elif KIND == "jsd":
-        m = tl.maximum(s + mixture * (t - s), TINY)
-        slope = (1 - mixture) * s * tl.log(tl.maximum(s / m, TINY))
-        value = mixture * t * tl.log(tl.maximum(t / m, TINY)) + slope
-    else:
-        first, log_first, second, log_second = t, log_t, s, log_s
-        if KIND == "reverse_kl":
-            first, log_first, second, log_second = s, log_s, t, log_t
-        ratio = log_first - log_second
-        if MIXED:
-            second = tl.maximum(second + mixture * (first - second), TINY)
-            ratio = tl.log(tl.maximum(first / second, TINY))
-            log_second = tl.log(second)
-        # Both sum to one, so that their difference adds 0; with it, an error in the sums does not enter the value.
-        value = first * ratio + (second - first)
-        if KIND == "cross_entropy":
-            value = -first * log_second
-        # The ones add up to a multiple of s, which the centring takes away; with them, equal sides have slopes of zero.
-        if KIND == "reverse_kl":
-            slope = s * (ratio + mixture * (1 - first / second)) if MIXED else s * ratio
-        else:
-            slope = (1 - mixture) * s * (1 - first / second) if MIXED else s - t
-    return value, slope, s
-
-
-@jit
-def _rows(  # type: ignore[no-untyped-def]
-    student,
-    teacher,
-    mask,
-    inverse,
-    values,
-    gradient,
-    count,
-    layers,
-    positions,
-    width,
-    s_row,
-    s_layer,
-    s_position,
-    s_column,
-    t_row,
-    t_layer,
-    t_position,
-    t_column,
-    m_row,
-    m_position,
-    mixture,
-    inverse_temperature,
-    KIND: tl.constexpr,
-    MIXED: tl.constexpr,
-    LIMIT: tl.constexpr,
-    TINY: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    WITH_GRADIENT: tl.constexpr,
-    TALL: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Value and gradient of a tile of rows."""
-    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
-    s_start = batch * s_row + layer * s_layer + position * s_position
-    t_start = batch * t_row + layer * t_layer + position * t_position
-    tiles = tl.cdiv(width, WIDE)
-    s_top = tl.full((TALL,), -2 * LIMIT, tl.float32) * inverse_temperature
-    t_top, s_sum, t_sum, along = s_top, tl.zeros((TALL,), tl.float32), tl.zeros((TALL,), tl.float32), 0.0 * s_top
-    for tile in range(tiles):
-        column = tile * WIDE + tl.arange(0, WIDE)
-        s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
-        t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
-        s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum)
-        t_top, t_sum, _, _ = _grow(t, t_top, t_sum)
-        if KIND == "reverse_kl" and not MIXED:
-            along = along * shrink + tl.sum(weight * (s - t), 1)
-    s_log, t_log = s_top + tl.log(s_sum), t_top + tl.log(t_sum)
-    value = tl.zeros((TALL,), tl.float32)
-    # What the gradient at log s adds up to over the classes: known before the second sweep, or found in one between.
-    centre = tl.zeros((TALL,), tl.float32)
-    if KIND == "reverse_kl" and not MIXED:
-        centre = along / s_sum - s_log + t_log
-    BETWEEN: tl.constexpr = MIXED or KIND == "tvd"
-    if BETWEEN:
-        # Backwards, and forwards in the next: what was read last is still in the cache.
-        for back in range(tiles):
-            column = (tiles - 1 - back) * WIDE + tl.arange(0, WIDE)
-            s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
-            t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
-            added, slope, _ = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
-            value += tl.sum(added, 1)
-            centre += tl.sum(slope, 1)
-    if WITH_GRADIENT or not BETWEEN:
-        scale = tl.load(inverse) * inverse_temperature
-        for turn in range(tiles):
-            tile = turn if BETWEEN else tiles - 1 - turn
-            column = tile * WIDE + tl.arange(0, WIDE)
-            s = _logits(student, s_start, real, column, width, s_column, inverse_temperature, LIMIT)
-            t = _logits(teacher, t_start, real, column, width, t_column, inverse_temperature, LIMIT)
-            added, slope, s = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
-            if not BETWEEN:
-                value += tl.sum(added, 1)
-            if WITH_GRADIENT:
-                slope = tl.where(real[:, None], (slope - s * centre[:, None]) * scale, 0.0)
-                at = gradient + row[:, None] * width + column[None, :]
-                inside = (row < count)[:, None] & (column < width)[None, :]
-                tl.store(at, slope.to(gradient.dtype.element_ty), mask=inside)
-    tl.store(values + tl.program_id(0), tl.sum(tl.where(real, value, 0.0), 0))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, jit, unit
-from kdzoo.kernels.rows import MAX_WIDTH, tile_rows, unit_tile
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from kdzoo.kernels.backend import EPSILON, unit
+from kdzoo.kernels.operators import without_autocast
+from kdzoo.kernels.rows import MAX_WIDTH
 
 
+@without_autocast
 def cosine_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
@@ -24,6 +21,7 @@ def cosine_reference(
     return torch.where(real, 1 - (unit(student) * unit(teacher)).sum(-1), 0.0).sum() / count
 
 
+@without_autocast
 def cosine(
     student: Tensor,
     teacher: Tensor,
@@ -83,54 +81,10 @@ def _block(
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
-    tile = rows.unit_tiling(student)
-    return rows.launch(globals(), "_rows", student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
+    from kdzoo.kernels.cosine import triton_kernels
+
+    program, tile = triton_kernels.rows_kernel, rows.unit_tiling(student)
+    return rows.launch(program, student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
 
 
 operator = rows.Operator("cosine", "", _block, _triton, widest=MAX_WIDTH)
-
-
-@jit
-def _rows(  # type: ignore[no-untyped-def]
-    student,
-    teacher,
-    mask,
-    inverse,
-    values,
-    gradient,
-    count,
-    layers,
-    positions,
-    width,
-    s_row,
-    s_layer,
-    s_position,
-    s_column,
-    t_row,
-    t_layer,
-    t_position,
-    t_column,
-    m_row,
-    m_position,
-    EPSILON: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    WITH_GRADIENT: tl.constexpr,
-    TALL: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Value and gradient of a tile of rows."""
-    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
-    s_start = batch * s_row + layer * s_layer + position * s_position
-    t_start = batch * t_row + layer * t_layer + position * t_position
-    s, norm, one = unit_tile(student, s_start, real, width, s_column, WIDE, EPSILON)
-    t, _, other = unit_tile(teacher, t_start, real, width, t_column, WIDE, EPSILON)
-    cosine = tl.sum(s * t, 1) * one * other
-    tl.store(values + tl.program_id(0), tl.sum(tl.where(real, 1 - cosine, 0.0), 0))
-    if WITH_GRADIENT:
-        step = one * tl.load(inverse)
-        # A norm below the clamp is a constant, and bends nothing.
-        bend = tl.where(norm > EPSILON, cosine * one, 0.0) * step
-        slope = bend[:, None] * s - (step * other)[:, None] * t
-        column = tl.arange(0, WIDE)[None, :]
-        at = gradient + row[:, None] * width + column
-        tl.store(at, slope.to(gradient.dtype.element_ty), mask=(row < count)[:, None] & (column < width))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import jit, power_of_2
-from kdzoo.kernels.rows import tile_rows
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from kdzoo.kernels.backend import power_of_2
+from kdzoo.kernels.operators import without_autocast
 
 
+@without_autocast
 def hidden_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
@@ -25,6 +21,7 @@ def hidden_mse_reference(
     return F.mse_loss(student, teacher, reduction="sum") / (count * max(student.shape[-1], 1))
 
 
+@without_autocast
 def hidden_mse(
     student: Tensor,
     teacher: Tensor,
@@ -75,62 +72,17 @@ def _block(
 
 
 def _tile(count: int, width: int) -> tuple[int, int, int]:
-    wide = min(power_of_2(width), 4096)
-    tall = min(power_of_2(count), max(1, 4096 // wide), 64)
-    return tall, wide, min(8, max(1, tall * wide // 512))
+    block_d = min(power_of_2(width), 4096)
+    block_m = min(power_of_2(count), max(1, 4096 // block_d), 64)
+    return block_m, block_d, min(8, max(1, block_m * block_d // 512))
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
+    from kdzoo.kernels.hidden_mse import triton_kernels
+
     width = student.shape[-1]
     tile = _tile(student.numel() // width, width)
-    return rows.launch(globals(), "_rows", student, teacher, mask, inverse, gradient, tile=tile)
+    return rows.launch(triton_kernels.rows_kernel, student, teacher, mask, inverse, gradient, tile=tile)
 
 
 operator = rows.Operator("hidden_mse", "", _block, _triton)
-
-
-@jit
-def _rows(  # type: ignore[no-untyped-def]
-    student,
-    teacher,
-    mask,
-    inverse,
-    values,
-    gradient,
-    count,
-    layers,
-    positions,
-    width,
-    s_row,
-    s_layer,
-    s_position,
-    s_column,
-    t_row,
-    t_layer,
-    t_position,
-    t_column,
-    m_row,
-    m_position,
-    HAS_MASK: tl.constexpr,
-    WITH_GRADIENT: tl.constexpr,
-    TALL: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Value and gradient of a tile of rows."""
-    row, real, batch, layer, position = tile_rows(mask, count, layers, positions, m_row, m_position, HAS_MASK, TALL)
-    student += (batch * s_row + layer * s_layer + position * s_position)[:, None]
-    teacher += (batch * t_row + layer * t_layer + position * t_position)[:, None]
-    scale = 2 * tl.load(inverse)
-    value = tl.zeros((TALL, WIDE), tl.float32)
-    for tile in range(tl.cdiv(width, WIDE)):
-        column = (tile * WIDE + tl.arange(0, WIDE)).to(tl.int64)[None, :]
-        read = real[:, None] & (column < width)
-        s = tl.load(student + column * s_column, mask=read, other=0.0).to(tl.float32)
-        t = tl.load(teacher + column * t_column, mask=read, other=0.0).to(tl.float32)
-        apart = s - t
-        value += apart * apart
-        if WITH_GRADIENT:
-            inside = (row < count)[:, None] & (column < width)
-            at = gradient + row[:, None] * width + column
-            tl.store(at, (apart * scale).to(gradient.dtype.element_ty), mask=inside)
-    tl.store(values + tl.program_id(0), tl.sum(value))

@@ -1,0 +1,139 @@
+"""Triton code of `divergence`."""
+
+import triton
+import triton.language as tl
+
+from kdzoo.kernels.tiles import locate_rows
+
+
+@triton.jit
+def _logits(pointer, start, mask, column, width, stride_column, inverse_temperature, LIMIT: tl.constexpr):
+    """A tile of logits over the temperature; what lies outside is so low that it has no probability."""
+    at = pointer + start[:, None] + column.to(tl.int64)[None, :] * stride_column
+    tile = tl.load(at, mask=mask[:, None] & (column < width)[None, :], other=-float("inf")).to(tl.float32)
+    # With comparisons, which a NaN passes through.
+    tile = tl.where(tile > LIMIT, LIMIT, tl.where(tile < -LIMIT, -LIMIT, tile))
+    return tile * inverse_temperature
+
+
+@triton.jit
+def _grow(tile, top, total):
+    """The running maximum and sum of exponentials after one more tile, and by what older sums shrink."""
+    higher = tl.maximum(top, tl.max(tile, 1))
+    shrink = tl.exp(top - higher)
+    weight = tl.exp(tile - higher[:, None])
+    return higher, total * shrink + tl.sum(weight, 1), shrink, weight
+
+
+@triton.jit
+def _terms(log_s, log_t, mixture, KIND: tl.constexpr, MIXED: tl.constexpr, TINY: tl.constexpr):
+    """Of each class what it adds to the value, the gradient at log s, and s."""
+    s, t = tl.exp(log_s), tl.exp(log_t)
+    if KIND == "tvd":
+        value = tl.abs(t - s) * 0.5
+        slope = tl.where(s > t, 0.5, tl.where(s < t, -0.5, 0.0)) * s
+    elif KIND == "jsd":
+        m = tl.maximum(s + mixture * (t - s), TINY)
+        slope = (1 - mixture) * s * tl.log(tl.maximum(s / m, TINY))
+        value = mixture * t * tl.log(tl.maximum(t / m, TINY)) + slope
+    else:
+        first, log_first, second, log_second = t, log_t, s, log_s
+        if KIND == "reverse_kl":
+            first, log_first, second, log_second = s, log_s, t, log_t
+        ratio = log_first - log_second
+        if MIXED:
+            second = tl.maximum(second + mixture * (first - second), TINY)
+            ratio = tl.log(tl.maximum(first / second, TINY))
+            log_second = tl.log(second)
+        # Both sum to one, so that their difference adds 0; with it, an error in the sums does not enter the value.
+        value = first * ratio + (second - first)
+        if KIND == "cross_entropy":
+            value = -first * log_second
+        # The ones add up to a multiple of s, which the centring takes away; with them, equal sides have slopes of zero.
+        if KIND == "reverse_kl":
+            slope = s * (ratio + mixture * (1 - first / second)) if MIXED else s * ratio
+        else:
+            slope = (1 - mixture) * s * (1 - first / second) if MIXED else s - t
+    return value, slope, s
+
+
+@triton.jit
+def rows_kernel(
+    student_ptr,
+    teacher_ptr,
+    mask_ptr,
+    inverse_ptr,
+    value_ptr,
+    gradient_ptr,
+    count,
+    layers,
+    positions,
+    width,
+    stride_s_row,
+    stride_s_layer,
+    stride_s_position,
+    stride_s_column,
+    stride_t_row,
+    stride_t_layer,
+    stride_t_position,
+    stride_t_column,
+    stride_m_row,
+    stride_m_position,
+    mixture,
+    inverse_temperature,
+    KIND: tl.constexpr,
+    MIXED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    TINY: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Value and gradient of a tile of rows."""
+    row, mask, batch, layer, position = locate_rows(
+        mask_ptr, count, layers, positions, stride_m_row, stride_m_position, BLOCK_M
+    )
+    s_start = batch * stride_s_row + layer * stride_s_layer + position * stride_s_position
+    t_start = batch * stride_t_row + layer * stride_t_layer + position * stride_t_position
+    tiles = tl.cdiv(width, BLOCK_D)
+    s_top = tl.full((BLOCK_M,), -2 * LIMIT, tl.float32) * inverse_temperature
+    t_top, s_sum, t_sum, along = s_top, tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M,), tl.float32), 0.0 * s_top
+    for tile in range(tiles):
+        column = tile * BLOCK_D + tl.arange(0, BLOCK_D)
+        s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
+        t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
+        s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum)
+        t_top, t_sum, _, _ = _grow(t, t_top, t_sum)
+        if KIND == "reverse_kl" and not MIXED:
+            along = along * shrink + tl.sum(weight * (s - t), 1)
+    s_log, t_log = s_top + tl.log(s_sum), t_top + tl.log(t_sum)
+    value = tl.zeros((BLOCK_M,), tl.float32)
+    # What the gradient at log s adds up to over the classes: known before the second sweep, or found in one between.
+    centre = tl.zeros((BLOCK_M,), tl.float32)
+    if KIND == "reverse_kl" and not MIXED:
+        centre = along / s_sum - s_log + t_log
+    BETWEEN: tl.constexpr = MIXED or KIND == "tvd"
+    if BETWEEN:
+        # Backwards, and forwards in the next: what was read last is still in the cache.
+        for back in range(tiles):
+            column = (tiles - 1 - back) * BLOCK_D + tl.arange(0, BLOCK_D)
+            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
+            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
+            added, slope, _ = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
+            value += tl.sum(added, 1)
+            centre += tl.sum(slope, 1)
+    if gradient_ptr is not None or not BETWEEN:
+        scale = tl.load(inverse_ptr) * inverse_temperature
+        for turn in range(tiles):
+            tile = turn if BETWEEN else tiles - 1 - turn
+            column = tile * BLOCK_D + tl.arange(0, BLOCK_D)
+            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
+            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
+            added, slope, s = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
+            if not BETWEEN:
+                value += tl.sum(added, 1)
+            if gradient_ptr is not None:
+                slope = tl.where(mask[:, None], (slope - s * centre[:, None]) * scale, 0.0)
+                at = gradient_ptr + row[:, None] * width + column[None, :]
+                inside = (row < count)[:, None] & (column < width)[None, :]
+                tl.store(at, slope.to(gradient_ptr.dtype.element_ty), mask=inside)
+    tl.store(value_ptr + tl.program_id(0), tl.sum(tl.where(mask, value, 0.0), 0))

@@ -1,0 +1,75 @@
+"""InfoNCE without Triton: a block of rows against all keys, whose scores stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdzoo.kernels.backend import block_elements
+from kdzoo.kernels.info_nce.side import Side
+
+BLOCK, FEWEST = 2**18, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
+
+
+def attend(
+    own: Side,
+    keys: Side,
+    queue: Side | None,
+    start: int,
+    temperature: float,
+    positive: Tensor,
+    opposite: Tensor | None,
+    with_slopes: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Losses (slots, B) of the anchors among the keys and a queue.
+
+    With slopes, (slots, B, D), also the sum of the keys but the own one, each times its share of the anchor's softmax;
+    and with ``opposite``, the keys' log-sum-exps over the anchors' side, times the anchor's share of the key's as well.
+    """
+    anchors, others = own.units, keys.units
+    losses = torch.empty_like(positive)
+    slopes = torch.empty_like(anchors) if with_slopes else None
+    room = anchors.new_empty(0)
+    slots, rows = positive.shape
+    number = others.shape[1] + (0 if queue is None else queue.vectors.shape[1])
+    for m, r in _blocks(anchors.device, slots, rows, number):
+        anchor = anchors[m, r]
+        scores = room.resize_(*anchor.shape[:2], others.shape[1])
+        torch.baddbmm(scores, anchor, others[m].mT, beta=0, alpha=1 / temperature, out=scores)
+        scores.diagonal(start + r.start, 1, 2).fill_(-torch.inf)
+        if keys.real is not None:
+            scores.masked_fill_(~keys.real[m].unsqueeze(1), -torch.inf)
+        across = (scores - opposite[m].unsqueeze(1)).exp_() if opposite is not None and with_slopes else None
+        top = scores.amax(-1, keepdim=True)
+        more = None if queue is None else (anchor @ queue.units.mT).div_(temperature)
+        if more is not None:
+            top = torch.maximum(top, more.amax(-1, keepdim=True))
+        top.masked_fill_(top == -torch.inf, 0.0)
+        total = scores.sub_(top).exp_().sum(-1, keepdim=True)
+        if more is not None:
+            total += more.sub_(top).exp_().sum(-1, keepdim=True)
+        gap = top + total.log() - positive[m, r].unsqueeze(-1)
+        losses[m, r] = -F.logsigmoid(-gap).squeeze(-1)
+        if slopes is None:
+            continue
+        share = gap.sigmoid().div_(total.masked_fill_(total == 0, 1.0))
+        slope = slopes[m, r]
+        if across is None:
+            torch.bmm(scores, others[m], out=slope).mul_(share)
+        else:
+            torch.bmm(across.addcmul_(scores, share), others[m], out=slope)
+        if more is not None and queue is not None:
+            slope.addcmul_(more @ queue.units, share)
+    return losses, slopes
+
+
+def _blocks(device: torch.device, slots: int, rows: int, keys: int) -> Iterator[tuple[slice, slice]]:
+    size = block_elements(device, BLOCK)
+    down = min(rows, max(FEWEST, size // max(keys, 1)))
+    across = max(1, size // max(down * keys, 1))
+    for slot in range(0, slots, across):
+        for row in range(0, rows, down):
+            yield slice(slot, slot + across), slice(row, row + down)

@@ -1,0 +1,257 @@
+"""The calls and the operators of `info_nce`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels.backend import EPSILON, Decision, KernelError, accumulator, check_kind, check_mask, choose
+from kdzoo.kernels.info_nce import blocks, launch
+from kdzoo.kernels.info_nce.side import Side, positive_scores
+from kdzoo.kernels.layout import by_slot, divisor
+from kdzoo.kernels.operators import Operator, called, custom_op, gradient_room, without_autocast
+
+
+@without_autocast
+def info_nce(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    mask: Tensor | None = None,
+    queue: Tensor | None = None,
+    temperature: float = 0.07,
+    symmetric: bool = False,
+    start: int = 0,
+    opposite: tuple[Tensor, Tensor] | None = None,
+    count: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """InfoNCE of a whole batch, with its gradient at the student.
+
+        1/n · Σ_i -log( exp(cos(s_i, t_i) / τ) / Σ_j exp(cos(s_i, t_j) / τ) )
+
+    over the n anchors that the mask counts in all slots. The keys j are the counted rows of the same slot and all
+    of the ``queue``. ``symmetric`` adds the other side, each t_i among the counted s_j of its slot. A vector whose
+    length is zero or infinite has cosine 0 with everything and no gradient. What lies where the mask is False is
+    never looked at. Memory beyond the inputs' own size does not grow with B·N.
+
+    Args:
+        student: (B, ..., D), float32, bfloat16, float16 or float64, of any strides.
+        teacher: (N, ..., D) of the same type, without gradient; N = B, or the rows of all processes.
+        mask: of the teacher's rows, 1 or True where a position is real.
+        queue: further keys for all slots alike; without gradient.
+        temperature: τ, above 0.
+        symmetric: add the other side.
+        start: the student's row i belongs to the teacher's row ``start + i``.
+        opposite: of the other side, the losses (B, ...) of the own rows and the log-sum-exps (N, ...) of all,
+            both from `info_nce_rows`. Needed only where N is not B.
+        count: the number to divide by in place of n, a tensor of one element.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Shapes:
+        student, teacher: (B, D), (B, S, D), (B, M, D) or (B, M, S, D); a mask (N, S) with S the last slot axis.
+        queue: (Q, D).
+
+    Returns:
+        A scalar: float64 for float64 input, float32 for the rest.
+
+    Raises:
+        KernelError: for shapes, types or devices that do not go together, a temperature that is not positive, or a
+            backend that is not there.
+
+    References:
+        van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, equation 4.
+        https://arxiv.org/abs/1807.03748
+        Milakov, Gimelshein: Online normalizer calculation for softmax, algorithm 3. https://arxiv.org/abs/1805.02867
+
+    Examples:
+        >>> import torch
+        >>> from kdzoo.kernels.info_nce import info_nce
+        >>> student, teacher = torch.randn(8, 37, requires_grad=True), torch.randn(8, 37)
+        >>> info_nce(student, teacher, queue=torch.randn(100, 37), symmetric=True).backward()
+    """
+    mask = _check(student, teacher, mask, start, temperature, queue=queue)
+    if queue is not None and (queue.dim() != 2 or queue.shape[1] != teacher.shape[-1]):
+        shapes = f"queue {tuple(queue.shape)} and teacher {tuple(teacher.shape)}"
+        raise KernelError(f"info_nce: {shapes} do not fit; a queue is (N, {teacher.shape[-1]})")
+    if opposite is not None:
+        _check_opposite(*opposite, student, teacher)
+    elif symmetric and len(teacher) != len(student):
+        raise KernelError(
+            f"info_nce: a symmetric loss of {len(student)} of {len(teacher)} rows needs opposite=, from info_nce_rows"
+        )
+    own_mask = None if mask is None else mask[start : start + len(student)]
+    return _operator(
+        student,
+        teacher.detach(),
+        mask,
+        None if queue is None else queue.detach(),
+        *(opposite if opposite is not None and symmetric else (None, None)),
+        divisor(student, own_mask, count),
+        start,
+        temperature,
+        symmetric,
+        student.requires_grad and torch.is_grad_enabled(),
+        backend,
+    )
+
+
+@without_autocast
+def info_nce_rows(
+    anchors: Tensor,
+    keys: Tensor,
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 0.07,
+    start: int = 0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Of every anchor its loss and its log-sum-exp alone, without gradient: what processes tell each other.
+
+    Args:
+        anchors: (B, ..., D).
+        keys: (N, ..., D).
+        mask: of the keys' rows, 1 or True where a position is real.
+        temperature: τ, above 0.
+        start: the anchor i belongs to the key ``start + i``.
+        backend: ``"auto"``, ``"torch"`` or ``"triton"``.
+
+    Returns:
+        -log softmax at the own key, and log Σ_j exp(cos / τ), both (B, ...); of no meaning where not real.
+
+    Raises:
+        KernelError: as for `info_nce`.
+    """
+    mask = _check(anchors, keys, mask, start, temperature)
+    rows: tuple[Tensor, Tensor] = called(
+        "info_nce_rows", anchors.detach(), keys.detach(), mask, start, temperature, backend
+    )
+    return rows
+
+
+def _check(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, start: int, temperature: float, **more: Tensor | None
+) -> Tensor | None:
+    check_kind("info_nce", student=student, teacher=teacher, **more)
+    if student.shape[1:] != teacher.shape[1:] or student.dim() not in (2, 3, 4):
+        raise KernelError(
+            f"info_nce: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree in all but the "
+            "rows, as (B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
+        )
+    if not 0 <= start <= len(teacher) - len(student):
+        raise KernelError(
+            f"info_nce: student {tuple(student.shape)} has no rows from {start} on in teacher {tuple(teacher.shape)}"
+        )
+    if not 0 < temperature < math.inf:
+        raise KernelError(f"info_nce: temperature is {temperature}; it must be a positive number")
+    return check_mask("info_nce", mask, teacher)
+
+
+def _check_opposite(losses: Tensor, sums: Tensor, student: Tensor, teacher: Tensor) -> None:
+    if losses.shape != student.shape[:-1] or sums.shape != teacher.shape[:-1]:
+        raise KernelError(
+            f"info_nce: opposite {tuple(losses.shape)} and {tuple(sums.shape)} do not fit a student "
+            f"{tuple(student.shape)} and a teacher {tuple(teacher.shape)}; they are {tuple(student.shape[:-1])} and "
+            f"{tuple(teacher.shape[:-1])}, as info_nce_rows gives them"
+        )
+
+
+# The operators
+
+
+def run(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    queue: Tensor | None,
+    losses: Tensor | None,
+    sums: Tensor | None,
+    count: Tensor,
+    start: int,
+    temperature: float,
+    symmetric: bool,
+    with_gradient: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """What the operator of `info_nce` does: the value, and its gradient at the student where that is wanted."""
+    attend, gradient = _attention(student, backend), gradient_room(student, with_gradient)
+    if math.prod(student.shape[:-1]) == 0:
+        return torch.zeros_like(count), gradient
+    own, keys = Side(student, None if mask is None else mask.narrow(0, start, len(student))), Side(teacher, mask)
+    more = None if queue is None or len(queue) == 0 else Side(queue, None)
+    with torch.cuda.device_of(student):
+        positive = positive_scores(own, keys, start, temperature)
+        pull, opposite = torch.zeros_like(positive), None
+        total = torch.zeros_like(positive)
+        if losses is not None and sums is not None:
+            total, opposite = (by_slot(of.unsqueeze(-1)).squeeze(-1) for of in (losses, sums))
+        elif symmetric:
+            total, _ = attend(keys, own, None, 0, temperature, positive, None, False)
+            opposite = positive + total
+        pull = torch.expm1(-total)
+        other, slopes = attend(own, keys, more, start, temperature, positive, opposite, with_gradient)
+        if slopes is not None:
+            pull += torch.expm1(-other)
+            slopes.addcmul_(keys.units[:, start : start + len(student)], pull.unsqueeze(-1))
+            # A norm below the clamp is a constant, and bends nothing.
+            bend = (own.units * slopes).sum(-1).masked_fill_(own.inverse >= 1 / EPSILON, 0.0)
+            slopes.addcmul_(own.units, bend.unsqueeze(-1), value=-1)
+            # Float16 has no room for the quotients by a large n: there the backward pass divides.
+            scale = 1 / temperature if student.dtype == torch.float16 else 1 / (temperature * count)
+            slopes.mul_((own.inverse * scale).unsqueeze(-1))
+            if own.real is not None:
+                slopes.masked_fill_(~own.real.unsqueeze(-1), 0.0)
+            gradient = slopes.transpose(0, 1).reshape(student.shape).to(student.dtype).contiguous()
+        total = total + other
+        value = total.sum() if own.real is None else torch.where(own.real, total, 0.0).sum()
+    return value / count, gradient
+
+
+_operator = Operator(
+    "info_nce",
+    run,
+    "Tensor student, Tensor teacher, Tensor? mask, Tensor? queue, Tensor? losses, Tensor? sums, Tensor count, "
+    "SymInt start, float temperature, bool symmetric, bool with_gradient, str backend",
+    wanted=10,
+    count=6,
+)
+
+
+def run_rows(
+    anchors: Tensor, keys: Tensor, mask: Tensor | None, start: int, temperature: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """What the operator of `info_nce_rows` does."""
+    attend = _attention(anchors, backend)
+    own, others = Side(anchors, None if mask is None else mask.narrow(0, start, len(anchors))), Side(keys, mask)
+    with torch.cuda.device_of(anchors):
+        positive = positive_scores(own, others, start, temperature)
+        losses, _ = attend(own, others, None, start, temperature, positive, None, False)
+    both = torch.stack([losses, positive + losses]).transpose(1, 2).reshape(2, *anchors.shape[:-1])
+    return both[0].clone(), both[1].clone()
+
+
+def _fake_rows(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    losses = anchors.new_empty(anchors.shape[:-1], dtype=accumulator(anchors.dtype))
+    return losses, torch.empty_like(losses)
+
+
+custom_op(
+    "info_nce_rows",
+    run_rows,
+    "(Tensor anchors, Tensor keys, Tensor? mask, SymInt start, float temperature, str backend) -> (Tensor, Tensor)",
+    _fake_rows,
+)
+
+
+def decision(tensor: Tensor, backend: str = "auto") -> Decision:
+    """Which backend `info_nce` takes for a student, and why."""
+    return choose("info_nce", tensor, backend)
+
+
+def _attention(tensor: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    # There is nothing to launch on where there are no elements.
+    return (launch if decision(tensor, backend).triton and tensor.numel() > 0 else blocks).attend

@@ -1,0 +1,189 @@
+"""The operator of a kernel: its registration with torch, autocast off inside it, and its backward pass.
+
+A kernel finds its gradients together with its value, so its backward pass is a product with what comes from above.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from kdzoo.kernels.backend import KernelError, accumulator, fits_triton
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def without_autocast(function: Function) -> Function:
+    """A function of tensors that gives the same inside autocast as outside: its own types are what it is made for."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        kind = _device_type(*args, *named.values())
+        if kind is None or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+            return function(*args, **named)
+        with torch.autocast(kind, enabled=False):
+            return function(*args, **named)
+
+    return call  # type: ignore[return-value]
+
+
+def _device_type(*values: Any) -> str | None:
+    """Where the first tensor lies, be it one of a pair."""
+    for value in values:
+        first = value[0] if isinstance(value, tuple) else value
+        if isinstance(first, Tensor):
+            return first.device.type
+    return None
+
+
+def custom_op(name: str, run: Callable[..., Any], schema: str, fake: Callable[..., Any], **options: Any) -> Any:
+    """Register ``kdzoo::<name>``, in which autocast is off."""
+    operator = torch.library.custom_op(
+        f"kdzoo::{name}", without_autocast(run), schema=schema, **{"mutates_args": (), **options}
+    )
+    operator.register_fake(fake)
+    return operator
+
+
+def called(name: str, *inputs: Any) -> Any:
+    """What ``kdzoo::<name>`` gives.
+
+    Raises:
+        KernelError: inside a transform of torch.func, which no operator of this kind passes through.
+    """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        kernel = name.removesuffix("_sums").removesuffix("_totals").removesuffix("_rows")
+        raise KernelError(
+            f"{kernel}: its operator cannot be transformed by torch.func; inside grad or vmap use {kernel}_reference"
+        )
+    return getattr(torch.ops.kdzoo, name)(*inputs)
+
+
+class Operator:
+    """``kdzoo::<kernel>``: a value, and the gradients at its first inputs, which are found with it.
+
+    What it gives are the value, in the type that sums are taken in, and a tensor for each of the gradients, empty where
+    it is not wanted. Called, it gives the value.
+    """
+
+    def __init__(
+        self,
+        kernel: str,
+        run: Callable[..., tuple[Tensor, ...]],
+        arguments: str,
+        *,
+        wanted: int,
+        sources: int = 1,
+        kept: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype,
+        count: int | None = None,
+        room: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            kernel: its name.
+            run: what it does.
+            arguments: of the schema.
+            wanted: the place of the flag that says whether gradients are wanted.
+            sources: how many of the first inputs get a gradient; of one shape, and None may stand for all but one.
+            kept: the type, made of the inputs', that ``run`` writes gradients in.
+            count: the place of the number that the value is divided by, where a float16 gradient is not divided yet,
+                since its type has no room for such quotients: the backward pass does it.
+            room: what a float16 gradient is times of.
+        """
+        self.kernel, self.wanted, self.sources, self.kept, self.count = kernel, wanted, sources, kept, count
+        self.factor = room
+        schema = f"({arguments}, Tensor? handle) -> ({', '.join(['Tensor'] * (1 + sources))})"
+        operator = custom_op(kernel, lambda *inputs: run(*inputs[:-1]), schema, self._fake)
+        operator.register_autograd(self._backward, setup_context=self._setup)
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        handle = None
+        if inputs[self.wanted]:
+            # All of the sources that the backward pass holds, to refuse a second derivative by.
+            parts = [torch.slice_copy(s, 0, 0, 0) for s in inputs[: self.sources] if s is not None and s.requires_grad]
+            handle = torch.cat(parts) if len(parts) > 1 else parts[0]
+        value: Tensor
+        value, *_ = called(self.kernel, *inputs, handle)
+        return value
+
+    def _fake(self, *inputs: Any) -> tuple[Tensor, ...]:
+        first = inputs[0]
+        given = [inputs[self.wanted] and source is not None for source in inputs[: self.sources]]
+        gradients = (gradient_room(first, here, self.kept(first.dtype)) for here in given)
+        return first.new_empty((), dtype=accumulator(first.dtype)), *gradients
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # or zeros as large as the gradients would be made for the gradients' own
+        ctx.save_for_backward(*output[1:], inputs[-1], None if self.count is None else inputs[self.count])
+        ctx.dtype = inputs[0].dtype
+        ctx.given = [source is not None for source in inputs[: self.sources]]
+        ctx.others = (None,) * (len(inputs) - self.sources)
+
+    def _backward(self, ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (*(None for _ in ctx.given), *ctx.others)
+        *gradients, handle, divisor = ctx.saved_tensors
+        halved = ctx.dtype == torch.float16 and divisor is not None
+        factor = upstream / (divisor * self.factor) if halved else upstream
+        wanted = zip(gradients, ctx.given, ctx.needs_input_grad, strict=False)
+        found = [
+            once(self.kernel, scaled(gradient, factor).to(ctx.dtype), handle) if given and needed else None
+            for gradient, given, needed in wanted
+        ]
+        return (*found, *ctx.others)
+
+
+def gradient_room(source: Tensor, wanted: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for the gradient at a source; of no rows where it is not wanted."""
+    return source.new_empty(source.shape if wanted else (0, *source.shape[1:]), dtype=dtype or source.dtype)
+
+
+def once(kernel: str, gradient: Tensor, handle: Tensor) -> Tensor:
+    """A gradient such that differentiating it a second time, by what the handle comes from, is refused."""
+    return _Once.apply(gradient, handle, kernel) if torch.is_grad_enabled() else gradient
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, handle: Tensor, kernel: str) -> Tensor:
+        ctx.kernel = kernel
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
+        raise KernelError(
+            f"{ctx.kernel}: its gradient cannot be differentiated a second time; for that, use {ctx.kernel}_reference"
+        )
+
+
+def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    """A gradient that the forward pass wrote, times the upstream one; in float32 where it is of half precision.
+
+    In place, and on CUDA without touching the memory where the factor is 1, unless the graph is kept or traced.
+    """
+    # Tensors of a trace are subclasses; a compiler fuses the product into what comes next.
+    if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+        return (gradient * factor if gradient.dtype not in _HALF else gradient.float() * factor).to(gradient.dtype)
+    if gradient.numel() == 0:
+        return gradient
+    if gradient.is_cuda and fits_triton(gradient):
+        return scale_in_place(gradient, factor)
+    if gradient.dtype in _HALF:
+        return gradient.copy_(gradient.float().mul_(factor))
+    return gradient.mul_(factor)
+
+
+def scale_in_place(values: Tensor, factor: Tensor) -> Tensor:
+    """Contiguous values times a factor of one element, by Triton."""
+    from kdzoo.kernels import tiles
+
+    block = 4096
+    with torch.cuda.device_of(values):
+        tiles.scale[(-(-values.numel() // block),)](values, factor.float(), values.numel(), BLOCK_SIZE=block)
+    return values

@@ -91,8 +91,8 @@ class ALP(DistillationLoss):
 
 @register_recipe("alp")
 def recipe() -> Recipe:
-    """Labels, softened classes and all CLS states, with equal shares of the three."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    """Labels, softened classes and all CLS states, at 0.1, 0.7 and 0.2."""
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="alp",
@@ -104,9 +104,35 @@ def recipe() -> Recipe:
             year=2021,
             url=URL,
         ),
-        stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="kd"), TermSpec(loss="alp"))),),
+        stages=(
+            Stage(
+                terms=(
+                    TermSpec(loss="ce", weight=0.1),
+                    TermSpec(loss="kd", temperature=20.0, weight=0.7),
+                    TermSpec(loss="alp", layers="all", weight=0.2),
+                )
+            ),
+        ),
         student="teacher:0,1,2,3",
         training=Training(learning_rate=2e-5, batch_size=32, epochs=3, max_length=128),
-        notes="The paper weighs the three terms by β, η and λ and searches them for each task; here they are 1. "
+        notes="The paper weighs the three terms by β, η and λ and searches them for each task, and its "
+        "authors released "
+        "no code; these are GLMKD's. GLMKD takes the cross-entropy of the softened classes without T², which makes "
+        "that term next to nothing (soft_ce in the place of kd would do so); here it has T². "
         "alp.detach_weights=true keeps the gradient out of the attention weights.",
+        sources=(
+            Source(
+                origin="other",
+                where="GLMKD's readme and logs",
+                of=("ce.weight", "kd.weight", "kd.temperature", "alp.weight"),
+            ),
+            Source(origin="paper", where="section 3: every layer of both", of=("alp.layers",)),
+            Source(origin="other", where="GLMKD's readme: the teacher's first layers", of=("student",)),
+            Source(origin="paper", where="experiments", of=("training.batch_size",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning",
+                of=("training.learning_rate", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

@@ -83,7 +83,7 @@ class Annealing(DistillationLoss):
 @register_recipe("annealing")
 def recipe() -> Recipe:
     """Annealed regression, then the labels alone."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="annealing",
@@ -96,11 +96,34 @@ def recipe() -> Recipe:
             url=URL,
         ),
         stages=(
-            Stage(fraction=0.78, terms=(TermSpec(loss="annealing"),), lr_scheduler="linear"),
+            Stage(fraction=0.78, terms=(TermSpec(loss="annealing", max_temperature=7),), lr_scheduler="linear"),
             Stage(fraction=0.22, terms=(TermSpec(loss="ce"),), lr_scheduler="linear"),
         ),
-        student="teacher:1,3,5,7,9,11",
+        student="distilbert/distilroberta-base",
         training=Training(learning_rate=2e-5, batch_size=32, epochs=18, max_length=128),
         notes="Fourteen epochs of the first stage and four of the second, as in the authors' script for GLUE. They go "
-        "on from the first stage's best checkpoint with a new optimizer; here the second goes on from its last step.",
+        "on from the first stage's best checkpoint with a new optimizer; here the second goes on from its last step. "
+        "The student is one that was pre-trained by itself, beside a RoBERTa-large teacher.",
+        sources=(
+            Source(
+                origin="authors",
+                where="their script for GLUE: 14 epochs and 4",
+                of=(
+                    "stages.0.fraction",
+                    "stages.1.fraction",
+                    "annealing.max_temperature",
+                    "training.learning_rate",
+                    "training.batch_size",
+                    "training.epochs",
+                    "training.max_length",
+                ),
+            ),
+            Source(
+                origin="authors",
+                where="their script: a linear rate in each phase",
+                of=("stages.0.lr_scheduler", "stages.1.lr_scheduler"),
+            ),
+            Source(origin="paper", where="the only term of its stage", of=("annealing.weight", "ce.weight")),
+            Source(origin="paper", where="section 4: DistilRoBERTa", of=("student",)),
+        ),
     )

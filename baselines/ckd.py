@@ -234,8 +234,8 @@ def _ratio(total: Tensor, count: Tensor) -> Tensor:
 
 @register_recipe("ckd")
 def recipe() -> Recipe:
-    """Labels, softened classes and the four relations, with the weights of the middle of the published tasks."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    """Labels, softened classes and the four relations, with the weights of CoLA and RTE."""
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="ckd",
@@ -252,12 +252,54 @@ def recipe() -> Recipe:
                 terms=(
                     TermSpec(loss="ce", weight=0.1),
                     TermSpec(loss="soft_ce", temperature=3.0, weight=0.9),
-                    TermSpec(loss="ckd", layers="uniform0", weight=10.0),
+                    TermSpec(
+                        loss="ckd",
+                        layers="uniform0",
+                        word_pair=1.0,
+                        word_angle=10.0,
+                        layer_pair=1.0,
+                        layer_angle=10.0,
+                        window=21,
+                    ),
                 )
             ),
         ),
         student="6x512,heads=8,ffn=2048",
-        training=Training(learning_rate=5e-5, batch_size=32, epochs=4, max_length=128),
-        notes="By task the authors take α of 0.7 or 0.9, T of 1 to 4, and weights of the relations from 0.1 to 1000 "
-        "(10 each for QQP, which stand here). Their code leaves out the labels' term.",
+        training=Training(
+            learning_rate=5e-5, batch_size=32, epochs=4, warmup_ratio=0.0, weight_decay=0.0, max_length=128
+        ),
+        notes="The weights are a task's own: α 0.7 or 0.9, T 1 to 4, and from 0.1 to 1000 for the relations "
+        "(10 each at "
+        "T 2 for QQP; 10 for the pairs and 1 for the angles for QNLI). In the released code the layers' relations stay "
+        "at 1 whatever the task's file says, for it sets them by another name; and its term of the softened classes "
+        "takes the place of the labels', or with its readme's command, which misnames it, is left out.",
+        sources=(
+            Source(
+                origin="authors",
+                where="distil_config.py, RTE; GLMKD's readme has the same",
+                of=(
+                    "ce.weight",
+                    "soft_ce.weight",
+                    "soft_ce.temperature",
+                    "ckd.word_pair",
+                    "ckd.word_angle",
+                    "ckd.layer_pair",
+                    "ckd.layer_angle",
+                    "training.learning_rate",
+                ),
+            ),
+            Source(origin="ours", where="the relations have weights of their own", of=("ckd.weight",)),
+            Source(
+                origin="authors",
+                where="their readme's command",
+                of=("ckd.layers", "ckd.window", "training.batch_size"),
+            ),
+            Source(origin="authors", where="distil_config.py: all tasks but RTE (6)", of=("training.epochs",)),
+            Source(
+                origin="authors",
+                where="main_glue_distill.py's defaults",
+                of=("training.warmup_ratio", "training.weight_decay", "training.max_length"),
+            ),
+            Source(origin="authors", where="distil_config.py: pre-trained, 6 layers of 512", of=("student",)),
+        ),
     )

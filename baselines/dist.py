@@ -145,7 +145,7 @@ def _warn_of_two_classes(name: str) -> None:
 @register_recipe("dist")
 def recipe() -> Recipe:
     """Labels and DIST with the weights of the paper's image classification."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="dist",
@@ -157,7 +157,14 @@ def recipe() -> Recipe:
             year=2022,
             url=URL,
         ),
-        stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="dist", beta=2.0, gamma=2.0))),),
+        stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="dist", beta=2.0, gamma=2.0, temperature=1.0))),),
         notes="Weights 1, 2 and 2 at T = 1 are those of ImageNet. On two classes only the part over the batch teaches; "
         "on one logit it is the correlation of the scores.",
+        sources=(
+            Source(
+                origin="paper",
+                where="section 4.1, ImageNet",
+                of=("ce.weight", "dist.weight", "dist.beta", "dist.gamma", "dist.temperature"),
+            ),
+        ),
     )

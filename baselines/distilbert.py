@@ -83,7 +83,7 @@ class Cosine(DistillationLoss):
 @register_recipe("distilbert")
 def recipe() -> Recipe:
     """The triple loss in its published proportions, with the labels in the place of masked words."""
-    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="distilbert",
@@ -118,4 +118,27 @@ def recipe() -> Recipe:
         "2: the general stage. On a task there are no masked words: the labels' cross-entropy stands in their place. "
         "The student starts from every other teacher layer, those that the authors' script takes of twelve. "
         "On one logit the temperature has no effect.",
+        sources=(
+            Source(
+                origin="authors",
+                where="their readme's command, and train.py's temperature",
+                of=("kd.weight", "kd.temperature", "mlm.weight", "cosine.weight"),
+            ),
+            Source(origin="authors", where="distiller.py: the last hidden states", of=("cosine.layers",)),
+            Source(
+                origin="authors",
+                where="train.py's defaults",
+                of=("general.training.learning_rate", "general.training.epochs", "general.training.warmup_ratio"),
+            ),
+            Source(
+                origin="authors", where="lm_seqs_dataset.py: the model's longest", of=("general.training.max_length",)
+            ),
+            Source(origin="authors", where="scripts/extract_distilbert.py", of=("student",)),
+            Source(origin="ours", where="the labels in the place of the masked words", of=("ce.weight",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

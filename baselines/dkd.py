@@ -118,7 +118,7 @@ class DKD(DistillationLoss):
 @register_recipe("dkd")
 def recipe() -> Recipe:
     """Labels and DKD, which is phased in, with the authors' weights."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, WeightSchedule
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, WeightSchedule
 
     warmup = WeightSchedule(points=((0.0, 0.0), (0.083, 1.0), (1.0, 1.0)), interpolate=True)
     return Recipe(
@@ -131,7 +131,18 @@ def recipe() -> Recipe:
             year=2022,
             url=URL,
         ),
-        stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="dkd", weight=warmup))),),
+        stages=(
+            Stage(
+                terms=(TermSpec(loss="ce"), TermSpec(loss="dkd", alpha=1.0, beta=8.0, temperature=4.0, weight=warmup))
+            ),
+        ),
         notes="For tasks of three classes or more (MNLI, of GLUE). Weights, temperature and the linear warm-up over 20 "
         "of 240 epochs are the authors' for CIFAR-100; from one teacher to another their β goes from 0.5 to 8.",
+        sources=(
+            Source(
+                origin="authors",
+                where="mdistiller/engine/cfg.py: CE 1, α 1, β 8, T 4, warm-up over 20 of 240 epochs",
+                of=("ce.weight", "dkd.weight", "dkd.alpha", "dkd.beta", "dkd.temperature"),
+            ),
+        ),
     )

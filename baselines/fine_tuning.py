@@ -76,10 +76,11 @@ class CrossEntropy(DistillationLoss):
 @register_recipe("none")
 def none() -> Recipe:
     """Fine-tuning without a teacher: the floor of every comparison."""
-    from kdzoo.objectives.recipe import Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="none",
         title="fine-tuning alone, the floor of every comparison",
         stages=(Stage(terms=(TermSpec(loss="ce"),)),),
+        sources=(Source(origin="ours", where="the only term", of=("ce.weight",)),),
     )

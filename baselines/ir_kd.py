@@ -13,7 +13,7 @@ from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.objectives.recipe import Recipe, Stage
+    from kdzoo.objectives.recipe import Recipe, Source, Stage
 
 SHARE = 6 / 7  # of the steps for the layers: a seventh for each of six, and one for the classes
 MOVES = (
@@ -90,14 +90,28 @@ def recipe() -> Recipe:
 def progressive() -> Recipe:
     """One layer after the other, then the soft labels."""
     stages = (_stage("progressive", fraction=SHARE), _stage(classes=True, fraction=1 - SHARE))
-    return _recipe("ir_kd_progressive", "one layer after the other", stages, MOVES)
+    return _recipe("ir_kd_progressive", "one layer after the other", stages, MOVES, *_moves("progressive"))
 
 
 @register_recipe("ir_kd_stacked")
 def stacked() -> Recipe:
     """Layer upon layer, then the soft labels."""
     stages = (_stage("stacked", fraction=SHARE), _stage(classes=True, fraction=1 - SHARE))
-    return _recipe("ir_kd_stacked", "layer upon layer", stages, MOVES)
+    return _recipe("ir_kd_stacked", "layer upon layer", stages, MOVES, *_moves("stacked"))
+
+
+def _moves(schedule: str) -> tuple[Source, ...]:
+    from kdzoo.objectives.recipe import Source
+
+    of = ("cosine.layer_schedule", "attention_kl.layer_schedule")
+    return (
+        Source(origin="paper", where=f"section 3: {schedule} internal distillation", of=of),
+        Source(
+            origin="other",
+            where="GLMKD's sid_lim_e=avg: layers and classes get equal numbers of epochs",
+            of=("stages.0.fraction", "stages.1.fraction"),
+        ),
+    )
 
 
 def _stage(
@@ -115,8 +129,8 @@ def _stage(
     return Stage(fraction=fraction, terms=(*terms, TermSpec(loss="soft_ce")) if classes else terms)
 
 
-def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str) -> Recipe:
-    from kdzoo.objectives.recipe import Citation, Recipe, Training
+def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str, *more: Source) -> Recipe:
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Training
 
     return Recipe(
         name=name,
@@ -133,4 +147,24 @@ def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str) -> Rec
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
         notes="The cosine of the CLS states and the divergence of attention weigh alike, on every mapped layer, each "
         "student layer standing for two of the teacher's. The authors released no code." + notes,
+        sources=(
+            Source(
+                origin="paper",
+                where="section 3: both losses added up, layer by layer; the classes likewise",
+                of=("cosine.weight", "cosine.feature", "attention_kl.weight", "soft_ce.weight"),
+            ),
+            Source(
+                origin="paper",
+                where="section 3: each student layer stands for as many of the teacher's",
+                of=("cosine.layers", "attention_kl.layers"),
+            ),
+            Source(origin="other", where="GLMKD's readme, SID", of=("soft_ce.temperature",)),
+            *more,
+            Source(origin="ours", where="the teacher's layers that are learned from", of=("student",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning but for the epochs; the paper's own are not known here",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from kdzoo.errors import unknown
 from kdzoo.losses.divergence import Divergence
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
+
+REDUCTIONS = ("batchmean", "mean")
 
 
 @register("kd")
@@ -21,11 +24,14 @@ class KD(Divergence):
         T²/B · Σ_i KL(softmax(zt_i / T) ‖ softmax(zs_i / T))
 
     A sum over classes and a mean over rows. Dividing by B·C instead is the most common mistake in public
-    code, and makes the term C times too light. A one-logit (regression) task has no classes to soften: there
-    it is the mean squared difference of the logits, without T².
+    code, and makes the term C times too light; ``reduction="mean"`` does so on purpose, for weights that were found
+    with such code. A one-logit (regression) task has no classes to soften: there it is the mean squared difference
+    of the logits, without T².
 
     Args:
         temperature: T, above 0.
+        reduction: ``"batchmean"``, the sum over classes and mean over rows; or ``"mean"``, over classes as well, C
+            times less. The words are those of ``torch.nn.KLDivLoss``.
         variant: ``"paper"``, the only one.
         backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
@@ -33,7 +39,7 @@ class KD(Divergence):
         student, teacher: (B, C), or (B, S, C) with an optional mask (B, S).
 
     Raises:
-        KdzooError: for a temperature that is not positive, or unequal shapes.
+        KdzooError: for a temperature that is not positive, an unknown reduction, or unequal shapes.
 
     References:
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, section 2.
@@ -60,15 +66,31 @@ class KD(Divergence):
     year = 2015
     url = "https://arxiv.org/abs/1503.02531"
 
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        reduction: str = "batchmean",
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(temperature, variant=variant, backend=backend)
+        if reduction not in REDUCTIONS:
+            raise unknown(f"reduction of {self.label}", reduction, REDUCTIONS)
+        self.reduction = reduction
+
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         value = super().compute(student, teacher, mask=mask, **context)
-        return value if student.shape[-1] == 1 else self.temperature**2 * value
+        classes = student.shape[-1]
+        if classes == 1:
+            return value
+        return self.temperature**2 / (classes if self.reduction == "mean" else 1) * value
 
 
 @register_recipe("kd")
 def recipe() -> Recipe:
     """Softened classes and labels, half each, at the temperature the paper found best for speech."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="kd",
@@ -81,5 +103,13 @@ def recipe() -> Recipe:
             url="https://arxiv.org/abs/1503.02531",
         ),
         stages=(Stage(terms=(TermSpec(loss="kd", temperature=2.0, weight=0.5), TermSpec(loss="ce", weight=0.5))),),
-        notes="T = 2 and a relative weight of 0.5 on the labels are those of section 4 of the paper.",
+        notes="The paper's relative weight of 0.5 on the labels is read as half of the whole; it may also mean half of "
+        "the other term's (kd.weight=1).",
+        sources=(
+            Source(
+                origin="paper",
+                where="section 4, speech: the best of 1, 2, 5, 10; relative weight of 0.5 on the labels",
+                of=("kd.temperature", "kd.weight", "ce.weight"),
+            ),
+        ),
     )

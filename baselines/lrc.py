@@ -1,8 +1,8 @@
-"""LRC-BERT (Fu et al. 2021): the angular contrastive loss COS-NCE, gradient perturbation, the two-stage recipe."""
+"""LRC-BERT (Fu et al. 2021): the angular contrastive loss COS-NCE, the two-stage recipe and its ablations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
-    from kdzoo.objectives.recipe import Recipe
+    from kdzoo.objectives.recipe import Recipe, Source
 
 
 @register("cos_nce")
@@ -114,8 +114,8 @@ class CosNCE(DistillationLoss):
 
 @register_recipe("lrc")
 def recipe() -> Recipe:
-    """COS-NCE alone for 80 % of the steps, then with KD and the labels, on perturbed embeddings throughout."""
-    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    """COS-NCE alone for 80 % of the updates, then with KD and the labels, on perturbed embeddings throughout."""
+    from kdzoo.objectives.recipe import Citation, General, Perturbation, Recipe, Stage, TermSpec, Training
 
     contrast = TermSpec(loss="cos_nce", layers="uniform")
     return Recipe(
@@ -141,11 +141,120 @@ def recipe() -> Recipe:
             ),
         ),
         general=General(terms=(contrast,), training=Training(learning_rate=5e-5, max_length=128)),
-        perturbation="gradient",
+        perturbation=Perturbation(norm="tensor"),
         student="4x312,heads=12,ffn=1200",
-        training=Training(learning_rate=5e-5),
-        notes="The perturbation has length one at every position, while an embedding's length grows with the root of "
-        "the width: a narrow student is perturbed more, and one trained from scratch in few steps may learn little. "
-        "perturbation=null leaves it out. The general stage is the contrast alone, the one of its losses that needs "
-        "neither labels nor classes; its hyper-parameters are those of the stages on a task.",
+        training=Training(learning_rate=5e-5, warmup_ratio=0.1),
+        notes="The paper leaves open over what the perturbation's norm goes (perturbation.norm), whether tokens or CLS "
+        "are contrasted (lrc_cls has CLS) and whether the layers share a projection (cos_nce.shared=true). Here it is "
+        "the whole batch, all tokens, a projection a layer. Tokens suit a student that represents tokens already, from "
+        "the teacher's layers or general distillation; one from scratch learns more from CLS. The warm-up is a public "
+        "reimplementation's. The general stage is the contrast alone, the one of its losses that needs neither labels "
+        "nor classes; its hyper-parameters are those of the stages on a task.",
+        sources=_sources(),
     )
+
+
+def _sources() -> tuple[Source, ...]:
+    from kdzoo.objectives.recipe import Source
+
+    return (
+        Source(
+            origin="paper",
+            where="the first 80 % of the training; α, β, γ and T of the experiments",
+            of=(
+                "stages.0.fraction",
+                "stages.1.fraction",
+                "cos_nce.weight",
+                "kd.weight",
+                "kd.temperature",
+                "ce.weight",
+            ),
+        ),
+        Source(origin="paper", where="every student layer, spread over the teacher's", of=("cos_nce.layers",)),
+        Source(origin="ours", where="the paper leaves open over what its norm goes", of=("perturbation",)),
+        Source(origin="paper", where="4 layers, width 312, feed-forward 1200", of=("student",)),
+        Source(origin="paper", where="experiments", of=("training.learning_rate",)),
+        Source(origin="other", where="BERT-gang's settings", of=("training.warmup_ratio",)),
+        Source(
+            origin="ours",
+            where="those on a task; the paper has general distillation, and no numbers for it",
+            of=("general.training.learning_rate", "general.training.max_length"),
+        ),
+    )
+
+
+def _variant(name: str, title: str, notes: str = "", *more: Source, **changed: Any) -> Recipe:
+    """The recipe `lrc` but for what is given, and its sources, of what is left of it, with more of them."""
+    from kdzoo.objectives.sources import hyper_parameters, meant
+
+    made = recipe().model_copy(update={"name": name, "title": title, "notes": notes} | changed)
+    known = hyper_parameters(made)
+    left = ((source, tuple(of for of in source.of if meant(of, known))) for source in _sources())
+    kept = tuple(source.model_copy(update={"of": of}) for source, of in left if of)
+    return made.model_copy(update={"sources": (*kept, *more)})
+
+
+@register_recipe("lrc_cls")
+def lrc_cls() -> Recipe:
+    """LRC-BERT that contrasts CLS in place of all tokens."""
+    from kdzoo.objectives.recipe import Source
+
+    whole = recipe()
+    contrast = whole.stages[0].terms[0]
+    at_cls = type(contrast)(loss="cos_nce", feature="cls", layers="uniform", bias=True)
+    assert whole.general is not None
+    return _variant(
+        "lrc_cls",
+        "lrc on CLS in place of all tokens, with a biased projection a layer",
+        "Feature, bias, batch size, epochs and warm-up are a public reimplementation's, which has no perturbation "
+        "(perturbation=null).",
+        Source(
+            origin="other",
+            where="BERT-gang's settings",
+            of=("cos_nce.feature", "cos_nce.bias", "training.batch_size", "training.epochs"),
+        ),
+        stages=tuple(stage.model_copy(update={"terms": (at_cls, *stage.terms[1:])}) for stage in whole.stages),
+        general=whole.general.model_copy(update={"terms": (at_cls,)}),
+        training=whole.training.model_copy(update={"batch_size": 16, "epochs": 18.0}),
+    )
+
+
+@register_recipe("lrc_no_contrast")
+def lrc_no_contrast() -> Recipe:
+    """LRC-BERT's ablation without COS-NCE: without its only loss there is no first stage either."""
+    last = recipe().stages[1]
+    stage = last.model_copy(update={"fraction": 1.0, "terms": last.terms[1:]})
+    return _variant(
+        "lrc_no_contrast", "lrc without the contrast, and so without its first stage", stages=(stage,), general=None
+    )
+
+
+@register_recipe("lrc_no_kd")
+def lrc_no_kd() -> Recipe:
+    """LRC-BERT's ablation without the softened classes."""
+    return _without("kd", "lrc without the softened classes")
+
+
+@register_recipe("lrc_no_ce")
+def lrc_no_ce() -> Recipe:
+    """LRC-BERT's ablation without the labels."""
+    return _without("ce", "lrc without the labels")
+
+
+def _without(loss: str, title: str) -> Recipe:
+    first, last = recipe().stages
+    rest = tuple(term for term in last.terms if term.loss != loss)
+    return _variant(f"lrc_no_{loss}", title, stages=(first, last.model_copy(update={"terms": rest})))
+
+
+@register_recipe("lrc_one_stage")
+def lrc_one_stage() -> Recipe:
+    """LRC-BERT's ablation without the first stage: all of its losses from the start."""
+    stage = recipe().stages[1].model_copy(update={"fraction": 1.0})
+    return _variant("lrc_one_stage", "lrc with all of its losses from the start", stages=(stage,))
+
+
+@register_recipe("lrc_unperturbed")
+def lrc_unperturbed() -> Recipe:
+    """LRC-BERT's ablation without the gradient perturbation."""
+    return _variant("lrc_unperturbed", "lrc without gradient perturbation", perturbation=None)

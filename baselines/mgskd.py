@@ -305,7 +305,7 @@ def _angles(states: Tensor, real: Tensor, vertices: Tensor, others: Tensor) -> T
 @register_recipe("mgskd")
 def recipe() -> Recipe:
     """Structure first, of the embeddings and every mapped layer, then the softened classes."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     structure = (
         TermSpec(loss="mgskd", feature="embedding", name="mgskd_embedding", token_layers=1),
@@ -323,12 +323,53 @@ def recipe() -> Recipe:
         ),
         stages=(
             Stage(fraction=0.77, terms=structure, lr_scheduler="constant"),
-            Stage(fraction=0.23, terms=(TermSpec(loss="kd"),), lr_scheduler="linear"),
+            Stage(
+                fraction=0.23,
+                terms=(TermSpec(loss="kd", temperature=1.0),),
+                lr_scheduler="linear",
+                lr_factor=0.6,
+                warmup_ratio=0.1,
+            ),
         ),
         student="4x312,heads=12,ffn=1200",
-        training=Training(learning_rate=5e-5, batch_size=32, epochs=13, max_length=128, warmup_ratio=0.0),
+        training=Training(
+            learning_rate=5e-5, batch_size=32, epochs=13, warmup_ratio=0.0, weight_decay=0.01, max_length=128
+        ),
         notes="Two of the student's five states, the embeddings and the first layer, are compared by tokens and spans. "
         "The authors start from a student distilled in pre-training, augment the data, share one projection "
         "between all states, take the phrases of the text as spans (here pieces of three positions), and give no "
         "schedule with their code: stages and rates are TinyBERT's, on which theirs is built.",
+        sources=(
+            Source(
+                origin="ours",
+                where="the paper's own weights 4, 1, 1 are within the loss",
+                of=("mgskd_embedding.weight", "mgskd.weight"),
+            ),
+            Source(
+                origin="paper",
+                where="section 4: the two lowest of the student's five states by tokens and spans",
+                of=("mgskd_embedding.feature", "mgskd_embedding.token_layers", "mgskd.token_layers"),
+            ),
+            Source(origin="paper", where="section 4: as TinyBERT's", of=("mgskd.layers",)),
+            Source(origin="other", where="GLMKD's readme", of=("kd.weight", "kd.temperature")),
+            Source(
+                origin="authors",
+                where="their readme: built on TinyBERT, whose readme and task_distill.py have it",
+                of=(
+                    "stages.0.fraction",
+                    "stages.0.lr_scheduler",
+                    "stages.1.fraction",
+                    "stages.1.lr_scheduler",
+                    "stages.1.lr_factor",
+                    "stages.1.warmup_ratio",
+                    "training.learning_rate",
+                    "training.batch_size",
+                    "training.epochs",
+                    "training.warmup_ratio",
+                    "training.weight_decay",
+                    "training.max_length",
+                ),
+            ),
+            Source(origin="authors", where="their readme: General_TinyBERT_4L_312D", of=("student",)),
+        ),
     )

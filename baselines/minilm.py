@@ -93,7 +93,7 @@ class MiniLM(DistillationLoss):
 @register_recipe("minilm")
 def recipe() -> Recipe:
     """The last layer's self-attention alone, then fine-tuning."""
-    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="minilm",
@@ -111,7 +111,9 @@ def recipe() -> Recipe:
         ),
         general=General(
             terms=(TermSpec(loss="minilm"),),
-            training=Training(learning_rate=5e-4, batch_size=1024, warmup_ratio=0.01, max_length=512),
+            training=Training(
+                learning_rate=5e-4, batch_size=1024, warmup_ratio=0.01, weight_decay=0.01, max_length=512
+            ),
         ),
         student="6x384,heads=12",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
@@ -120,4 +122,31 @@ def recipe() -> Recipe:
         "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the "
         "second stage. The paper "
         "puts a teacher assistant between a large teacher and a student of at most half its depth and width.",
+        sources=(
+            Source(origin="paper", where="its relations are added up without weights", of=("minilm.weight",)),
+            Source(origin="paper", where="the last layer, of a base-sized teacher", of=("minilm.layers",)),
+            Source(
+                origin="paper",
+                where="section 4.1: 400 thousand steps, of which 4 thousand warm up",
+                of=(
+                    "general.training.learning_rate",
+                    "general.training.batch_size",
+                    "general.training.warmup_ratio",
+                    "general.training.weight_decay",
+                    "general.training.max_length",
+                ),
+            ),
+            Source(origin="authors", where="their readme: a released student", of=("student",)),
+            Source(
+                origin="ours",
+                where="half of the steps each, the first at a constant rate: not published on a task",
+                of=("stages.0.fraction", "stages.0.lr_scheduler", "stages.1.fraction", "stages.1.lr_scheduler"),
+            ),
+            Source(origin="ours", where="the only term of its stage", of=("ce.weight",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning, twice five epochs; the paper's own vary by task",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

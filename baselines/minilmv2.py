@@ -22,6 +22,7 @@ from kdzoo.objectives.registry import register_recipe
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
 
+MOST_HEADS = 48  # that an objective takes by itself: the paper's for a base-sized teacher
 RELATIONS = tuple(left + right for left in "qkv" for right in "qkv")
 
 
@@ -37,7 +38,7 @@ class MiniLMv2(DistillationLoss):
 
     Args:
         relation_heads: H, which divides the width of both sides. An objective that is not given it takes the
-            largest number up to 12 that does. (The paper takes 48 for a base-sized teacher and 64 for a large one.)
+            largest number up to 48 that does. (The paper takes 48 for a base-sized teacher and 64 for a large one.)
         relations: which relations, in two letters each: ``"qk"`` is what attention itself is made of.
         variant: ``"paper"``, the only one. (The training code was not released.)
         backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
@@ -103,7 +104,7 @@ class MiniLMv2(DistillationLoss):
         check_shows_qkv(cls.name, student, teacher)
         widths = student.hidden_size, teacher.hidden_size
         fitting = [heads for heads in range(1, min(widths) + 1) if not any(width % heads for width in widths)]
-        options.setdefault("relation_heads", max(heads for heads in fitting if heads <= 12))
+        options.setdefault("relation_heads", max(heads for heads in fitting if heads <= MOST_HEADS))
         if options["relation_heads"] not in fitting:
             raise KdzooError(
                 f"{cls.name}: relation_heads={options['relation_heads']} does not divide both the student's width "
@@ -138,7 +139,7 @@ class MiniLMv2(DistillationLoss):
 @register_recipe("minilmv2")
 def recipe() -> Recipe:
     """The relations of one layer alone, then fine-tuning."""
-    from kdzoo.objectives.recipe import Citation, General, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, General, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="minilmv2",
@@ -156,7 +157,7 @@ def recipe() -> Recipe:
         ),
         general=General(
             terms=(TermSpec(loss="minilmv2"),),
-            training=Training(learning_rate=6e-4, batch_size=256, warmup_ratio=0.01, max_length=512),
+            training=Training(learning_rate=6e-4, batch_size=256, warmup_ratio=0.01, weight_decay=0.01, max_length=512),
         ),
         student="6x384,heads=12",
         training=Training(learning_rate=5e-5, batch_size=32, epochs=10, max_length=128),
@@ -164,7 +165,34 @@ def recipe() -> Recipe:
         "fine-tuning on the labels follows. On a task both run, each for half of the steps, which is this recipe's "
         "choice: the loss reaches neither the pooler nor the classification head, so it cannot do without the "
         "second stage. The number "
-        "of relation heads is the largest up to 12 that divides both widths; the paper's for a base-sized teacher is "
-        "minilmv2.relation_heads=48, and a large one is distilled from an upper middle layer "
+        "of relation heads is the largest up to the paper's 48 that divides both widths; a large teacher is "
+        "distilled from an upper middle layer "
         "(minilmv2.layers=[[5, 20]]) with 64.",
+        sources=(
+            Source(origin="paper", where="its relations are added up without weights", of=("minilmv2.weight",)),
+            Source(origin="paper", where="the last layer, of a base-sized teacher", of=("minilmv2.layers",)),
+            Source(
+                origin="paper",
+                where="section 4.1: 400 thousand steps, of which 4 thousand warm up",
+                of=(
+                    "general.training.learning_rate",
+                    "general.training.batch_size",
+                    "general.training.warmup_ratio",
+                    "general.training.weight_decay",
+                    "general.training.max_length",
+                ),
+            ),
+            Source(origin="authors", where="their readme: a released student", of=("student",)),
+            Source(
+                origin="ours",
+                where="half of the steps each, the first at a constant rate: not published on a task",
+                of=("stages.0.fraction", "stages.0.lr_scheduler", "stages.1.fraction", "stages.1.lr_scheduler"),
+            ),
+            Source(origin="ours", where="the only term of its stage", of=("ce.weight",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning, twice five epochs; the paper's own vary by task",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

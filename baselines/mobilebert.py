@@ -174,7 +174,7 @@ class MobileBERT(DistillationLoss):
 @register_recipe("mobilebert")
 def recipe() -> Recipe:
     """Progressive knowledge transfer, then the teacher's classes and the labels."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     published = {"decomposed": True, "hidden_weight": 100.0, "mean_weight": 5000.0, "variance_weight": 5.0}
     hidden = {"loss": "mobilebert", "layers": "uniform", **published}
@@ -199,7 +199,7 @@ def recipe() -> Recipe:
             Stage(fraction=0.32, terms=transfer, lr_scheduler="constant"),
             Stage(
                 fraction=0.68,
-                terms=(TermSpec(loss="kd", weight=0.5), TermSpec(loss="ce", weight=0.5)),
+                terms=(TermSpec(loss="kd", temperature=1.0, weight=0.5), TermSpec(loss="ce", weight=0.5)),
                 lr_scheduler="linear",
             ),
         ),
@@ -211,4 +211,41 @@ def recipe() -> Recipe:
         "layers to a tenth instead. The weights 100, 5000 and 5 are the authors' command's. MobileBERT's bottlenecks "
         "give the student the teacher's width; where widths differ, each of the hidden terms learns a projection of "
         "its own.",
+        sources=(
+            Source(
+                origin="authors",
+                where="their readme's command for distillation",
+                of=(
+                    *(f"{name}.{key}" for name in ("hidden", "hidden_so_far") for key in published),
+                    "stages.0.fraction",
+                    "stages.1.fraction",
+                    "kd.weight",
+                    "kd.temperature",
+                    "ce.weight",
+                ),
+            ),
+            Source(
+                origin="paper",
+                where="section 3.5: progressive knowledge transfer, of every layer",
+                of=(
+                    *(f"{term.name}.{key}" for term in transfer for key in ("layers", "layer_schedule")),
+                    "attention.feature",
+                    "attention_so_far.feature",
+                ),
+            ),
+            Source(
+                origin="ours",
+                where="a tenth for what is done, of the loss; the paper has it of the learning rate",
+                of=tuple(f"{term.name}.weight" for term in transfer),
+            ),
+            Source(
+                origin="ours", where="as TinyBERT's two stages", of=("stages.0.lr_scheduler", "stages.1.lr_scheduler")
+            ),
+            Source(origin="ours", where="TinyBERT's; MobileBERT's own has bottlenecks", of=("student",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning but for the epochs: not published on a task",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+        ),
     )

@@ -91,7 +91,7 @@ class PKD(DistillationLoss):
 @register_recipe("pkd")
 def recipe() -> Recipe:
     """PKD-skip with values from the middle of the published grid."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name="pkd",
@@ -107,13 +107,34 @@ def recipe() -> Recipe:
             Stage(
                 terms=(
                     TermSpec(loss="ce", weight=0.5),
-                    TermSpec(loss="kd", temperature=10.0, weight=0.5),
+                    TermSpec(loss="kd", temperature=10.0, reduction="mean", weight=0.5),
                     TermSpec(loss="pkd", layers="skip", variant="released", weight=100.0),
                 )
             ),
         ),
         student="teacher:0,1,2,3,4,5",
-        training=Training(learning_rate=5e-5, batch_size=32, epochs=4, max_length=128),
+        training=Training(
+            learning_rate=5e-5, batch_size=32, epochs=4, warmup_ratio=0.1, weight_decay=0.01, max_length=128
+        ),
         notes="The paper searches α in 0.2, 0.5, 0.7, T in 5, 10, 20 and β in 10, 100, 500, 1000; this is the middle. "
-        "PKD-last is pkd.layers=last[:-1].",
+        "PKD-last is pkd.layers=last[:-1]. α and β belong to the authors' means, which go over classes and "
+        "over the width "
+        "as well: kd.reduction=mean and pkd.variant=released.",
+        sources=(
+            Source(
+                origin="paper",
+                where="section 4.2: the middle of its grids, which GLMKD takes too",
+                of=("ce.weight", "kd.weight", "kd.temperature", "pkd.weight"),
+            ),
+            Source(origin="authors", where="src/KD_loss.py", of=("kd.reduction", "pkd.variant")),
+            Source(origin="paper", where="section 3.2: PKD-skip", of=("pkd.layers",)),
+            Source(origin="paper", where="section 4.2: the first layers", of=("student",)),
+            Source(
+                origin="paper",
+                where="section 4.2; the rate is the highest of its grid, and the authors' default",
+                of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
+            ),
+            Source(origin="authors", where="src/argument_parser.py", of=("training.warmup_ratio",)),
+            Source(origin="authors", where="NLI_KD_training.py", of=("training.weight_decay",)),
+        ),
     )

@@ -26,15 +26,18 @@ URL = "https://arxiv.org/abs/2109.10164"
 
 @register("rail")
 class RAIL(DistillationLoss):
-    """Squared distance of projected, normalised layers to as many teacher layers, drawn anew at every call.
+    """Squared distance of projected, normalised layers to as many teacher layers, drawn at random.
 
         1/B · Σ_i Σ_m ‖ e(W_s s̄_im + b_s) - e(W_t t̄_i,r(m) + b_t) ‖²,   e(v) = v / ‖v‖
 
     r(1) < ... < r(M) are drawn without replacement from the teacher's N layers, so that the order of the layers is
     kept; with M = N there is nothing to draw. s̄ and t̄ are means over the valid positions, or CLS states as they
     are. Both linear maps are learned. With ``concatenated`` the M layers stand side by side in one vector, which is
-    projected and compared as one. The draws come from torch's global generator, so that a resumed run repeats them;
-    processes draw together.
+    projected and compared as one.
+
+    With ``epoch``, which the trainer gives, the layers are drawn once for each epoch, as published, from a seed that is
+    kept with the loss. Without it they are drawn anew at every call, from torch's global generator. A resumed run
+    repeats either; processes draw together.
 
     Args:
         feature_dim: width of what is compared.
@@ -47,6 +50,7 @@ class RAIL(DistillationLoss):
     Shapes:
         student: (B, M, S, student_dim) with an optional mask (B, S), or CLS states (B, M, student_dim).
         teacher: (B, N, S, teacher_dim), or (B, N, teacher_dim), N at least M.
+        epoch: which pass over the rows this is, from 0.
         drawn: M indices from 0 to N - 1 to compare with, instead of drawing them.
 
     Raises:
@@ -66,7 +70,7 @@ class RAIL(DistillationLoss):
     """
 
     features = ("hidden", "cls")
-    extras = frozenset({"drawn"})
+    extras = frozenset({"drawn", "epoch"})
     many_to_many = True
     variants = ("paper", "released")
     counts_padding = ("released",)
@@ -104,6 +108,10 @@ class RAIL(DistillationLoss):
         self.concatenated = concatenated
         self.embed_student = nn.Linear(self.layers * student_dim, feature_dim)
         self.embed_teacher = nn.Linear(self.layers * teacher_dim, feature_dim)
+        self.register_buffer("seed", torch.randint(2**20, ()))
+        self._order: tuple[int, int, Tensor] | None = None  # of an epoch, and how many layers it is of
+
+    seed: Tensor
 
     @classmethod
     def fit(
@@ -120,7 +128,13 @@ class RAIL(DistillationLoss):
         return options | ({"student_layers": own} if options.get("concatenated") else {})
 
     def compute(  # type: ignore[override]
-        self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, drawn: Sequence[int] | None = None
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        *,
+        mask: Tensor | None,
+        epoch: int | None = None,
+        drawn: Sequence[int] | None = None,
     ) -> Tensor:
         released = self.variant == "released"
         checked = self.layered(student, teacher, mask)
@@ -136,9 +150,10 @@ class RAIL(DistillationLoss):
         if own > other or (self.concatenated and own != self.layers):
             wanted = f"M = {self.layers}" if self.concatenated else "M"
             raise self._mismatch(student, teacher, f"do not fit; it compares {wanted} student layers with N ≥ M")
-        teacher = teacher[
-            :, self._draw(own, other, teacher.device) if drawn is None else self._given(drawn, own, other)
-        ]
+        if drawn is None:
+            teacher = teacher[:, self._draw(own, other, teacher.device, epoch)]
+        else:
+            teacher = teacher[:, self._given(drawn, own, other)]
         student, teacher = _pooled(student, mask), _pooled(teacher, mask)
         if self.concatenated:
             student, teacher = student.flatten(1).unsqueeze(1), teacher.flatten(1).unsqueeze(1)
@@ -149,11 +164,15 @@ class RAIL(DistillationLoss):
             return distances.sum() * processes()
         return masked_mean(distances, None if mask is None else mask.any(1))
 
-    @staticmethod
-    def _draw(own: int, other: int, device: torch.device) -> Tensor:
-        # The same in all processes: the mean of their random numbers is a random number that all of them know.
-        order = mean_over_processes(torch.rand(other, device=device)).argsort()
-        return order[:own].sort().values
+    def _draw(self, own: int, other: int, device: torch.device, epoch: int | None) -> Tensor:
+        if epoch is None:
+            # The same in all processes: the mean of their random numbers is a random number that all of them know.
+            return mean_over_processes(torch.rand(other, device=device)).argsort()[:own].sort().values
+        if self._order is None or self._order[:2] != (epoch, other):
+            seed = int(mean_over_processes(self.seed)) + epoch
+            drawn = torch.randperm(other, generator=torch.Generator().manual_seed(seed))
+            self._order = epoch, other, drawn[:own].sort().values.to(device)
+        return self._order[2]
 
     def _given(self, drawn: Sequence[int], own: int, other: int) -> list[int]:
         if len(drawn) != own or not all(0 <= index < other for index in drawn):
@@ -178,7 +197,7 @@ def rail() -> Recipe:
     """RAIL-KD_l: layer by layer."""
     from kdzoo.objectives.recipe import TermSpec
 
-    return _recipe("rail", "layer by layer", TermSpec(loss="rail", weight=1 / 3))
+    return _recipe("rail", "layer by layer", TermSpec(loss="rail", layers="all[:-1]", weight=1 / 3))
 
 
 @register_recipe("rail_c")
@@ -186,11 +205,11 @@ def rail_c() -> Recipe:
     """RAIL-KD_c: the layers side by side."""
     from kdzoo.objectives.recipe import TermSpec
 
-    return _recipe("rail_c", "concatenated", TermSpec(loss="rail", concatenated=True, weight=1 / 3))
+    return _recipe("rail_c", "concatenated", TermSpec(loss="rail", layers="all[:-1]", concatenated=True, weight=1 / 3))
 
 
 def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec, Training
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec, Training
 
     return Recipe(
         name=name,
@@ -202,9 +221,32 @@ def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
             year=2022,
             url=URL,
         ),
-        stages=(Stage(terms=(TermSpec(loss="ce", weight=1 / 3), TermSpec(loss="kd", weight=1 / 3), term)),),
-        student="teacher:0,2,4,7,9,11",
+        stages=(
+            Stage(terms=(TermSpec(loss="ce", weight=1 / 3), TermSpec(loss="kd", temperature=10.0, weight=1 / 3), term)),
+        ),
+        student="distilbert/distilbert-base-uncased",
         training=Training(learning_rate=2e-5, batch_size=32, max_length=128),
-        notes="The three weights λ are equal and sum to 1. The paper draws the teacher's layers once an epoch, from "
-        "all but the top one; here they are drawn at every step, from all.",
+        notes="The three weights λ are equal and sum to 1. The teacher's layers are drawn once an epoch, "
+        "from all but the "
+        "top one. GLMKD, whose temperature this is, takes the cross-entropy of the softened classes without T².",
+        sources=(
+            Source(
+                origin="paper",
+                where="section 4: the λ are equal, as GLMKD's",
+                of=("ce.weight", "kd.weight", "rail.weight"),
+            ),
+            Source(origin="other", where="GLMKD's readme", of=("kd.temperature",)),
+            Source(origin="paper", where="section 3: the top layers are left to the other terms", of=("rail.layers",)),
+            *(
+                (Source(origin="paper", where="section 3.2", of=("rail.concatenated",)),)
+                if "concatenated" in term.options
+                else ()
+            ),
+            Source(origin="other", where="GLMKD's readme: from DistilBERT", of=("student",)),
+            Source(
+                origin="ours",
+                where="within BERT's grid for fine-tuning",
+                of=("training.learning_rate", "training.batch_size", "training.max_length"),
+            ),
+        ),
     )

@@ -113,12 +113,12 @@ class RKDAngle(GramLoss):
 
 @register_recipe("rkd")
 def recipe() -> Recipe:
-    """Labels, softened classes, distances and angles of the last CLS state, with the published weights."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
+    """Labels, distances and angles of the last CLS state, with the published weights."""
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="rkd",
-        title="labels and softened classes, distances and angles between the rows' last CLS states",
+        title="labels, and distances and angles between the rows' last CLS states",
         citation=Citation(
             authors="Park, W., Kim, D., Lu, Y., Cho, M.",
             title="Relational Knowledge Distillation",
@@ -130,11 +130,22 @@ def recipe() -> Recipe:
             Stage(
                 terms=(
                     TermSpec(loss="ce"),
-                    TermSpec(loss="kd", temperature=4.0),
                     TermSpec(loss="rkd_distance", weight=25.0),
                     TermSpec(loss="rkd_angle", weight=50.0),
                 )
             ),
         ),
-        notes="The weights of the paper's classification experiments; its 16 on KD at T = 4 is the T² that kd holds.",
+        notes="The weights are those of the paper's classification of images.",
+        sources=(
+            Source(
+                origin="paper",
+                where="section 4.2, which RepDistiller takes over",
+                of=("ce.weight", "rkd_distance.weight", "rkd_angle.weight"),
+            ),
+            Source(
+                origin="ours",
+                where="the vector before the head; the paper has the last of images",
+                of=("rkd_distance.layers", "rkd_angle.layers"),
+            ),
+        ),
     )

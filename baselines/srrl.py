@@ -117,7 +117,7 @@ def _through(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
 @register_recipe("srrl")
 def recipe() -> Recipe:
     """Labels, features and the teacher's head, on the last CLS state."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="srrl",
@@ -132,4 +132,12 @@ def recipe() -> Recipe:
         stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="srrl", variant="released"))),),
         notes="Published for images; the weights, all 1, are those of the authors' code, whose means over width and "
         "classes they belong to. The teacher's head must look at the first position.",
+        sources=(
+            Source(
+                origin="authors",
+                where="train_imagenet_distillation.py",
+                of=("ce.weight", "srrl.weight", "srrl.variant"),
+            ),
+            Source(origin="ours", where="the vector that the head reads", of=("srrl.layers",)),
+        ),
     )

@@ -118,7 +118,7 @@ class VID(DistillationLoss):
 @register_recipe("vid")
 def recipe() -> Recipe:
     """Labels and VID on every mapped layer, at weight 1 each."""
-    from kdzoo.objectives.recipe import Citation, Recipe, Stage, TermSpec
+    from kdzoo.objectives.recipe import Citation, Recipe, Source, Stage, TermSpec
 
     return Recipe(
         name="vid",
@@ -133,4 +133,8 @@ def recipe() -> Recipe:
         stages=(Stage(terms=(TermSpec(loss="ce"), TermSpec(loss="vid", layers="uniform"))),),
         notes="Weight 1 is that of RepDistiller's comparison; the paper searches it. Published for feature maps of "
         "images: the 1x1 convolutions are linear layers on each token here.",
+        sources=(
+            Source(origin="other", where="RepDistiller's run_cifar_distill.sh", of=("ce.weight", "vid.weight")),
+            Source(origin="ours", where="every mapped layer; there, the ends of the blocks", of=("vid.layers",)),
+        ),
     )

@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files
 import kdzoo
 from kdzoo.losses.registry import loss_class
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.sources import table
 
 # What a reader looks for first: the feature that a loss compares.
 GROUPS = {
@@ -81,8 +82,14 @@ def _recipes() -> str:
         recipe = Recipe.load(name)
         citation = f"{recipe.citation}\n\n" if recipe.citation else ""
         notes = f"{recipe.notes}\n\n" if recipe.notes else ""
-        parts.append(f"## {name}\n\n{recipe.title}\n\n{citation}{notes}```yaml\n{recipe.to_yaml()}```\n")
+        text = recipe.model_copy(update={"sources": ()}).to_yaml()
+        parts.append(f"## {name}\n\n{recipe.title}\n\n{citation}{notes}```yaml\n{text}```\n\n{_sources(recipe)}\n")
     return "\n".join(parts)
+
+
+def _sources(recipe: Recipe) -> str:
+    rows = [f"| `{key}` | " + " | ".join(map(_cell, cells)) + " |" for key, *cells in table(recipe)]
+    return "\n".join(["| hyper-parameter | value | from | where |", "|---|---|---|---|", *rows])
 
 
 def _recipes_with(name: str) -> list[str]:

@@ -29,11 +29,14 @@ CASES: dict[str, dict[str, Any]] = {
     "lrc": {"recipe": "lrc"},
     "info_nce_cls": {"terms": ["ce", {"loss": "info_nce", "symmetric": True}]},
     "info_nce_tokens": {"terms": [{"loss": "info_nce", "feature": "hidden", "temperature": 0.5}]},
-    "info_nce_perturbed": {
+} | {
+    f"info_nce_{norm}": {
         "terms": [{"loss": "info_nce", "symmetric": True, "temperature": 0.5}],
-        "perturbation": "gradient",
-    },
+        "perturbation": {"norm": norm},
+    }
+    for norm in ("tensor", "sample", "token")
 }
+PERTURBED = {"lrc": "tensor"} | {f"info_nce_{norm}": norm for norm in ("tensor", "sample", "token")}
 
 
 def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
@@ -57,8 +60,8 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
 
     perturb = kdzoo.training.trainer.gradient_perturbation
 
-    def watched(loss: Any, embedding: Any) -> Any:
-        found["perturbations"].append(perturb(loss, embedding))
+    def watched(*arguments: Any, **options: Any) -> Any:
+        found["perturbations"].append(perturb(*arguments, **options))
         return found["perturbations"][-1]
 
     class Fixed(kdzoo.DistillationTrainer):  # type: ignore[misc, valid-type]
@@ -102,9 +105,23 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     return found
 
 
+def skipped() -> dict[str, Any]:
+    """What each norm makes of a gradient that is no number in the last process alone; by norm."""
+    from kdzoo.distributed import launched
+    from kdzoo.training.perturbation import NORMS, gradient_perturbation
+
+    rank, processes = launched()
+    found = {}
+    for norm in NORMS:
+        embedding = torch.ones(2, 3, 4, requires_grad=True)
+        factor = float("inf") if rank == processes - 1 else 1.0
+        found[norm] = gradient_perturbation(embedding.sum() * factor, embedding, norm=norm)
+    return found
+
+
 def run_all(folder: Path, batch_size: int) -> dict[str, dict[str, Any]]:
     torch.set_num_threads(1)
-    return {name: run(case, folder / name, batch_size) for name, case in CASES.items()}
+    return {name: run(case, folder / name, batch_size) for name, case in CASES.items()} | {"skipped": skipped()}
 
 
 def _free_port() -> int:
@@ -161,18 +178,27 @@ def test_two_processes_give_the_gradients_of_one(name: str, outcomes: Any) -> No
             torch.testing.assert_close(value, one["end"][entry], rtol=2e-4, atol=2e-6, msg=lambda m, e=entry: e + m)
 
 
-@pytest.mark.parametrize("name", ["lrc", "info_nce_perturbed"])
+@pytest.mark.parametrize("name", PERTURBED)
 def test_the_perturbation_is_that_of_one_process(name: str, outcomes: Any) -> None:
     """Each process takes the gradient of its own loss: the whole one's times the number of processes, which the
     normalisation takes out again; what other processes do with a row comes back through the gathering."""
     one, halves = outcomes[0][name], [rank[name] for rank in outcomes[1]]
+    over = {"tensor": (0, 1, 2), "sample": (1, 2), "token": 2}[PERTURBED[name]]
     for step, whole in enumerate(one["perturbations"]):
+        assert torch.linalg.vector_norm(whole, dim=over).max() == pytest.approx(1, abs=1e-5)
         for rank, half in enumerate(halves):
             part = half["perturbations"][step]
             own = whole[rank * PER_PROCESS : (rank + 1) * PER_PROCESS]
             torch.testing.assert_close(part, own[:, : part.shape[1]], rtol=1e-3, atol=1e-5)
             assert not own[:, part.shape[1] :].any(), "only padding is cut off"
-            assert part.norm(dim=-1).max() == pytest.approx(1, abs=1e-5)
+            assert part.any()
+
+
+def test_a_gradient_that_is_no_number_in_one_process_perturbs_none(outcomes: Any) -> None:
+    for rank in outcomes[1]:
+        assert rank["skipped"].keys() == {"tensor", "sample", "token"}
+        for norm, perturbation in rank["skipped"].items():
+            assert perturbation.shape == (2, 3, 4) and not perturbation.any(), norm
 
 
 def test_the_halves_are_padded_to_different_lengths(outcomes: Any) -> None:

@@ -98,6 +98,9 @@ def test_a_value_that_does_not_belong_to_its_keys_is_refused():
 
 def test_minilmv2_takes_relation_heads_that_divide_both_widths():
     assert fit("minilmv2", "qkv", SMALL, LARGE)["relation_heads"] == 12
+    base, small = ModelShape(12, 768, 12, 2), ModelShape(6, 384, 12, 2)
+    assert fit("minilmv2", "qkv", small, base)["relation_heads"] == 48, "the paper's, for a base-sized teacher"
+    assert fit("minilmv2", "qkv", ModelShape(4, 312, 12, 2), base)["relation_heads"] == 24
     assert fit("minilmv2", "qkv", ModelShape(2, 16, 4, 2), ModelShape(3, 40, 4, 2))["relation_heads"] == 8
     assert fit("minilmv2", "qkv", SMALL, LARGE, relation_heads=6)["relation_heads"] == 6
     with pytest.raises(KdzooError, match=r"does not divide both .* 24 and .* 36; 1, 2, 3, 4, 6, 12 do"):

@@ -68,6 +68,21 @@ def test_rail_draws_from_the_global_generator_and_keeps_the_order_of_the_layers(
     assert len({value.item() for value in values}) > 5
 
 
+def test_rail_draws_once_an_epoch_where_it_is_told_the_epoch() -> None:
+    torch.manual_seed(0)
+    loss, other = (kdzoo.create("rail", student_dim=8, teacher_dim=8).double() for _ in range(2))
+    student, teacher = layers(2), layers(5)
+    values = [[loss(student, teacher, epoch=epoch).item() for _ in range(3)] for epoch in range(12)]
+    assert all(len({*same}) == 1 for same in values), "within an epoch"
+    assert len({same[0] for same in values}) > 3, "from one to the next"
+    ordered = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    possible = {loss(student, teacher, drawn=pair).item() for pair in ordered}
+    assert {same[0] for same in values} <= possible
+    other.load_state_dict(loss.state_dict())
+    torch.manual_seed(1)
+    assert [other(student, teacher, epoch=epoch).item() for epoch in range(12)] == [same[0] for same in values]
+
+
 def test_rail_with_as_many_layers_on_both_sides_has_nothing_to_draw() -> None:
     loss = kdzoo.create("rail", student_dim=8, teacher_dim=8).double()
     student, teacher = layers(3), layers(3)

@@ -50,6 +50,31 @@ def test_a_divergence_of_known_probabilities() -> None:
         assert scaled == pytest.approx(value, rel=1e-5), f"{name} has no T²"
 
 
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_kd_averaged_over_classes_as_well(classes: int) -> None:
+    student, teacher = logits(classes)
+    soft = F.log_softmax(student / 3, -1), F.softmax(teacher / 3, -1)
+    for reduction in ("batchmean", "mean"):
+        expected = 9 * torch.nn.KLDivLoss(reduction=reduction)(*soft)
+        torch.testing.assert_close(kdzoo.create("kd", temperature=3.0, reduction=reduction)(student, teacher), expected)
+    torch.testing.assert_close(kdzoo.create("kd", temperature=3.0)(student, teacher), classes * expected)
+    tokens = student.view(2, 3, classes), teacher.view(2, 3, classes)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    each = 9 * F.kl_div(*soft, reduction="none").mean(-1)
+    found = kdzoo.create("kd", temperature=3.0, reduction="mean")(*tokens, mask=mask)
+    torch.testing.assert_close(found, each[mask.flatten().bool()].mean())
+
+
+def test_kd_of_one_logit_knows_no_reduction() -> None:
+    student, teacher = logits(1)
+    for reduction in ("batchmean", "mean"):
+        found = kdzoo.create("kd", temperature=3.0, reduction=reduction)(student, teacher)
+        torch.testing.assert_close(found, F.mse_loss(student, teacher))
+    with pytest.raises(KdzooError, match="unknown reduction of kd 'sum'; known: batchmean, mean"):
+        kdzoo.create("kd", reduction="sum")
+
+
 def test_jsd_ends_in_the_two_divergences_and_tends_to_zero_beside_them() -> None:
     student, teacher = logits()
     forward, reverse = kdzoo.create("kd")(student, teacher), kdzoo.create("reverse_kl")(student, teacher)

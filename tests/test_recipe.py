@@ -1,4 +1,4 @@
-"""Recipes: what was published, YAML there and back, overrides, stages, and LRC-BERT's gradient perturbation."""
+"""Recipes: what was published, YAML there and back, overrides, stages, and LRC-BERT's ablations."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 import kdzoo
 from kdzoo.errors import KdzooError
-from kdzoo.objectives.recipe import Recipe, Stage, TermSpec, WeightSchedule
-from kdzoo.training.perturbation import gradient_perturbation
+from kdzoo.objectives.recipe import Perturbation, Recipe, Stage, TermSpec, WeightSchedule
 
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 RECIPES = kdzoo.available("recipes")
 CE: dict[str, Any] = {"loss": "ce"}
 
@@ -51,7 +50,8 @@ def test_lrc_as_published() -> None:
     assert {loss: term.weight for loss, term in terms(recipe, 1).items()} == {"cos_nce": 1, "kd": 1, "ce": 3}
     assert terms(recipe, 1)["kd"].options == {"temperature": 1.1}
     assert terms(recipe, 0)["cos_nce"].layers == "uniform"
-    assert recipe.perturbation == "gradient"
+    assert recipe.perturbation == Perturbation(norm="tensor", epsilon=1.0)
+    assert (recipe.training.learning_rate, recipe.training.warmup_ratio) == (5e-5, 0.1)
     at = (0.0, 0.799, 0.8, 0.99)
     assert weights(recipe, *at) == {"cos_nce": [1, 1, 1, 1], "kd": [0, 0, 1, 1], "ce": [0, 0, 3, 3]}
 
@@ -68,13 +68,20 @@ def test_tinybert_as_published() -> None:
     assert recipe.stages[0].fraction == pytest.approx(10 / 13, abs=1e-3)
     assert recipe.student == "4x312,heads=12,ffn=1200"
     assert weights(recipe, 0.0, 0.77)["soft_ce"] == [0, 1]
+    predicting, whole = recipe.stages[1], recipe.training
+    assert whole.learning_rate is not None and whole.learning_rate * predicting.lr_factor == pytest.approx(3e-5)
+    assert (predicting.warmup_ratio, whole.warmup_ratio) == (0.1, 0.0)
+    assert recipe.general is not None
+    on_text = recipe.general.training
+    assert (on_text.learning_rate, on_text.warmup_ratio, on_text.batch_size) == (5e-5, 0.1, 256)
 
 
 def test_pkd_as_published() -> None:
     (stage,) = Recipe.load("pkd").stages
     ce, kd, pkd = stage.terms
-    assert (ce.weight, kd.weight, kd.options) == (0.5, 0.5, {"temperature": 10.0})
+    assert (ce.weight, kd.weight, kd.options) == (0.5, 0.5, {"temperature": 10.0, "reduction": "mean"})
     assert (pkd.layers, pkd.weight, pkd.options) == ("skip", 100.0, {"variant": "released"})
+    assert Recipe.load("pkd").training.warmup_ratio == 0.1
 
 
 def test_kd_and_crd_as_published() -> None:
@@ -83,10 +90,28 @@ def test_kd_and_crd_as_published() -> None:
         "kd": (0.5, {"temperature": 2.0}),
         "ce": (0.5, {}),
     }
-    (stage,) = Recipe.load("crd").stages
+    (stage,) = Recipe.load("crd_published").stages
     assert {term.loss: term.weight for term in stage.terms} == {"ce": 1.0, "crd": 0.8}
+    measured = [terms(Recipe.load(name))["crd"].weight for name in ("crd", "crd_kd")]
+    assert measured == [0.05, 0.05], "as measured on text"
     made = kdzoo.create("crd", student_dim=2, teacher_dim=2, num_samples=3)
     assert (made.num_negatives, made.temperature, made.momentum) == (16384, 0.07, 0.5)
+
+
+def test_those_that_differed_from_their_sources() -> None:
+    alp = {loss: term.weight for loss, term in terms(Recipe.load("alp")).items()}
+    assert alp == {"ce": 0.1, "kd": 0.7, "alp": 0.2} and terms(Recipe.load("alp"))["kd"].options["temperature"] == 20
+    assert {loss: term.weight for loss, term in terms(Recipe.load("rkd")).items()} == {
+        "ce": 1.0,
+        "rkd_distance": 25.0,
+        "rkd_angle": 50.0,
+    }
+    for name in ("rail", "rail_c"):
+        recipe = Recipe.load(name)
+        assert terms(recipe)["kd"].options == {"temperature": 10.0} and terms(recipe)["rail"].layers == "all[:-1]"
+        assert recipe.student == "distilbert/distilbert-base-uncased"
+    options = terms(Recipe.load("ckd"))["ckd"].options
+    assert (options["word_pair"], options["word_angle"]) == (1, 10)
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------
@@ -109,7 +134,9 @@ def test_yaml_holds_everything() -> None:
             TermSpec(loss="hidden_mse", feature="cls", name="heads", shared=True),
         )
     )
-    recipe = Recipe(name="mine", stages=(stage,), perturbation="gradient", notes="T² – ŝ: not ASCII")
+    recipe = Recipe(
+        name="mine", stages=(stage,), perturbation=Perturbation(norm="sample", epsilon=0.5), notes="T² – ŝ: not ASCII"
+    )
     import yaml
 
     assert Recipe.parse(yaml.safe_load(recipe.to_yaml())) == recipe
@@ -188,7 +215,15 @@ def test_wrong_terms(term: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"perturbation": "noise"}, "perturbation: Input should be 'gradient'"),
+        (
+            {"perturbation": "gradient"},
+            r"perturbation: it is 'gradient'; write \{norm: tensor, epsilon: 1.0\}, the norm tensor, sample or token "
+            r"\(which 'gradient' stood for\), or null for none",
+        ),
+        ({"perturbation": {"norm": "row"}}, "perturbation.norm: Input should be 'tensor', 'sample' or 'token'"),
+        ({"perturbation": {"epsilon": 2.0}}, "perturbation.norm: Field required"),
+        ({"perturbation": {"norm": "token", "epsilon": 0}}, "perturbation.epsilon: Input should be greater than 0"),
+        ({"perturbation": {"nrom": "token"}}, "perturbation: unknown key 'nrom'; did you mean 'norm'"),
         ({"trainin": {}}, "unknown key 'trainin'; did you mean 'training'"),
         ({"training": {"lerning_rate": 1}}, "training: unknown key 'lerning_rate'; did you mean 'learning_rate'"),
         ({"training": {"learning_rate": -1}}, "training.learning_rate: Input should be greater than 0"),
@@ -223,12 +258,16 @@ def test_override_by_loss_and_by_path() -> None:
             "kd.temperature=4",
             "stages.1.terms.2.weight=5",
             "training.epochs=2",
-            "perturbation=null",
+            "perturbation.norm=token",
         ]
     )
     assert [terms(changed, i)["cos_nce"].layers for i in (0, 1)] == ["last", "last"]
     assert terms(changed, 1)["kd"].options == {"temperature": 4}
-    assert terms(changed, 1)["ce"].weight == 5 and changed.training.epochs == 2 and changed.perturbation is None
+    assert terms(changed, 1)["ce"].weight == 5 and changed.training.epochs == 2
+    assert (
+        changed.perturbation == Perturbation(norm="token")
+        and recipe.override(["perturbation=null"]).perturbation is None
+    )
     assert recipe == Recipe.load("lrc"), "the original stays"
     assert len(changed.objective().terms) == 3, "both stages hold the same contrast still"
 
@@ -296,96 +335,72 @@ def test_interpolation_over_two_stages_is_refused() -> None:
         parse({"terms": [ramp], "fraction": 0.5}, {"terms": [ramp], "fraction": 0.5})
 
 
-# --- gradient perturbation --------------------------------------------------------------------------------------------
-
-
-def test_the_perturbation_is_the_normalised_gradient() -> None:
-    embedding = torch.randn(3, 5, 8, requires_grad=True)
-    weight = torch.randn(8) / 8  # so that tanh never saturates to a slope of zero
-    loss = (embedding @ weight).tanh().sum() * 1e-4
-    found = gradient_perturbation(loss, embedding)
-    with torch.no_grad():
-        for b in range(3):
-            for s in range(5):
-                slope = 1 - torch.tanh(embedding[b, s] @ weight) ** 2
-                by_hand = 1e-4 * slope * weight
-                torch.testing.assert_close(found[b, s], by_hand / by_hand.norm())
-    assert not found.requires_grad and embedding.grad is None
-
-
-def test_positions_without_a_gradient_stay_where_they_are() -> None:
-    embedding = torch.randn(2, 4, 8, requires_grad=True)
-    found = gradient_perturbation(embedding[:, :2].sum(), embedding)
-    assert not found[:, 2:].any()
-    torch.testing.assert_close(found[:, :2], torch.full((2, 2, 8), 8**-0.5))
-    other = torch.randn((), requires_grad=True)
-    assert not gradient_perturbation(other * 2, embedding).any(), "a loss that never saw the embeddings"
-
-
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
-def test_a_gradient_that_is_no_number_perturbs_nothing(scale: float) -> None:
-    embedding = torch.randn(2, 4, 8, requires_grad=True)
-    loss = embedding[0].sum() + embedding[1, 2, 3] * scale
-    assert torch.equal(gradient_perturbation(loss, embedding), torch.zeros(2, 4, 8))
-
-
-def test_half_precision_embeddings_get_their_own_type() -> None:
-    embedding = torch.randn(2, 4, 8, dtype=torch.bfloat16, requires_grad=True)
-    found = gradient_perturbation(embedding.sum(), embedding)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float().norm(dim=-1), torch.ones(2, 4), rtol=1e-2, atol=0)
-
-
-def test_the_second_pass_runs_on_perturbed_embeddings() -> None:
-    """The trained loss is that of a student whose embedding output was moved by the normalised gradient."""
-    from tiny_models import batch, tiny
-
-    from kdzoo.models.activations import capture, embedding_output
-    from kdzoo.training.trainer import Distiller
-
-    student, teacher = tiny("bert", 1, num_hidden_layers=2, hidden_size=16), tiny("bert", 7, num_hidden_layers=4)
-    torch.manual_seed(0)
-    objective = Recipe.load("lrc").objective().bind(student, teacher)
-    inputs, labels = batch(), torch.tensor([0, 1, 2, 0])
-    (needs, guide) = objective.needs(0.9)
-    assert guide is not None
-    with torch.no_grad(), capture(teacher, guide) as recorder:
-        taught = recorder.activations(teacher(**inputs), mask=inputs["attention_mask"])
-    # dropout is off in the students of these tests, so that two passes see the same function
-    for module in student.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    distiller = Distiller(student, objective, "gradient").train()
-    found = distiller(**inputs, labels=labels, teacher=taught, progress=0.9)
-
-    def loss(embeddings: torch.Tensor) -> torch.Tensor:
-        """The objective of a student that starts from given embeddings, (B, S, E)."""
-        with embedding_output(student, embeddings - plain) as _, capture(student, needs) as taken:
-            outputs = student(**inputs)
-            side = taken.activations(outputs, mask=inputs["attention_mask"])
-        return objective(side, taught, labels=labels, progress=0.9).total
-
-    with torch.no_grad():
-        plain = student.bert.embeddings(input_ids=inputs["input_ids"])
-    start = plain.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(start), start)
-    norm = gradient.norm(dim=-1, keepdim=True)
-    moved = plain + torch.where(norm > 0, gradient / norm, 0.0)
-    expected = loss(moved)
-    torch.testing.assert_close(found.total, expected, rtol=1e-4, atol=1e-5)
-    assert abs(found.total.item() - loss(plain).item()) > 1e-3
-    found.total.backward()
-    assert all(p.grad is not None for p in objective.parameters())
+# --- LRC-BERT's ablations ---------------------------------------------------------------------------------------------
 
 
 def test_the_ablations_of_lrc_lack_what_their_names_say() -> None:
-    folder = Path(__file__).parent.parent / "docs" / "examples"
-    whole = Recipe.load("lrc")
-    described = {"title", "citation", "general", "student", "notes"}
-    unperturbed = whole.model_copy(update={"name": "lrc_unperturbed", "perturbation": None})
-    one_stage = whole.stages[1].model_copy(update={"fraction": 1.0})
-    at_once = whole.model_copy(update={"name": "lrc_one_stage", "stages": (one_stage,)})
-    neither = at_once.model_copy(update={"name": "lrc_one_stage_unperturbed", "perturbation": None})
-    for expected in (unperturbed, at_once, neither):
-        found = Recipe.load(folder / f"{expected.name}.yaml")
-        assert found.model_dump(exclude=described) == expected.model_dump(exclude=described)
+    lrc = Recipe.load("lrc")
+    assert lrc.perturbation is not None
+    whole = what_trains(lrc)
+    contrast, kd, ce = lrc.stages[1].terms
+    assert [term.loss for term in (contrast, kd, ce)] == ["cos_nce", "kd", "ce"]
+    at_once = Stage(terms=(contrast, kd, ce))
+    expected: dict[str, dict[str, Any]] = {
+        "lrc_unperturbed": {"perturbation": None},
+        "lrc_one_stage": {"stages": (at_once,)},
+        "lrc_no_contrast": {"stages": (Stage(terms=(kd, ce)),)},
+        "lrc_no_kd": {"stages": (lrc.stages[0], Stage(fraction=0.2, terms=(contrast, ce)))},
+        "lrc_no_ce": {"stages": (lrc.stages[0], Stage(fraction=0.2, terms=(contrast, kd)))},
+    }
+    for name, changes in expected.items():
+        found = Recipe.load(name)
+        assert found.name == name and found.title != lrc.title
+        assert what_trains(found) == what_trains(lrc, **changes) != whole
+        assert found == Recipe.parse(found.model_dump(mode="json")), "it stands the checks of a recipe"
+    assert Recipe.load("lrc_no_contrast").general is None, "which is the contrast alone"
+
+
+def test_the_examples_of_lrc_lack_what_their_names_say() -> None:
+    lrc, cls = Recipe.load("lrc"), Recipe.load("lrc_cls")
+    shared = tuple(
+        stage.model_copy(
+            update={"terms": tuple(t.model_copy(update={"shared": t.loss == "cos_nce"}) for t in stage.terms)}
+        )
+        for stage in lrc.stages
+    )
+    expected = {
+        "lrc_one_stage_unperturbed": what_trains(Recipe.load("lrc_one_stage"), perturbation=None),
+        "lrc_sample": what_trains(lrc, perturbation=Perturbation(norm="sample")),
+        "lrc_token": what_trains(lrc, perturbation=Perturbation(norm="token")),
+        "lrc_shared": what_trains(lrc, stages=shared),
+        "lrc_cls_unperturbed": what_trains(cls, perturbation=None),
+    }
+    for name, recipe in expected.items():
+        found = Recipe.load(EXAMPLES / f"{name}.yaml")
+        assert found.name == name and what_trains(found) == recipe
+
+
+def test_lrc_on_cls_differs_in_its_contrast() -> None:
+    lrc, cls = Recipe.load("lrc"), Recipe.load("lrc_cls")
+    assert all(terms(cls, i)["cos_nce"].feature == "cls" and terms(cls, i)["cos_nce"].options["bias"] for i in (0, 1))
+    assert terms(lrc, 0)["cos_nce"].feature is None and lrc.objective().terms[0].feature == "hidden"
+    assert [stage.terms[1:] for stage in cls.stages] == [stage.terms[1:] for stage in lrc.stages]
+    assert cls.perturbation == lrc.perturbation and cls.training.warmup_ratio == lrc.training.warmup_ratio == 0.1
+    assert len(cls.objective().terms) == 3, "both stages hold the same contrast"
+
+
+@pytest.mark.parametrize(("setting", "projections"), [([], 3), (["cos_nce.shared=true"], 1)])
+@pytest.mark.parametrize("name", ["lrc", "lrc_cls"])
+def test_lrc_has_a_projection_a_layer_or_one_for_all(name: str, setting: list[str], projections: int) -> None:
+    from tiny_models import tiny
+
+    student, teacher = tiny("bert", 1, num_hidden_layers=3, hidden_size=16), tiny("bert", 2, num_hidden_layers=3)
+    objective = Recipe.load(name).override(setting).objective().bind(student, teacher)
+    weights = [p for n, p in objective.named_parameters() if n.endswith("weight")]
+    assert [weight.shape for weight in weights] == [(32, 16)] * projections
+    assert len([n for n, _ in objective.named_parameters() if n.endswith("bias")]) == projections * (name == "lrc_cls")
+
+
+def what_trains(recipe: Recipe, **update: Any) -> dict[str, Any]:
+    """What trains: stages, perturbation and hyper-parameters, where wanted with changes."""
+    return recipe.model_copy(update=update).model_dump(include={"stages", "perturbation", "balance", "training"})

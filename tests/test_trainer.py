@@ -301,7 +301,7 @@ def test_lrc_adds_its_other_terms_after_80_percent(tmp_path: Path) -> None:
 
 
 def test_tinybert_learning_rate(tmp_path: Path) -> None:
-    """Constant on the layers, then linearly to zero; warm-up comes first where it is asked for."""
+    """Constant on the layers; then 0.6 of the rate, up within a tenth and linearly to zero; warm-up where asked for."""
     rate = 1e-3
     for warmup in (0, 4):
         made = trainer(tmp_path, "tinybert", max_steps=100, learning_rate=rate, warmup_steps=warmup)
@@ -313,7 +313,8 @@ def test_tinybert_learning_rate(tmp_path: Path) -> None:
             made.lr_scheduler.step()
         np.testing.assert_allclose(rates[:warmup], rate * np.arange(warmup) / max(warmup, 1))
         np.testing.assert_allclose(rates[warmup:77], rate)
-        np.testing.assert_allclose(rates[77:], rate * (1 - np.arange(23) / 23))
+        done = np.arange(23) / 23
+        np.testing.assert_allclose(rates[77:], 0.6 * rate * np.minimum(done / 0.1, (1 - done) / 0.9))
         assert made.optimizer.param_groups[0]["lr"] == 0
 
 
@@ -329,6 +330,29 @@ def test_a_stage_without_a_course_follows_the_arguments(tmp_path: Path) -> None:
         made.lr_scheduler.step()
     np.testing.assert_allclose(rates[:5], 1)
     np.testing.assert_allclose(rates[5:], (1 + np.cos(np.pi * np.arange(5, 10) / 10)) / 2)
+
+
+def test_a_stage_without_a_course_has_its_own_height_and_warmup(tmp_path: Path) -> None:
+    stage = {"fraction": 0.5, "terms": [{"loss": "ce"}]}
+    recipe = Recipe.parse({"name": "mine", "stages": [stage, stage | {"lr_factor": 0.5, "warmup_ratio": 0.4}]})
+    made = trainer(tmp_path, recipe, max_steps=10, learning_rate=1.0, lr_scheduler_type="constant")
+    made.create_optimizer_and_scheduler(10)
+    rates = []
+    for _ in range(10):
+        rates.append(made.optimizer.param_groups[0]["lr"])
+        made.optimizer.step()
+        made.lr_scheduler.step()
+    np.testing.assert_allclose(rates, [1, 1, 1, 1, 1, 0, 0.25, 0.5, 0.5, 0.5])
+
+
+def test_losses_are_told_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    kind = kdzoo.losses.registry.loss_class("rail")
+    draw = kind._draw
+    monkeypatch.setattr(kind, "_draw", lambda self, *sizes: told.append(sizes[-1]) or draw(self, *sizes))
+    recipe = Recipe.load("rail").override(["rail.layers=all"])
+    trainer(tmp_path, recipe, num_train_epochs=3, max_steps=-1).train()
+    assert told == sorted(told) and {*told} == {0, 1, 2} and len(told) % 3 == 0
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def _seconds(comparison: Comparison, task: Task, model: Any, *, train: bool) -> 
     work = comparison.work
     of_teacher = work.encoder.for_teacher(task, work.data[task.name]["train"].select(range(_few(comparison, task))))
     batch = task.collator(work.encoder.teacher)([of_teacher[row] for row in range(len(of_teacher))])
-    from kdzoo.training.trainer import accepted_inputs
+    from kdzoo.training.agreement import accepted_inputs
 
     inputs = {name: value for name, value in batch.items() if name in accepted_inputs(model) - {*task.label_names}}
     inputs = {name: value % model.config.vocab_size if name == "input_ids" else value for name, value in inputs.items()}

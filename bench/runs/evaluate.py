@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from kdzoo.bench.timing import forward_speed, reset_peak_memory
 from kdzoo.tasks import Task
-from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
+from kdzoo.training.agreement import accepted_inputs
+from kdzoo.training.trainer import DistillationTrainer
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 INFERENCE = {1: 10, 32: 3}  # batch sizes that inference is measured at, and how many calls the median is of

@@ -36,7 +36,8 @@ from kdzoo.models.students import make_student
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.text import Text, packed
-from kdzoo.training.trainer import DistillationTrainer, accepted_inputs
+from kdzoo.training.agreement import accepted_inputs
+from kdzoo.training.trainer import DistillationTrainer
 
 CHECKPOINTS = 10  # a run
 
@@ -142,7 +143,7 @@ def pretrain(
         raise KdzooError(f"mlm_probability is {mlm_probability}; it lies between 0 and 1")
     source = Text(text, column=text_column)
     configuration = {
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"sources"}),
         "text": source.sha256(),
         "teacher": teacher,
         "student": student,

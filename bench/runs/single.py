@@ -84,7 +84,7 @@ def run_one(
         check_augmentation(above, augment_model, glove)
     configuration = {
         "task": task.name,
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general"}),
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general", "sources"}),
         "data": data,
         "teacher": teacher,
         "student": student,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +13,9 @@ from kdzoo.bench.grid.settings import Settings, resolve
 from kdzoo.bench.runs.budget import OwnColumns
 from kdzoo.cli.options import METHODS, METHODS_HELP, Fields, Given, Set, Tasks, console, tasks_of
 from kdzoo.errors import KdzooError, unknown
+
+if TYPE_CHECKING:
+    from kdzoo.objectives.recipe import Recipe
 
 
 def list_(
@@ -110,9 +113,20 @@ def show(
             typer.echo(f"  {recipe.citation}")
         if recipe.notes:
             typer.echo(f"  {recipe.notes}")
-        typer.echo("\n" + recipe.to_yaml())
+        typer.echo("\n" + recipe.model_copy(update={"sources": ()}).to_yaml())
+        if recipe.sources:
+            console.print(_sources(recipe))
     if is_loss:
         typer.echo(f"loss {describe(name)}\n\n{describe(name).documentation}")
+
+
+def _sources(recipe: Recipe) -> Table:
+    from kdzoo.objectives.sources import table as rows
+
+    table = _table("Where its numbers come from", "hyper-parameter", "value", "from", "where")
+    for row in rows(recipe):
+        table.add_row(*row)
+    return table
 
 
 def check(

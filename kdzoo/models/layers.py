@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from kdzoo.errors import KdzooError, unknown
 
@@ -31,7 +32,8 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
             - ``"uniform0"``: the embedding outputs, then ``"uniform"``; for hidden states alone;
             - ``"last"``: the student's layers on the teacher's last ones;
             - ``"first"``: on the teacher's first ones;
-            - ``"all"``: every student layer on every teacher layer, for losses that pair them themselves;
+            - ``"all"``: every student layer on every teacher layer, for losses that pair them themselves; a slice
+              goes over the layers of each side (``"all[:-1]"`` leaves out both top layers);
             - ``"skip"``: ``"uniform[:-1]"``, every k-th layer without the top one (PKD, section 3.2).
         student_layers: number of student layers.
         teacher_layers: number of teacher layers.
@@ -55,10 +57,14 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
         )
     offset = teacher_layers - student_layers
     if name == "all":
-        if match["start"] is not None:
-            raise KdzooError("layer map 'all' takes no slice; give explicit (student, teacher) pairs")
         first = 0 if attention else 1
-        students, teachers = (range(first, first + depth) for depth in (student_layers, teacher_layers))
+        sides = [list(range(first, first + depth)) for depth in (student_layers, teacher_layers)]
+        students, teachers = (_sliced(side, match) for side in sides)
+        if not students or not teachers:
+            raise KdzooError(
+                f"layer map {layers!r} leaves no layer of a student of {student_layers} layers and a teacher of "
+                f"{teacher_layers}"
+            )
         return tuple((i, j) for i in students for j in teachers)
     if name == "uniform0" and attention:
         raise KdzooError("layer map 'uniform0' starts at the embeddings, which have no attention; use 'uniform'")
@@ -69,20 +75,23 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
         "first": lambda i: i,
     }[name]
     pairs = [(i, teacher_of(i)) for i in range(0 if name == "uniform0" else 1, student_layers + 1)]
-    if match["start"] is not None:
-        start = int(match["start"]) if match["start"] else None
-        stop = int(match["stop"]) if match["stop"] else None
-        if match["colon"]:
-            pairs = pairs[start:stop]
-        elif start is not None and -len(pairs) <= start < len(pairs):
-            pairs = [pairs[start]]
-        else:
-            pairs = []
+    pairs = _sliced(pairs, match)
     if not pairs:
         raise KdzooError(f"layer map {layers!r} leaves no layer of a student of {student_layers} layers")
     if attention:
         pairs = [(student - 1, teacher - 1) for student, teacher in pairs]
     return tuple(pairs)
+
+
+def _sliced(listed: list[Any], match: re.Match[str]) -> list[Any]:
+    """What a map's slice or index leaves of a list; all of it where there is none."""
+    if match["start"] is None:
+        return listed
+    start = int(match["start"]) if match["start"] else None
+    stop = int(match["stop"]) if match["stop"] else None
+    if match["colon"]:
+        return listed[start:stop]
+    return [listed[start]] if start is not None and -len(listed) <= start < len(listed) else []
 
 
 def _explicit(layers: Sequence[Sequence[int]], student_layers: int, teacher_layers: int, attention: bool) -> Pairs:

@@ -190,6 +190,7 @@ class Objective(nn.Module):
         labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: float = 0.0,
+        epoch: int | None = None,
         parameters: Iterable[Tensor] | None = None,
         shares: dict[str, Tensor] | None = None,
     ) -> ObjectiveOutput:
@@ -201,6 +202,7 @@ class Objective(nn.Module):
             labels: (B,).
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
+            epoch: which pass over the rows this is, from 0, for losses that change with it (``rail``).
             parameters: measure each term's gradient at these (`gradients`), at the cost of a backward pass a term.
             shares: of a micro-batch, what each term's value is multiplied by, by what the term takes its mean over
                 (`Term.mean_over`), so that the mean over a step's micro-batches is that over its rows or tokens.
@@ -208,7 +210,7 @@ class Objective(nn.Module):
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
         """
-        context = {"labels": labels, "sample_ids": sample_ids}
+        context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch}
         active = self.active(progress)
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
@@ -260,8 +262,9 @@ class Objective(nn.Module):
         assert isinstance(losses, nn.ModuleList)
         if term.kind.needs_teacher and teacher is None:
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
-        given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head}
-        context = context | {name: value for name, value in given.items() if name in term.kind.extras}
+        given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head, "epoch": context["epoch"]}
+        context = {name: value for name, value in context.items() if name != "epoch"}
+        context |= {name: value for name, value in given.items() if name in term.kind.extras}
         if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
             seen = student.mask if by_token else None

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import loss_class, options_of
@@ -17,9 +26,13 @@ from kdzoo.objectives.expression import is_expression, method_name, parse_terms
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.registry import available, recipe_factory
 from kdzoo.objectives.schedule import Schedule, Weight
+from kdzoo.objectives.sources import Source as Source
+from kdzoo.objectives.sources import sources_of, still_true
+from kdzoo.objectives.strict import Strict
 from kdzoo.objectives.term import Term
 
-LARGE = 10_000  # deep enough that any explicit pair is in range when only the form of a layer map is checked
+# Deep enough that any explicit pair, and any slice of a named map, is in range when only its form is checked.
+LARGE, DEEP = 10_000, 100
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,20 +44,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict) and cls.model_config.get("extra") == "forbid":
-            for key in data:
-                if key not in cls.model_fields:
-                    raise unknown("key", key, cls.model_fields)
-        return data
-
-
-class Citation(_Strict):
+class Citation(Strict):
     """Where a method was published."""
 
     authors: str
@@ -57,7 +57,7 @@ class Citation(_Strict):
         return f"{self.authors} ({self.year}). {self.title}. {self.venue}. {self.url}".strip()
 
 
-class WeightSchedule(_Strict):
+class WeightSchedule(Strict):
     """A weight over the fraction of its stage: see `kdzoo.objectives.schedule.Schedule`."""
 
     points: tuple[tuple[float, float], ...] = Field(min_length=1)
@@ -73,7 +73,7 @@ WeightSpec = Annotated[
 ]
 
 
-class TermSpec(_Strict):
+class TermSpec(Strict):
     """A `Term` as data; the loss's own options stand beside the other keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -115,7 +115,8 @@ class TermSpec(_Strict):
                 raise KdzooError(f"{self.loss}.{option} is {value!r}: {error.errors()[0]['msg']}") from None
         self.term(self.weight_at(0.0, 1.0))
         if self.layers is not None:
-            layer_map(self.layers, LARGE, LARGE)
+            depth = DEEP if isinstance(self.layers, str) else LARGE
+            layer_map(self.layers, depth, depth)
         return self
 
     def weight_at(self, start: float, end: float) -> Schedule:
@@ -145,7 +146,7 @@ class TermSpec(_Strict):
         )
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """A part of the training with an objective of its own.
 
     Attributes:
@@ -153,11 +154,15 @@ class Stage(_Strict):
         fraction: its share of the training steps; the stages' shares add up to 1.
         lr_scheduler: the learning rate within the stage: ``"constant"``, ``"linear"`` (to zero at its end), or what
             the training arguments say for the whole run when not given.
+        lr_factor: the stage's highest learning rate, as a share of the run's.
+        warmup_ratio: the share of the stage's own steps in which the learning rate rises from zero.
     """
 
     terms: tuple[TermSpec, ...] = Field(min_length=1)
     fraction: float = Field(default=1.0, gt=0, le=1)
     lr_scheduler: Literal["constant", "linear"] | None = None
+    lr_factor: float = Field(default=1.0, gt=0, le=1)
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> Stage:
@@ -169,7 +174,7 @@ class Stage(_Strict):
         return self
 
 
-class Training(_Strict):
+class Training(Strict):
     """The hyper-parameters a method was published with; ``kdzoo distill`` starts from them."""
 
     learning_rate: float | None = Field(default=None, gt=0)
@@ -180,7 +185,7 @@ class Training(_Strict):
     max_length: int | None = Field(default=None, gt=0)
 
 
-class General(_Strict):
+class General(Strict):
     """A method's distillation on unlabelled text, before any task, whose student the stages on a task start from.
 
     Attributes:
@@ -192,7 +197,20 @@ class General(_Strict):
     training: Training = Training()
 
 
-class Recipe(_Strict):
+class Perturbation(Strict):
+    """LRC-BERT's gradient perturbation: a second forward pass, whose loss is trained on, with moved embeddings.
+
+    Attributes:
+        norm: over what the gradient's norm is taken: ``"tensor"`` (the whole batch), ``"sample"`` or ``"token"``;
+            see `kdzoo.training.perturbation.gradient_perturbation`.
+        epsilon: how far that is moved.
+    """
+
+    norm: Literal["tensor", "sample", "token"]
+    epsilon: float = Field(default=1.0, gt=0)
+
+
+class Recipe(Strict):
     """A published method whole: stages, objectives, perturbation, student, hyper-parameters and citation.
 
     Two stages that hold the same term (all but its weight) share its module and what it learns.
@@ -203,11 +221,12 @@ class Recipe(_Strict):
         citation: where it was published.
         stages: in order.
         general: what comes before them, on text, where there is such a stage; ``kdzoo pretrain`` runs it.
-        perturbation: ``"gradient"`` for LRC-BERT's gradient perturbation.
+        perturbation: LRC-BERT's gradient perturbation, or None.
         balance: how the terms are weighed against each other: see `kdzoo.objectives.objective.Objective`.
         student: the student it was published with, in the notation of ``--student``, as advice.
         training: the published hyper-parameters.
         notes: what a reader should know, such as how it departs from the authors' code.
+        sources: where its hyper-parameters come from; each one of a published recipe has a source.
 
     Raises:
         KdzooError: from `parse`, `load` and `override`, for anything that does not fit.
@@ -218,11 +237,23 @@ class Recipe(_Strict):
     citation: Citation | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     general: General | None = None
-    perturbation: Literal["gradient"] | None = None
+    perturbation: Perturbation | None = None
     balance: Literal["fixed", "uncertainty", "gradient_norm"] = "fixed"
     student: str | None = None
     training: Training = Training()
     notes: str = ""
+    sources: tuple[Source, ...] = ()
+
+    @field_validator("perturbation", mode="before")
+    @classmethod
+    def _norm_named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise KdzooError(
+                f"it is {value!r}; write {{norm: tensor, epsilon: 1.0}}, the norm tensor, sample or token"
+                + (" (which 'gradient' stood for)" if value == "gradient" else "")
+                + ", or null for none"
+            )
+        return value
 
     @model_validator(mode="after")
     def _shares(self) -> Recipe:
@@ -230,6 +261,7 @@ class Recipe(_Strict):
         if abs(total - 1) > 1e-6:
             raise KdzooError(f"the stages' fractions add up to {total:g}, they must add up to 1")
         self.objective()
+        sources_of(self)
         return self
 
     @property
@@ -322,10 +354,12 @@ class Recipe(_Strict):
         """A copy with settings changed, each ``key=value`` with a YAML value.
 
         A key is ``LOSS.OPTION`` for every term of that loss (``kd.temperature=2``, ``ce.weight=0.5``), or the path to
-        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``).
+        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``). What is changed loses its
+        source.
         """
         settings = list(settings)
-        data = self.model_dump(mode="json", exclude_defaults=True)
+        sourced = any(setting.strip().startswith("sources") for setting in settings)
+        data = self.model_dump(mode="json", exclude_defaults=True, exclude=None if sourced else {"sources"})
         for setting in settings:
             key, equals, text = setting.partition("=")
             parts = key.strip().split(".")
@@ -346,7 +380,12 @@ class Recipe(_Strict):
                     raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
                 raise unknown("setting", parts[0], {*self.losses, *type(self).model_fields})
             _set(data, parts, value, setting)
-        return type(self).parse(data, f"{self.name} with {', '.join(settings)}")
+        changed = type(self).parse(data, f"{self.name} with {', '.join(settings)}")
+        return changed if sourced else changed.with_sources_of(self)
+
+    def with_sources_of(self, original: Recipe) -> Recipe:
+        """This recipe, made by changing another, with the other's sources of what is still the same."""
+        return self.model_copy(update={"sources": still_true(original, self)})
 
 
 ALL = "all"  # in place of a method: every registered recipe

@@ -17,13 +17,17 @@ def staged_rate(
 
     # A function and not an object: checkpoints would hold the object, and refuse to load it.
     def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
         progress = step / max(steps, 1)
         start, end, stage = next((span for span in spans if progress < span[1]), spans[-1])
+        if step < warmup:
+            return stage.lr_factor * step / warmup
+        done = (progress - start) / (end - start)
+        if done < stage.warmup_ratio:
+            return stage.lr_factor * done / stage.warmup_ratio
         if stage.lr_scheduler is None:
-            return course(step)
-        return 1.0 if stage.lr_scheduler == "constant" else max(0.0, (end - progress) / (end - start))
+            return stage.lr_factor * course(step)
+        left = 1.0 if stage.lr_scheduler == "constant" else max(0.0, (1 - done) / (1 - stage.warmup_ratio))
+        return stage.lr_factor * left
 
     return factor
 

@@ -21,7 +21,7 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture, embedding_output
 from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput, check_separate_tokens
-from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.recipe import Perturbation, Recipe
 from kdzoo.training import checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
 from kdzoo.training.agreement import (
@@ -58,7 +58,7 @@ class Distiller(nn.Module):
         self,
         student: PreTrainedModel,
         objective: Objective,
-        perturbation: str | None = None,
+        perturbation: Perturbation | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         super().__init__()
@@ -66,6 +66,7 @@ class Distiller(nn.Module):
         self.objective = objective
         self.perturbation = perturbation
         self.stopwatch = stopwatch or Stopwatch(torch.device("cpu"))
+        self.loss_scaler: Any = None  # the GradScaler, in half precision that has one
         self._inputs = accepted_inputs(student)
         # PEFT's adapters are inside of what it wraps, whose inputs its own forward function need not name.
         self._runs = (unwrap(student) if is_peft(savable(student)) else student,)  # in a tuple: not a second child
@@ -92,10 +93,12 @@ class Distiller(nn.Module):
         *,
         teacher: Activations | None = None,
         progress: float = 0.0,
+        epoch: int | None = None,
         labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
         measure: bool = False,
         shares: dict[str, Tensor] | None = None,
+        micro_batches: int = 1,
         **inputs: Any,
     ) -> Any:
         """The objective's output on a batch when training, else the student's.
@@ -103,24 +106,31 @@ class Distiller(nn.Module):
         Args:
             teacher: what the teacher exposed of this batch.
             progress: fraction of the training done.
+            epoch: which pass over the rows this is, from 0.
             labels: (B,).
             sample_ids: (B,) indices in the training set.
             measure: measure the terms' gradients too.
             shares: what this micro-batch weighs in its step (`kdzoo.training.accumulation`).
+            micro_batches: how many batches the update is made of.
             inputs: the batch; the student is given what it takes.
         """
         taken = {name: value for name, value in inputs.items() if name in self._inputs}
         if not self.training:
             return self._runs[0](**taken, labels=labels)
         check_length("the student", self.student, taken)
-        context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "shares": shares}
+        context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "epoch": epoch, "shares": shares}
         measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:
             return self._pass(taken, teacher, context | measured)
         with embedding_output(self.student) as embedded:
             first = self._pass(taken, teacher, context)
         assert embedded.value is not None
-        perturbation = gradient_perturbation(first.total, embedded.value)
+        loss = first.total if self.loss_scaler is None else self.loss_scaler.scale(first.total)
+        # One norm over the micro-batches of an update: each gets an equal share of its square.
+        share = micro_batches**-0.5 if self.perturbation.norm == "tensor" else 1.0
+        perturbation = gradient_perturbation(
+            loss, embedded.value, norm=self.perturbation.norm, epsilon=self.perturbation.epsilon * share
+        )
         self.stopwatch.lap("backward")
         with embedding_output(self.student, perturbation):
             return self._pass(taken, teacher, context | measured)
@@ -227,6 +237,7 @@ class DistillationTrainer(Trainer):
         perturbation = recipe.perturbation if recipe is not None else None
         self.stopwatch = Stopwatch(args.device)
         super().__init__(model=Distiller(model, objective, perturbation, self.stopwatch), args=args, **arguments)
+        self.model.loss_scaler = self.accelerator.scaler
         self.add_callback(_Laps(self.stopwatch))
         # The columns that the Trainer keeps.
         others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
@@ -335,7 +346,15 @@ class DistillationTrainer(Trainer):
         teacher = self._run_teacher(inputs)
         self.stopwatch.lap("teacher")
         weights = self._shares.pop(0) if self._shares else None
-        output = model(**inputs, teacher=teacher, progress=self.progress, measure=self._measures(), shares=weights)
+        output = model(
+            **inputs,
+            teacher=teacher,
+            progress=self.progress,
+            epoch=int(self.state.epoch or 0),
+            measure=self._measures(),
+            shares=weights,
+            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # set by `train`
+        )
         ids = inputs.get("sample_ids")
         self._steps.append((self.state.global_step + 1, output._replace(total=output.total.detach()), ids))
         if self.log_gradients:
@@ -418,7 +437,7 @@ class DistillationTrainer(Trainer):
         own = self.lr_scheduler is None and self.recipe is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         spans = self.recipe.spans() if own and self.recipe is not None else []
-        if any(stage.lr_scheduler for _, _, stage in spans):
+        if any(stage.lr_scheduler or stage.warmup_ratio or stage.lr_factor != 1 for _, _, stage in spans):
             if not isinstance(scheduler, LambdaLR):
                 raise KdzooError(
                     f"the recipe's stages set the learning rate, which lr_scheduler_type={self.args.lr_scheduler_type} "

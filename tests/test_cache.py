@@ -17,8 +17,8 @@ from tiny_models import tiny
 import kdzoo
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Needs, capture
-from kdzoo.training.cache import TeacherCache
 from kdzoo.training.agreement import accepted_inputs
+from kdzoo.training.cache import TeacherCache
 
 NEEDS = Needs(cls=frozenset({2, 4}), hidden=frozenset({0, 4}), qkv=frozenset({3}))
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from kdzoo.bench.report import escape
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -26,18 +28,19 @@ class Columns:
 
     def terminal(self) -> Table:
         """For a rich console."""
-        table = Table(title=self.title or None, title_justify="left")
+        table = Table(title=escape.terminal(self.title) if self.title else None, title_justify="left")
         for place, name in enumerate(self.head):
-            table.add_column(name, justify="left" if place < self.names else "right")
+            table.add_column(escape.terminal(name), justify="left" if place < self.names else "right")
         for cells in self.body:
-            table.add_row(*cells)
+            table.add_row(*map(escape.terminal, cells))
         return table
 
     def markdown(self) -> str:
         """In Markdown."""
         above = f"{' '.join(self.title.split())}.\n\n" if self.title else ""
         rule = ["---" if place < self.names else "---:" for place in range(len(self.head))]
-        return above + "".join(f"| {' | '.join(cells)} |\n" for cells in (self.head, rule, *self.body))
+        lines = [[escape.markdown(cell) for cell in cells] for cells in (self.head, *self.body)]
+        return above + "".join(f"| {' | '.join(cells)} |\n" for cells in (lines[0], rule, *lines[1:]))
 
 
 def short(number: float) -> str:

@@ -11,6 +11,7 @@ from kdzoo.bench.files import DamagedRecord, read_json
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
+_WITHOUT = "remove it: the records beside it say themselves what they were made with"
 
 
 class _Failed(BaseModel):
@@ -101,7 +102,16 @@ def read_failure(path: Path) -> dict[str, Any]:
     Raises:
         DamagedRecord: when it cannot be read, or lacks one of these.
     """
-    return _complete(path, _Failed)
+    return check_failure(read_json(path), str(path))
+
+
+def check_failure(failure: dict[str, Any], where: str) -> dict[str, Any]:
+    """What is kept of a failed training, as it is.
+
+    Raises:
+        DamagedRecord: as for `read_failure`; it names where it is.
+    """
+    return _complete(failure, where, _Failed)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -112,15 +122,23 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    without = "remove it: the records beside it say themselves what they were made with"
     try:
         config = read_json(path)
     except DamagedRecord as error:
-        raise KdzooError(f"{str(error).partition(';')[0]}; {without}") from None
+        raise KdzooError(f"{str(error).partition(';')[0]}; {_WITHOUT}") from None
+    return check_config(config, str(path))
+
+
+def check_config(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """A configuration as it is.
+
+    Raises:
+        KdzooError: when it is none, or of a newer kdzoo; it names where it is.
+    """
     if wrong := _unfit(_Config, config):
-        raise KdzooError(f"{path} holds no {wrong[0]} that could be read; {without}")
+        raise KdzooError(f"{where} holds no {wrong[0]} that could be read; {_WITHOUT}")
     if config.get("format", FORMAT) > FORMAT:
-        raise KdzooError(f"{path.parent} was written by a newer kdzoo (format {config['format']}); update kdzoo")
+        raise KdzooError(f"{where} was written by a newer kdzoo (format {config['format']}); update kdzoo")
     return config
 
 
@@ -131,15 +149,23 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedRecord: when it cannot be read, or lacks what every record has.
         KdzooError: when it is of a newer kdzoo.
     """
-    return _complete(path, _Record)
+    return check_record(read_json(path), str(path))
 
 
-def _complete(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    record = read_json(path)
+def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """A record as it is.
+
+    Raises:
+        DamagedRecord, KdzooError: as for `read_record`; they name where it is.
+    """
+    return _complete(record, where, _Record)
+
+
+def _complete(record: dict[str, Any], where: str, kind: type[BaseModel]) -> dict[str, Any]:
     if isinstance(record.get("format"), int) and record["format"] > FORMAT:
-        raise KdzooError(f"{path} was written by a newer kdzoo (format {record['format']}); update kdzoo")
+        raise KdzooError(f"{where} was written by a newer kdzoo (format {record['format']}); update kdzoo")
     if lacking := _unfit(kind, record):
-        raise DamagedRecord(f"{path} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
+        raise DamagedRecord(f"{where} lacks {', '.join(lacking)}; remove it, and what it held is computed again")
     return record
 
 

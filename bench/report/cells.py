@@ -19,20 +19,31 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, a second line in small print, and how it is marked."""
+    """A cell of a table: its text, a second line in small print, how it is marked, and what to beware of."""
 
     text: str
     note: str = ""
     mark: str = ""
+    warning: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the template takes it; the first cell of a row names the row."""
+    """A table as the template takes it; the first cell of a row names the row, a line follows the rows ``above``."""
 
     caption: str
     head: list[str]
     rows: list[list[Cell]]
+    above: int = 0
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with its title and what is said of it below."""
+
+    title: str
+    caption: str
+    svg: str
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,26 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import count, product
+from itertools import count
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from kdzoo.bench.report.escape import PLOT, printable
+from kdzoo.bench.report.labels import FONT, LINE, at_line_ends, at_points, room
 from kdzoo.bench.report.ranking import Ranking
 from kdzoo.bench.report.uncertainty import Estimate
 
 # Seen on white and on black alike (a contrast of 3 or more), and told apart without red and green.
 COLOURS = ("#1f7ab8", "#d9650b", "#1b9e77", "#c2459b", "#7a6fc0", "#a6761d", "#e0425e", "#5f8f1f")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+WIDE = 5.3  # inches of a plot, which a phone shows whole at the letters' own size
 INK, PALE = "#010203", "#040506"  # stand for the page's text colour, and for a paler one of it
-FONT = 9
 STYLE: dict[Any, Any] = {
+    **PLOT,
     "svg.fonttype": "none",
     "font.size": FONT,
     "axes.titlesize": FONT,
@@ -49,6 +52,7 @@ class Point:
     x: float
     y: float
     interval: Estimate | None = None
+    deviation: float = 0.0  # of x
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -60,7 +64,7 @@ def front(points: Sequence[Point]) -> list[Point]:
     return found[::-1]
 
 
-def frontier(points: Sequence[Point], label: str, title: str, text: str) -> str:
+def frontier(points: Sequence[Point], label: str, title: str, text: str, *, named: int) -> str:
     """Score against throughput with the Pareto front drawn.
 
     Args:
@@ -68,21 +72,25 @@ def frontier(points: Sequence[Point], label: str, title: str, text: str) -> str:
         label: of the throughput.
         title: the plot's name.
         text: what it shows, for those who cannot see it.
+        named: how many points get a name: those of the front, then the best.
     """
     best = front(points)
+    others = sorted((point for point in points if point not in best), key=lambda point: -point.y)
     with rc_context(STYLE):
-        figure, (axes,) = _figure(7.4, 5.0, left=0.6)
+        figure, (axes,) = _figure(WIDE, 4.4, left=0.6, right=0.35)
         for point in points:
             if point.interval is not None:
                 axes.plot([point.x] * 2, [point.interval.low, point.interval.high], color=PALE, lw=0.7, zorder=1)
+        for x, deviation in {(point.x, point.deviation) for point in points if point.deviation}:
+            axes.axvspan(x - deviation, x + deviation, color=PALE, alpha=0.25, lw=0, zorder=0)
         axes.plot([p.x for p in best], [p.y for p in best], color=COLOURS[1], lw=1.2, drawstyle="steps-post", zorder=2)
-        others = [point for point in points if point not in best]
         for group, colour in ((others, COLOURS[0]), (best, COLOURS[1])):
             axes.plot([p.x for p in group], [p.y for p in group], "o", ms=5, color=colour, zorder=3)
         axes.set_xlabel(label)
         axes.set_ylabel("average score")
         axes.margins(0.06)
-        _place_names(axes, [*best, *others], len(best))
+        ordered = [(point.name, point.x, point.y) for point in [*best, *others]]
+        at_points(axes, ordered, max(len(best), named), len(best), PALE)
         return _svg(figure, title, text)
 
 
@@ -98,7 +106,7 @@ def curves(
         title, text: as for `frontier`.
     """
     with rc_context(STYLE):
-        figure, (axes,) = _figure(5.4, 3.2, left=0.65, right=_room(shown))
+        figure, (axes,) = _figure(WIDE, 3.2, left=0.65, right=room(shown))
         for name, line in lines.items():
             if name not in shown:
                 axes.plot(*zip(*line, strict=True), color=PALE, lw=0.8)
@@ -116,19 +124,21 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], ti
         title, text: as for `frontier`.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    across = min(len(panels), 4)
+    across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
     with rc_context(STYLE):
-        room = _room(names) + 0.45
-        figure, found = _figure(0.1 + (1.8 + room) * across, 0.1 + 1.9 * down, across, down, right=room - 0.4,
-                                bottom=0.3, top=0.25, between=(room, 0.45))  # fmt: skip
+        beside = room(names) + 0.45
+        deep = max(1.2, len(names) * LINE / 72) + 0.7  # so that each name has its line
+        figure, found = _figure(0.1 + (1.8 + beside) * across, 0.1 + deep * down, across, down, left=0.62, right=beside - 0.4,
+                                bottom=0.3, top=0.25, between=(beside, 0.45))  # fmt: skip
         for axes, (task, lines) in zip(found, panels.items(), strict=False):
             values = [value for line in lines.values() for _, value in line]
             if min(values) > 0 and max(values) > 20 * min(values):
                 axes.set_yscale("log")
                 axes.minorticks_off()
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             _named_lines(axes, lines, names)
-            axes.text(0, 1.04, task, transform=axes.transAxes, weight="bold")
+            axes.text(0, 1.04, printable(task), transform=axes.transAxes, weight="bold")
         for axes in found[len(panels) :]:
             axes.set_visible(False)
         return _svg(figure, title, text)
@@ -143,17 +153,18 @@ def steps(parts: Mapping[str, Mapping[str, float]], title: str, text: str) -> st
     """
     names = list(dict.fromkeys(part for of in parts.values() for part in of))
     with rc_context(STYLE):
-        figure, (axes,) = _figure(7.4, 0.8 + 0.2 * len(parts), left=1.4, top=0.34)
+        figure, (axes,) = _figure(WIDE, 0.8 + 0.2 * len(parts), left=room([*parts]), right=0.25, top=0.52)
+        methods = [printable(method) for method in parts]
         left = [0.0] * len(parts)
         for number, name in enumerate(names):
             widths = [1000 * of.get(name, 0.0) for of in parts.values()]
-            axes.barh(list(parts), widths, left=left, height=0.72, color=COLOURS[number % len(COLOURS)], label=name)
+            axes.barh(methods, widths, left=left, height=0.72, color=COLOURS[number % len(COLOURS)], label=name)
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.invert_yaxis()
         axes.margins(y=0.01)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("milliseconds a step")
-        axes.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(-0.01, 1.0), frameon=False, handlelength=1)
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), frameon=False, handlelength=1)
         return _svg(figure, title, text)
 
 
@@ -169,7 +180,9 @@ def critical_difference(found: Ranking, title: str, text: str) -> str:
     bars = 0.09 * max(len(found.groups), 1)
     depth = bars + 0.16 * (half + 0.5)  # inches below the line, where y counts them
     with rc_context({**STYLE, "axes.grid": False}):
-        figure, (axes,) = _figure(7.4, depth + 0.62, left=1.65, right=1.65, bottom=0.02, top=0.6)
+        beside = room([f"{name}  0.00" for name in found.ranks])
+        width = max(WIDE, 2 * beside + 2.4)
+        figure, (axes,) = _figure(width, depth + 0.62, left=beside, right=beside, bottom=0.02, top=0.6)
         axes.set(xlim=(1, k), ylim=(depth, 0))
         axes.yaxis.set_visible(False)
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -180,7 +193,8 @@ def critical_difference(found: Ranking, title: str, text: str) -> str:
             left = number < half
             y = bars + 0.16 * (0.5 + (number if left else k - 1 - number))
             axes.plot([rank, rank, 1 if left else k], [0, y, y], color=INK, lw=0.6, clip_on=False)
-            words, side = (f"{name}  {rank:.2f}", "right") if left else (f"{rank:.2f}  {name}", "left")
+            told = printable(name)
+            words, side = (f"{told}  {rank:.2f}", "right") if left else (f"{rank:.2f}  {told}", "left")
             axes.annotate(words, (1 if left else k, y), (-4 if left else 4, 0), textcoords="offset points", ha=side,
                           va="center", annotation_clip=False)  # fmt: skip
         ranks = list(found.ranks.values())
@@ -219,63 +233,16 @@ def _figure(
     return figure, panels
 
 
-def _room(names: Sequence[str]) -> float:
-    """Inches that the longest name takes beside a plot."""
-    return 0.25 + 0.6 * FONT / 72 * max(map(len, names), default=0)
-
-
 def _named_lines(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], names: Sequence[str]) -> None:
     """Lines with their names at their ends, apart from one another; colours by the place in ``names``."""
-    ends = []
+    ends = {}
     for name, line in lines.items():
         number = list(names).index(name)
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         marker = "o" if len(line) == 1 else None
         axes.plot(*zip(*line, strict=True), color=colour, ls=dash, lw=1.5, marker=marker, ms=3)
-        ends.append((name, colour, line[-1]))
-    axes.autoscale_view()
-    (_, lowest), (right, _) = axes.transAxes.transform([(0, 0), (1, 0)])
-    placed = sorted((max(float(axes.transData.transform(end)[1]), lowest), *of, end) for *of, end in ends)
-    y = -math.inf
-    for wish, name, colour, end in placed:
-        y = max(wish, y + 1.2 * FONT)
-        x = float(axes.transData.transform(end)[0])
-        # Pixels are points here, so what is placed by them stays in its place.
-        axes.plot([x + 2, right + 5], [wish, y], color=colour, lw=0.5, transform=None, clip_on=False)
-        axes.text(right + 7, y, name, color=colour, va="center", transform=None)
-
-
-def _place_names(axes: Axes, points: Sequence[Point], strong: int) -> None:
-    """Each point's name as near to it as nothing else stands; a line leads to those further off."""
-    axes.autoscale_view()
-    dots = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
-    (left, low), (right, high) = axes.transAxes.transform([(0, 0), (1, 1)])
-    for number, (point, (x, y)) in enumerate(zip(points, dots, strict=True)):
-        width, height = 0.6 * FONT * len(point.name), 1.1 * FONT
-        best = None
-        for radius, turn in product((9, 14, 20, 28, 38, 50, 64, 80, 100), range(16)):
-            angle = math.pi * turn / 8
-            at_x, at_y = x + radius * math.cos(angle), y + radius * math.sin(angle)
-            start = at_x - width / 2 * (1 - math.cos(angle))
-            box = (start, at_y - height / 2, start + width, at_y + height / 2)
-            inside = box[0] >= left and box[2] <= right and box[1] >= low and box[3] <= high
-            if inside and not any(_overlap(box, other) for other in taken):
-                best = (box, radius)
-                break
-        if best is None:
-            continue
-        box, radius = best
-        taken.append(box)
-        middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        if radius > 14:
-            axes.plot([x, middle[0]], [y, middle[1]], color=PALE, lw=0.7, transform=None, zorder=2)
-        axes.text(*middle, point.name, ha="center", va="center", transform=None, zorder=4,
-                  weight="bold" if number < strong else "normal")  # fmt: skip
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+        ends[name] = line[-1], colour
+    at_line_ends(axes, ends)
 
 
 def _svg(figure: Figure, title: str, text: str) -> str:
@@ -292,9 +259,10 @@ def _svg(figure: Figure, title: str, text: str) -> str:
     svg = svg.replace(INK, "currentColor").replace(PALE, "var(--pale)")
     box = re.findall(r'viewBox="[^"]*"', svg)[0]
     width = 72 * figure.get_figwidth()
+    least = 0 if figure.get_figwidth() <= WIDE else 0.8 * width  # a wider one is scrolled through
     return (
         f'<svg class="plot" role="img" aria-labelledby="{name}t {name}d" {box} '
-        f'style="min-width: {0.8 * width:.0f}px; max-width: {1.7 * width:.0f}px">'
-        f'<title id="{name}t">{escape(title)}</title><desc id="{name}d">{escape(text)}</desc>'
+        f'style="min-width: {least:.0f}px; max-width: {1.7 * width:.0f}px">'
+        f'<title id="{name}t">{escape(printable(title))}</title><desc id="{name}d">{escape(printable(text))}</desc>'
         + svg[svg.index(">") + 1 :]
     )

@@ -4,88 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
 
 from kdzoo.bench.columns import Columns
+from kdzoo.bench.packed import Study, read_study
 from kdzoo.bench.record import TEACHER as TEACHER
-from kdzoo.bench.record import read_config, read_record, record_paths
-from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, marks
+from kdzoo.bench.report import escape
+from kdzoo.bench.report.escape import latex, terminal
+from kdzoo.bench.report.guess import Guess, one_answer, one_answer_note
+from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, means_of, rows_of, seeds_note, seeds_of
+from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, leading, marks
 from kdzoo.errors import KdzooError, unknown
 
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
          "loss_parameters", "flops", "evaluation_samples_per_second", "cached", "threads", "device")  # fmt: skip
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-         **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
-
-
-@dataclass
-class Row:
-    """One method over all tasks.
-
-    Attributes:
-        method: its name; the teacher is one.
-        scores: by task, a score a seed.
-        samples_per_second: training rows a second, the mean over its cells.
-        parameters: of the model.
-    """
-
-    method: str
-    scores: dict[str, list[float]]
-    samples_per_second: float
-    parameters: int
-
-    @property
-    def means(self) -> dict[str, float]:
-        """The mean score by task."""
-        return {task: fmean(scores) for task, scores in self.scores.items()}
-
-    @property
-    def average(self) -> float:
-        """The mean over tasks of the mean over seeds."""
-        return fmean(self.means.values())
-
-
-def rows_of(records: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row a method, the teacher first, the others in the records' order."""
-    methods = sorted({record["method"]: None for record in records}, key=lambda method: method != TEACHER)
-    rows = []
-    for method in methods:
-        own = [record for record in records if record["method"] == method]
-        scores: dict[str, list[float]] = {}
-        for record in own:
-            scores.setdefault(record["task"], []).append(record["score"])
-        speed = fmean(record["samples_per_second"] for record in own)
-        rows.append(Row(method, scores, speed, own[0]["parameters"]))
-    return rows
-
-
-def means_of(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each student's mean score by task, and on the average where it has all tasks."""
-    tasks = {record["task"] for record in records}
-    students = [row for row in rows_of(records) if row.method != TEACHER]
-    return {row.method: row.means | ({AVERAGE: row.average} if tasks == row.scores.keys() else {}) for row in students}
-
-
-def seeds_of(records: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str, int]] = ()) -> int:
-    """How many seeds the students have; the most that any of them has on a task, those that failed included."""
-    jobs = {(record["task"], record["method"], record["seed"]) for record in records} | set(failed)
-    return max(Counter(job[:2] for job in jobs if job[1] != TEACHER).values(), default=0)
-
-
-def seeds_note(found: int, failed: int, seeds: int) -> str:
-    """What a cell of a table is told to lack: ``2 of 3 seeds, 1 failed``; empty where it has all."""
-    short = f"{found} of {seeds} seeds" if 0 < found < seeds and found + failed < seeds else ""
-    return ", ".join(part for part in (short, f"{failed} failed" if failed else "") if part)
 
 
 def cells_of(
@@ -96,6 +34,8 @@ def cells_of(
     running: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
     """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters.
+
+    After the teacher's comes a row of what a constant guess scores, see `kdzoo.bench.report.guess`.
 
     Args:
         records: of a comparison.
@@ -111,42 +51,68 @@ def cells_of(
     teacher = next((row for row in rows if row.method == TEACHER), None)
     if against is not None and against not in (row.method for row in rows):
         raise unknown("method", against, {row.method for row in rows})
-    head = ["method", *tasks, "average", "retention", "train rows/s", "parameters"]
-    body = []
     seeds = 0 if running else seeds_of(records, failed)
-
-    def told(method: str, task: str, scores: list[float]) -> str:
-        lost = sum(job[:2] == (task, method) for job in failed)
-        note = seeds_note(len(scores), lost, 0 if method == TEACHER else seeds)
-        return ", ".join(part for part in (_mean_std(scores), note) if part)
-
-    for row in rows:
-        complete = all(task in row.scores for task in tasks)
-        retention = row.average / teacher.average if teacher is not None and complete and teacher.average else None
-        body.append(
-            [
-                row.method,
-                *(told(row.method, task, row.scores.get(task, [])) for task in tasks),
-                f"{row.average:.1f}" if complete else "",
-                "" if retention is None else f"{retention:.1%}",
-                f"{row.samples_per_second:.0f}",
-                f"{row.parameters / 1e6:.2f} M",
-            ]
-        )
+    body = [_row(records, row, teacher, tasks, failed, seeds) for row in rows]
+    gains = [""] * len(rows) if against is None else _gains(records, rows, against)
+    head = ["method", *tasks, AVERAGE, "retention", "train rows/s", "parameters"]
     if against is not None:
-        bootstrap = Bootstrap(records)
-        if bootstrap.unlabelled:
-            raise KdzooError(
-                f"the records of {', '.join(bootstrap.unlabelled)} hold no labels, so no interval can be given; "
-                "compare with a version that keeps them, into another folder"
-            )
         head.append(f"to {against} [{LEVEL:.0%}]")
-        for row, cells in zip(rows, body, strict=True):
-            gain = None if row.method == against else bootstrap.difference(row.method, against)
-            cells.append("" if gain is None else str(gain))
+        body = [[*cells, gain] for cells, gain in zip(body, gains, strict=True)]
     for method in dict.fromkeys(method for _, method, _ in failed if method not in (row.method for row in rows)):
-        body.append([method, *(told(method, task, []) for task in tasks), *[""] * (len(head) - 1 - len(tasks))])
+        told = [_told([], method, task, failed, seeds) for task in tasks]
+        body.append([method, *told, *[""] * (len(head) - 1 - len(tasks))])
+    guess = Guess(records)
+    if guess.name:
+        told = [f"{guess.scores[task]:.1f}" if task in guess.scores else "" for task in tasks]
+        average = f"{fmean(guess.scores.values()):.1f}" if len(guess.scores) == len(tasks) else ""
+        place = 0 if teacher is None else 1
+        body.insert(place, [guess.name, *told, average, *[""] * (len(head) - 2 - len(tasks))])
     return head, body
+
+
+def _row(
+    records: Sequence[dict[str, Any]],
+    row: Row,
+    teacher: Row | None,
+    tasks: Sequence[str],
+    failed: Sequence[tuple[str, str, int]],
+    seeds: int,
+) -> list[str]:
+    own = [record for record in records if record["method"] == row.method]
+    complete = all(task in row.scores for task in tasks)
+    retention = row.average / teacher.average if teacher is not None and complete and teacher.average else None
+    by_task = [[record for record in own if record["task"] == task] for task in tasks]
+    average = average_std(row.average, averages_of(own, row.method, tasks), constant=all(map(one_answer, own)))
+    return [
+        row.method,
+        *(_told(of, row.method, task, failed, seeds) for task, of in zip(tasks, by_task, strict=True)),
+        average if complete else "",
+        "" if retention is None else f"{retention:.1%}",
+        f"{row.samples_per_second:.0f}",
+        f"{row.parameters / 1e6:.2f} M",
+    ]
+
+
+def _told(
+    own: Sequence[dict[str, Any]], method: str, task: str, failed: Sequence[tuple[str, str, int]], seeds: int
+) -> str:
+    """A method's score on a task, with what its records lack, and whether its models answer everything alike."""
+    lost = sum(job[:2] == (task, method) for job in failed)
+    lacks = seeds_note(len(own), lost, 0 if method == TEACHER else seeds)
+    score = mean_std([record["score"] for record in own], constant=bool(own) and all(map(one_answer, own)))
+    return ", ".join(part for part in (score, one_answer_note(own), lacks) if part)
+
+
+def _gains(records: Sequence[dict[str, Any]], rows: Sequence[Row], against: str) -> list[str]:
+    """By row, its difference to a method with the interval."""
+    bootstrap = Bootstrap(records)
+    if bootstrap.unlabelled:
+        raise KdzooError(
+            f"the records of {', '.join(bootstrap.unlabelled)} hold no labels, so no interval can be given; "
+            "compare with a version that keeps them, into another folder"
+        )
+    gains = [None if row.method == against else bootstrap.difference(row.method, against) for row in rows]
+    return ["" if gain is None else str(gain) for gain in gains]
 
 
 def terminal_table(
@@ -159,19 +125,16 @@ def terminal_table(
 ) -> Table:
     """The table for a rich console, as `cells_of` has it; the best student of each task in bold."""
     head, body = cells_of(records, against, failed, running=running)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=terminal(title), title_justify="left")
     for name in head:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    students = [row for row in rows_of(records) if row.method != TEACHER]
-    best = {
-        task: max(students, key=lambda row: fmean(row.scores.get(task, [-1e9]))).method
-        for task in head[1 : head.index("average")]
-        if students
-    }
-    for cells in body:
+        table.add_column(terminal(name), justify="left" if name == "method" else "right", no_wrap=True)
+    means = means_of(records)
+    bold = {(name, column) for column in head[1 : head.index(AVERAGE) + 1] for name in leading(means, column)}
+    above = above_students(records, body)
+    for place, cells in enumerate(body):
         named = zip(head, cells, strict=True)
-        marked = [f"[bold]{cell}[/bold]" if best.get(name) == cells[0] else cell for name, cell in named]
-        table.add_row(*marked, end_section=cells[0] == TEACHER)
+        marked = [terminal(cell, "bold" if (cells[0], column) in bold else "") for column, cell in named]
+        table.add_row(*marked, end_section=place == above - 1)
     return table
 
 
@@ -206,8 +169,9 @@ def latex_table(
             written.append(f"\\{commands[mark]}{{{latex(cell)}}}" if mark else latex(cell))
         return " & ".join(written) + r" \\"
 
+    above = above_students(records, body)
     rows = [line(cells, cells[0]) for cells in body]
-    after_teacher = [r"\midrule"] if body[0][0] == TEACHER and len(body) > 1 else []
+    rule = [r"\midrule"] if 0 < above < len(body) else []
     seeds = len({record["seed"] for record in records if record["method"] != TEACHER})
     return "\n".join(
         [
@@ -225,9 +189,9 @@ def latex_table(
             r"\toprule",
             line(head),
             r"\midrule",
-            rows[0],
-            *after_teacher,
-            *rows[1:],
+            *rows[:above],
+            *rule,
+            *rows[above:],
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -236,9 +200,10 @@ def latex_table(
     )
 
 
-def latex(text: str) -> str:
-    """Text with what LaTeX gives a meaning to escaped, and minus signs for those of numbers."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", "".join(LATEX.get(sign, sign) for sign in text))
+def above_students(records: Sequence[dict[str, Any]], body: Sequence[Sequence[str]]) -> int:
+    """How many rows of `cells_of` stand before the first student: the teacher's, and a constant guess's."""
+    students = {record["method"] for record in records} - {TEACHER}
+    return next((place for place, cells in enumerate(body) if cells[0] in students), len(body))
 
 
 def csv_table(records: Sequence[dict[str, Any]]) -> str:
@@ -252,7 +217,7 @@ def csv_table(records: Sequence[dict[str, Any]]) -> str:
         head += [f"inference_{batch}_latency_ms", f"inference_{batch}_rows_per_second"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(map(escape.csv, head))
     for record in records:
         values = [record[name] for name in plain]
         values += [record.get("metrics", {}).get(name, "") for name in metrics]
@@ -261,36 +226,22 @@ def csv_table(records: Sequence[dict[str, Any]]) -> str:
         for batch in batches:
             of_batch = record.get("inference", {}).get(batch, {})
             values += [of_batch.get(name, "") for name in ("latency_ms", "rows_per_second")]
-        writer.writerow(values)
+        writer.writerow(map(escape.csv, values))
     return text.getvalue()
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a comparison's folder: each task's teacher, then its cells.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a comparison, of its folder or packed: each task's teacher, then its cells.
 
     Raises:
         KdzooError: when there is none, or one is damaged or written by a newer kdzoo.
     """
-    paths = record_paths(folder)
-    if not paths:
-        raise KdzooError(f"{folder} holds no records; `kdzoo compare --out {folder}` writes them")
-    records = [read_record(path) for path in paths]
-    order = read_config(folder / "config.json").get("order", {})
-    return sorted(
-        records,
-        key=lambda record: (
-            _place(order.get("tasks", []), record["task"]),
-            _place([TEACHER, *order.get("methods", [])], record["method"]),
-            record["seed"],
-        ),
-    )
+    return load(path).records
 
 
-def _place(names: list[str], name: str) -> tuple[int, str]:
-    return (names.index(name) if name in names else len(names), name)
-
-
-def _mean_std(scores: list[float]) -> str:
-    if not scores:
-        return ""
-    return f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else "")
+def load(path: Path) -> Study:
+    """A comparison that has records, see `read_records`."""
+    study = read_study(path)
+    if not study.records:
+        raise KdzooError(f"{path} holds no records; `kdzoo compare --out {path}` writes them")
+    return study

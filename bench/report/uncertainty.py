@@ -30,11 +30,14 @@ class Estimate:
     Attributes:
         value: on the validation rows and seeds as they are.
         low, high: the interval that a percentile bootstrap over both gives.
+        p: of "it is 0", two-sided, from the resamples' standard deviation and the normal distribution, which tells
+            apart smaller ones than the resamples' own shares could.
     """
 
     value: float
     low: float
     high: float
+    p: float = 1.0
 
     @property
     def sure(self) -> bool:
@@ -144,7 +147,9 @@ class Bootstrap:
             return None
         mean = np.mean(there, axis=0)
         low, high = np.quantile(mean[1:], [(1 - self._level) / 2, (1 + self._level) / 2])
-        return Estimate(float(mean[0]), float(low), float(high))
+        spread, value = float(np.std(mean[1:])), float(mean[0])
+        far = abs(value) / spread if spread > 1e-12 else np.inf if abs(value) > 1e-12 else 0.0
+        return Estimate(value, float(low), float(high), float(2 * stats.norm.sf(far)))
 
 
 def _resampled(
@@ -186,6 +191,25 @@ def _resampled(
     return np.concatenate([statistic(*(r[None] for r in rows)), found.bootstrap_distribution], axis=-1)
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """The p of several comparisons, each raised so that all of them together err as seldom as one alone.
+
+    References:
+        Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(np.asarray(p, dtype=float)[order] * (len(p) - np.arange(len(p))))
+    found = np.empty(len(p))
+    found[order] = np.minimum(raised, 1)
+    return found.tolist()
+
+
+def leading(means: Mapping[str, Mapping[str, float]], column: str) -> list[str]:
+    """The methods with the best score of a column; several where they are equal as shown, to a tenth of a point."""
+    order = best(means, column)
+    return [name for name in order if round(means[name][column], 1) == round(means[order[0]][column], 1)]
+
+
 def best(means: Mapping[str, Mapping[str, float]], column: str) -> list[str]:
     """The methods that have a score in a column, the best first.
 
@@ -201,14 +225,15 @@ def marks(
 ) -> dict[tuple[str, str], Mark]:
     """What a table marks, by method and column: the best, and those of which one cannot say that they are worse.
 
-    The latter are the methods whose difference to the best has 0 within its interval.
+    Several are the best where they are equal as shown. The others are the methods whose difference to the best has 0
+    within its interval.
     """
     found: dict[tuple[str, str], Mark] = {}
     for column in columns:
         for name in best(means, column):
             first = best(means, column)[0]
             gap = bootstrap.difference(first, name, column)
-            if means[name][column] == means[first][column]:
+            if name in leading(means, column):
                 found[name, column] = "best"
             elif gap is not None and not gap.sure:
                 found[name, column] = "level"

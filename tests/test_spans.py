@@ -14,18 +14,8 @@ import pytest
 import torch
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.spans import (
-    Candidate,
-    Question,
-    answer_pieces,
-    asked,
-    decode,
-    encode,
-    pool,
-    read_squad,
-    split,
-    windows,
-)
+from kdzoo.tasks.answers import Candidate, asked, decode, pool
+from kdzoo.tasks.spans import Question, answer_pieces, encode, read_squad, split, windows
 
 
 def wordpieces(word):
@@ -130,6 +120,16 @@ def test_windows_against_brute_force(rng):
                 assert row.start - len(own) - 2 + begin == answer[0]
             else:
                 assert (row.start, row.end) == (0, 0)
+
+
+def test_a_longer_window_wins_by_a_hundredth_of_a_piece_a_piece():
+    paragraph = split("x " * 310, wordpieces)
+    first, last = windows("q", paragraph, wordpieces, 304)
+    ahead = first.tokens.index("x")
+    assert (len(first.tokens), len(last.tokens)) == (304, 186)
+    # Piece 214 has 85 around it in the first window, 300 long, and 86 in the last one, 182 long.
+    owners = [(first.max_context[ahead + p], last.max_context[ahead + p - 128]) for p in (213, 214, 215)]
+    assert owners == [(True, False), (True, False), (False, True)]
 
 
 def test_a_question_as_rows():
@@ -247,10 +247,11 @@ def test_an_answer_is_the_original_text():
     rows = windows("who", longer, wordpieces, 40)
     at = rows[0].tokens.index("b")
     assert decode(rows, logits(rows, (0, at)), logits(rows, (0, at)), longer).text == "aß-b"
-    unknown = split("日-b c", lambda word: ["[UNK]", "-", "b"] if "日" in word else wordpieces(word))
+    # Five characters, as many as [UNK] has by chance.
+    unknown = split("日日日日日-b c", lambda word: ["[UNK]", "-", "b"] if "日" in word else wordpieces(word))
     rows = windows("who", unknown, wordpieces, 40)
     at = rows[0].tokens.index("b")
-    assert decode(rows, logits(rows, (0, at)), logits(rows, (0, at)), unknown).text == "日-b"
+    assert decode(rows, logits(rows, (0, at)), logits(rows, (0, at)), unknown).text == "日日日日日-b"
 
 
 def test_an_answer_in_pieces_of_another_kind():
@@ -279,6 +280,14 @@ def test_null_answers():
         assert (got.text, got.null_margin) == (text, 6.0)
     assert "" in {candidate.text for candidate in got.candidates}
     assert decode(rows, starts, ends, paragraph).text == "al"
+    masked = [[-math.inf if number < 0 else 1.0 for number in row.words] for row in rows]
+    got = decode(rows, masked, masked, paragraph)
+    assert got.text == "al"
+    assert sum(candidate.probability for candidate in got.candidates) == pytest.approx(1)
+    with pytest.raises(KdzooError, match="masked"):
+        decode(rows, masked, masked, paragraph, null_threshold=0.0)
+    nothing = [[-math.inf] * len(row.tokens) for row in rows]
+    assert decode(rows, nothing, nothing, paragraph).text == ""
     for bad in ((rows, [], ends), (rows, [starts[0][:-1]], ends), (rows, [[math.nan] * 99], ends), ([], [], [])):
         with pytest.raises(KdzooError):
             decode(*bad, paragraph)

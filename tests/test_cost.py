@@ -41,15 +41,23 @@ def test_seconds_leaves_out_the_first_call() -> None:
     assert len(calls) == 4
 
 
-def test_seconds_leaves_out_what_prepares_the_call() -> None:
+def test_seconds_leaves_out_what_prepares_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
 
     def prepare() -> int:
-        time.sleep(0.05)
+        nonlocal now
+        now += 50
         return 7
 
-    assert seconds(given.append, CPU, repeats=2, prepare=prepare) < 0.04
-    assert given == [7, 7, 7]
+    def call(value: int) -> None:
+        nonlocal now
+        now += len(given)
+        given.append(value)
+
+    assert seconds(call, CPU, repeats=3, prepare=prepare) == 2, "the median of calls of 1, 2 and 3 seconds"
+    assert given == [7, 7, 7, 7]
 
 
 def test_versions_say_what_torch_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:

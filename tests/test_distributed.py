@@ -135,24 +135,13 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """All cases in one process on whole batches, and in two processes on halves, started as torchrun starts them."""
+    """All cases in one process on whole batches, and in two processes on halves, started by torchrun."""
     folder = tmp_path_factory.mktemp("distributed")
-    port = str(_free_port())
-    started = []
-    for rank in range(2):
-        environment = os.environ | {
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
-            "ACCELERATE_USE_CPU": "true",
-        }  # fmt: skip
-        command = [sys.executable, __file__, str(folder), str(rank)]
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    try:
-        outputs = [process.communicate(timeout=240)[0].decode() for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], outputs[0] + outputs[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, __file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     two = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     return run_all(folder / "one", 2 * PER_PROCESS), two
 
@@ -220,7 +209,7 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
 
     launchers = {
         None: [],
-        "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "-m"],
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
         "accelerate": [
             "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
             "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_free_port()), "-m",
@@ -258,5 +247,5 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(TESTS))
-    target, me = Path(sys.argv[1]), sys.argv[2]
-    torch.save(run_all(target / "two", PER_PROCESS), target / f"rank{me}.pt")
+    target = Path(sys.argv[1])
+    torch.save(run_all(target / "two", PER_PROCESS), target / f"rank{os.environ['RANK']}.pt")

@@ -82,21 +82,20 @@ def killed(folder: Path, kills: int, *options: str) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.timeout(280)
 def test_killed_three_times(tmp_path: Path) -> None:
     said = killed(tmp_path, 3)
     assert len(said["moments"]) == 3 and set(said["records"]) == {4}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_killed_twenty_times(tmp_path: Path) -> None:
     said = killed(tmp_path, 20)
     assert len(said["moments"]) == 20 and said["grids"] > 1 and set(said["records"]) == {4}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_killed_with_workers(tmp_path: Path) -> None:
     said = killed(tmp_path, 3, "--workers", "2")
     assert len(said["moments"]) == 3 and set(said["records"]) == {4}

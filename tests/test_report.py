@@ -161,7 +161,7 @@ def in_browser(browser: str, path: Path, scratch: Path) -> tuple[str, list[str]]
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
          f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     asked = [line for line in log.read_text().splitlines() if '"network_isolation_key":"file:' in line]
@@ -173,7 +173,6 @@ def of_method(table: list[list[str]], method: str) -> dict[str, str]:
     return dict(zip(table[0], row, strict=True))
 
 
-@pytest.mark.timeout(300)
 def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: Path, browser: str) -> None:
     text, asked = in_browser(browser, folder / "report.html", tmp_path)
     page = Page(text)
@@ -349,7 +348,7 @@ def test_latex_compiles(folder: Path, tmp_path: Path, pdflatex: str) -> None:
         "\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *tables, r"\end{document}"])
     )
     command = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size
 

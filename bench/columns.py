@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from kdzoo.bench.report import escape
+from kdzoo.bench import escape
 
 
 @dataclass(frozen=True)

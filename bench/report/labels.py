@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
-from kdzoo.bench.report.escape import printable
+from kdzoo.bench.escape import printable
 
 FONT = 9
 LINE = 1.25 * FONT  # points from one name to the next

@@ -13,11 +13,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from kdzoo.bench.escape import printable
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.packed import SUFFIX, is_packed
 from kdzoo.bench.report import costs, course, scores
 from kdzoo.bench.report.cells import BASELINE, NOTHING, REACHED, Download, Record, _flat, _short
-from kdzoo.bench.report.escape import printable
 from kdzoo.bench.report.findings import Findings, in_prose
 from kdzoo.bench.report.ranking import ranking
 from kdzoo.bench.report.table import csv_table, latex_table, load

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kdzoo.bench.report.escape import PLOT, printable
+from kdzoo.bench.escape import PLOT, printable
 from kdzoo.bench.report.labels import FONT, LINE, at_line_ends, at_points, room
 from kdzoo.bench.report.ranking import Ranking
 from kdzoo.bench.report.uncertainty import Estimate

@@ -28,9 +28,7 @@ def score_table(found: Findings, ranking: Ranking | None) -> Table:
     return Table("Validation scores", head, rows, above=above)
 
 
-def _score_row(
-    found: Findings, method: str, seen: dict[tuple[str, str], str], ranking: Ranking | None
-) -> list[Cell]:
+def _score_row(found: Findings, method: str, seen: dict[tuple[str, str], str], ranking: Ranking | None) -> list[Cell]:
     row = found.rows[method]
     spread = {**row.scores, AVERAGE: averages_of(found.records, method, found.tasks)}
     value = {**row.means, **({AVERAGE: row.average} if found.complete(method) else {})}

@@ -11,11 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
+from kdzoo.bench import escape
 from kdzoo.bench.columns import Columns
+from kdzoo.bench.escape import latex, terminal
 from kdzoo.bench.packed import Study, read_study
 from kdzoo.bench.record import TEACHER as TEACHER
-from kdzoo.bench.report import escape
-from kdzoo.bench.report.escape import latex, terminal
 from kdzoo.bench.report.guess import Guess, one_answer, one_answer_note
 from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, means_of, rows_of, seeds_note, seeds_of
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, leading, marks

@@ -9,6 +9,7 @@ from torch import Tensor
 from kdzoo.errors import unknown
 from kdzoo.losses.divergence import Divergence
 from kdzoo.losses.registry import register
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
@@ -28,8 +29,14 @@ class KD(Divergence):
     with such code. A one-logit (regression) task has no classes to soften: there it is the mean squared difference
     of the logits, without T².
 
+    Of several labels a row each label is by itself: T² times the binary cross-entropy with the teacher's probability at
+    temperature T, mean over rows and labels, which has KL's gradient. Several numbers are as one: the mean squared
+    difference.
+
     Args:
         temperature: T, above 0.
+        problem_type: what the logits are, as transformers' configurations call it; an objective sets it. One logit is a
+            number and more are classes when None.
         reduction: ``"batchmean"``, the sum over classes and mean over rows; or ``"mean"``, over classes as well, C
             times less. The words are those of ``torch.nn.KLDivLoss``.
         variant: ``"paper"``, the only one.
@@ -55,6 +62,7 @@ class KD(Divergence):
         >>> loss(student, torch.randn(8, 3)).backward()
     """
 
+    problem_types = (CLASSES, LABELS, NUMBERS)
     kind = "kl"
     formula = (
         r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(z^t_i / T) \,\middle\|\, "
@@ -71,10 +79,11 @@ class KD(Divergence):
         temperature: float = 1.0,
         *,
         reduction: str = "batchmean",
+        problem_type: str | None = None,
         variant: str = "paper",
         backend: str = "auto",
     ) -> None:
-        super().__init__(temperature, variant=variant, backend=backend)
+        super().__init__(temperature, problem_type=problem_type, variant=variant, backend=backend)
         if reduction not in REDUCTIONS:
             raise unknown(f"reduction of {self.label}", reduction, REDUCTIONS)
         self.reduction = reduction
@@ -82,8 +91,10 @@ class KD(Divergence):
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         value = super().compute(student, teacher, mask=mask, **context)
         classes = student.shape[-1]
-        if classes == 1:
+        if classes == 1 or self.problem_type == NUMBERS:
             return value
+        if self.problem_type == LABELS:  # a mean over labels already
+            return self.temperature**2 * value
         return self.temperature**2 / (classes if self.reduction == "mean" else 1) * value
 
 

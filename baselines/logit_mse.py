@@ -9,6 +9,7 @@ from torch import Tensor
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 
 
 @register("logit_mse")
@@ -39,6 +40,7 @@ class LogitMSE(DistillationLoss):
     """
 
     features = ("logits",)
+    problem_types = (CLASSES, LABELS, NUMBERS)
     formula = r"\frac{1}{BC} \sum_{ic} \left(z^t_{ic} - z^s_{ic}\right)^2"
     complexity = "O(B·C)"
     related = ("kd", "annealing")

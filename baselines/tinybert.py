@@ -13,7 +13,7 @@ from kdzoo.losses.base import DistillationLoss, check_backend
 from kdzoo.losses.divergence import Divergence
 from kdzoo.losses.reduction import mean_count, slot_mask
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import ModelShape
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ class SoftCrossEntropy(Divergence):
         -1/B · Σ_i Σ_c softmax(zt_i / T)_c · log softmax(zs_i / T)_c
 
     It has no T². A softmax over one logit is constant, so a one-logit task takes the mean squared difference
-    of the logits, as ``kd`` does.
+    of the logits, as ``kd`` does, and so do several numbers; several labels a row are binary
+    cross-entropies, each label by itself, mean over rows and labels.
 
     Args:
         temperature: T, above 0.
+        problem_type: what the logits are, as transformers' configurations call it; an objective sets it.
         variant: ``"released"`` is the authors' code: the mean over all B·C entries, C times smaller. (On a
             regression task their code fits the gold label instead: use ``ce`` for that.)
         backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
@@ -56,6 +58,7 @@ class SoftCrossEntropy(Divergence):
         >>> kdzoo.create("soft_ce")(student, torch.randn(8, 3)).backward()
     """
 
+    problem_types = (CLASSES, LABELS, NUMBERS)
     kind = "cross_entropy"
     variants = ("paper", "released")
     formula = r"- \frac{1}{B} \sum_{ic} \mathrm{softmax}(z^t_i / T)_c \log \mathrm{softmax}(z^s_i / T)_c"
@@ -65,7 +68,8 @@ class SoftCrossEntropy(Divergence):
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         value = super().compute(student, teacher, mask=mask, **context)
-        return value / student.shape[-1] if self.variant == "released" else value
+        over_classes = self.variant == "released" and self.problem_type in (None, CLASSES)
+        return value / student.shape[-1] if over_classes else value
 
 
 @register("hidden_mse")

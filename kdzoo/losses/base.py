@@ -15,7 +15,7 @@ from kdzoo.losses.reduction import affine, slot_mask
 from kdzoo.models.activations import QKV
 from kdzoo.models.features import feature_of
 from kdzoo.models.layers import Pairs
-from kdzoo.models.shape import ModelShape
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
 
 class DistillationLoss(nn.Module):
@@ -65,6 +65,7 @@ class DistillationLoss(nn.Module):
     contrastive: ClassVar[bool] = False
     exact_scores: ClassVar[bool] = False
     mean_over: ClassVar[str | None] = None
+    problem_types: ClassVar[tuple[str, ...]] = (CLASSES,)
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     counts_padding: ClassVar[tuple[str, ...]] = ()
     fused: ClassVar[bool] = False
@@ -140,6 +141,8 @@ class DistillationLoss(nn.Module):
         Raises:
             KdzooError: where the loss cannot work on these models.
         """
+        if feature == "logits":
+            cls.check_problem(student, options)
         if feature_of(feature).vectors and student.hidden_size != teacher.hidden_size:
             if "student_dim" not in inspect.signature(cls.__init__).parameters:
                 raise KdzooError(
@@ -149,6 +152,28 @@ class DistillationLoss(nn.Module):
             options.setdefault("student_dim", student.hidden_size)
             options.setdefault("teacher_dim", teacher.hidden_size)
         return options
+
+    @classmethod
+    def check_problem(cls, student: ModelShape, options: dict[str, Any]) -> None:
+        """Refuse logits that are neither classes nor one number where the loss has no form for them, or set that form.
+
+        Args:
+            student: the student's shape.
+            options: the loss's, of which ``problem_type`` is set.
+
+        Raises:
+            KdzooError: names the losses that work.
+        """
+        problem = student.problem_type
+        if problem is None or problem == CLASSES or (problem == NUMBERS and student.num_labels == 1):
+            return
+        if problem not in cls.problem_types:
+            what = "several labels a row" if problem == LABELS else f"{student.num_labels} numbers a row"
+            raise KdzooError(
+                f"{cls.name} is for classes, and this task has {what}; kd, soft_ce, logit_mse and ce work there"
+            )
+        if "problem_type" in inspect.signature(cls.__init__).parameters:
+            options.setdefault("problem_type", problem)
 
     def forward(
         self,

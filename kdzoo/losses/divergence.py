@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
+from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.divergence import divergence
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
-from kdzoo.losses.reduction import mean_count
+from kdzoo.losses.reduction import masked_mean, mean_count
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 
 
 class Divergence(DistillationLoss):
     """A divergence of the classes' probabilities, softened by a temperature, without T²; mean over rows.
 
     A subclass names the `kind` of `kdzoo.kernels.divergence.divergence` that it is, and may set its `mixture`. One
-    logit has no classes: there it is the mean squared difference, as in ``kd``.
+    logit has no classes: there it is the mean squared difference, as in ``kd``, and so it is of several numbers.
     """
 
     features = ("logits",)
     fused = True
     kind: str
 
-    def __init__(self, temperature: float = 1.0, *, variant: str = "paper", backend: str = "auto") -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        problem_type: str | None = None,
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
         """
         Args:
             temperature: T, above 0; both sides' logits are divided by it.
+            problem_type: what the logits are, as transformers' configurations call it; an objective sets it.
             variant: one of the class's ``variants``.
             backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
@@ -37,13 +48,18 @@ class Divergence(DistillationLoss):
         check_positive(self.label, temperature=temperature)
         self.temperature = temperature
         self.mixture = 0.0
+        self.problem_type = check_problem_type(self.label, problem_type)
+        if self.problem_type not in (None, *self.problem_types):
+            raise KdzooError(f"{self.label} has no form for {problem_type}; kd, soft_ce and logit_mse have")
         self.backend = check_backend(self.label, backend)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
         count = mean_count(student, slots)
-        if student.shape[-1] == 1:
+        if student.shape[-1] == 1 or self.problem_type == NUMBERS:
             return hidden_mse(student, teacher, mask=mask, count=count, backend=self.backend)
+        if self.problem_type == LABELS:
+            return label_ce(student / self.temperature, teacher / self.temperature, slots)
         return divergence(
             student,
             teacher,
@@ -54,6 +70,26 @@ class Divergence(DistillationLoss):
             count=count,
             backend=self.backend,
         )
+
+
+def label_ce(student: Tensor, teacher: Tensor, slots: Tensor | None) -> Tensor:
+    """Binary cross-entropy of logits (..., C) with a teacher's probabilities, each label by itself; mean over them.
+
+    It is KL between the two Bernoulli distributions plus the teacher's entropy, which has no gradient.
+    """
+    losses = F.binary_cross_entropy_with_logits(student.float(), teacher.float().sigmoid(), reduction="none")
+    return masked_mean(losses.mean(-1), slots)
+
+
+def check_problem_type(label: str, problem_type: str | None) -> str | None:
+    """A problem type, refused where it is none.
+
+    Raises:
+        KdzooError: offers the nearest one.
+    """
+    if problem_type not in (None, CLASSES, LABELS, NUMBERS):
+        raise unknown(f"problem_type of {label}", problem_type, (CLASSES, LABELS, NUMBERS))
+    return problem_type
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -9,12 +9,16 @@ from torch import nn
 
 from kdzoo.models.heads import hidden_size, num_heads, num_layers, unwrap
 
+# Of a configuration's problem_type: one class a row, several labels a row, one or more numbers.
+CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
+
 
 @dataclass(frozen=True)
 class ModelShape:
     """What a loss has to know of a model to fit it.
 
     ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
+    ``problem_type`` is what the logits are, as transformers' configurations call it, None where they do not say.
     ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
     """
 
@@ -23,6 +27,7 @@ class ModelShape:
     num_heads: int
     num_labels: int
     exact_scores: bool = True
+    problem_type: str | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelShape:
@@ -36,5 +41,6 @@ class ModelShape:
             hidden_size=hidden_size(config),
             num_heads=num_heads(config),
             num_labels=config.num_labels if output is None else config.vocab_size,
+            problem_type=getattr(config, "problem_type", None) if output is None else None,
             exact_scores=can_record is None or can_record(),
         )

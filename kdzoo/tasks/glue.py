@@ -6,7 +6,9 @@ Table 1 (tasks and metrics); field names and label ids are those of ``nyu-mll/gl
 
 from __future__ import annotations
 
+from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import Classification
+from kdzoo.tasks.registry import built_in
 
 _PAIR = ("sentence1", "sentence2")
 _ACCURACY = ("accuracy",)
@@ -14,8 +16,8 @@ _F1 = ("f1", "accuracy")
 _CORRELATION = ("pearson", "spearmanr")
 _MATTHEWS = ("matthews_correlation",)
 
-TASKS: dict[str, Classification] = {
-    task.name: task
+TASKS: dict[str, Task] = {
+    task.name: built_in(task)
     for task in (
         Classification("cola", ("sentence",), ("unacceptable", "acceptable"), _MATTHEWS, _MATTHEWS),
         Classification("sst2", ("sentence",), ("negative", "positive"), _ACCURACY, _ACCURACY),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kdzoo import plugins
 from kdzoo.errors import KdzooError, unknown
-
-if TYPE_CHECKING:
-    from kdzoo.tasks.base import Task
+from kdzoo.tasks.base import Task
 
 _tasks: dict[str, Task] = {}
+_built_in: set[str] = set()
 _loaded = False
+
+
+def built_in(task: Task) -> Task:
+    """Make a task of kdzoo's own known, whose name then is taken for good."""
+    _tasks[task.name] = task
+    _built_in.add(task.name)
+    return task
 
 
 def register_task(task: Task) -> Task:
@@ -24,15 +28,12 @@ def register_task(task: Task) -> Task:
         The task.
 
     Raises:
-        KdzooError: it is no task, or its name is one of GLUE's.
+        KdzooError: it is no task, or its name is that of one of kdzoo's own, as GLUE's are.
     """
-    from kdzoo.tasks.base import Task
-    from kdzoo.tasks.glue import TASKS
-
     if not isinstance(task, Task):
         raise KdzooError(f"register_task takes an instance of a Task, such as kdzoo.tasks.Classification; got {task!r}")
-    if task.name in TASKS and TASKS[task.name] is not task:
-        raise KdzooError(f"a task named {task.name!r} is GLUE's; choose another name")
+    if task.name in _built_in and _tasks[task.name] is not task:
+        raise KdzooError(f"a task named {task.name!r} is one of kdzoo's own, such as GLUE's; choose another name")
     _tasks[task.name] = task
     return task
 
@@ -57,15 +58,10 @@ def get_task(name: str) -> Task:
 
 
 def _load() -> None:
-    """Register GLUE's tasks and those of installed plug-ins, once."""
+    """Register the tasks of installed plug-ins, once; kdzoo's own are there when this package is imported."""
     global _loaded
     if _loaded:
         return
     _loaded = True
-    from kdzoo.tasks.base import Task
-    from kdzoo.tasks.glue import TASKS
-
-    for task in TASKS.values():
-        register_task(task)
     for found in plugins.entries(plugins.TASK_GROUP):
         register_task(found if isinstance(found, Task) or not callable(found) else found())

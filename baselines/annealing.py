@@ -124,6 +124,6 @@ def recipe() -> Recipe:
                 of=("stages.0.lr_scheduler", "stages.1.lr_scheduler"),
             ),
             Source(origin="paper", where="the only term of its stage", of=("annealing.weight", "ce.weight")),
-            Source(origin="paper", where="section 4: DistilRoBERTa", of=("student",)),
+            Source(origin="paper", where="its GLUE experiments: DistilRoBERTa", of=("student",)),
         ),
     )

@@ -163,7 +163,7 @@ def recipe() -> Recipe:
         sources=(
             Source(
                 origin="paper",
-                where="section 4.1, ImageNet",
+                where="its ImageNet experiments",
                 of=("ce.weight", "dist.weight", "dist.beta", "dist.gamma", "dist.temperature"),
             ),
         ),

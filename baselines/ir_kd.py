@@ -105,7 +105,7 @@ def _moves(schedule: str) -> tuple[Source, ...]:
 
     of = ("cosine.layer_schedule", "attention_kl.layer_schedule")
     return (
-        Source(origin="paper", where=f"section 3: {schedule} internal distillation", of=of),
+        Source(origin="paper", where=f"{schedule} internal distillation", of=of),
         Source(
             origin="other",
             where="GLMKD's sid_lim_e=avg: layers and classes get equal numbers of epochs",
@@ -150,12 +150,12 @@ def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str, *more:
         sources=(
             Source(
                 origin="paper",
-                where="section 3: both losses added up, layer by layer; the classes likewise",
+                where="both losses added up, layer by layer; the classes likewise",
                 of=("cosine.weight", "cosine.feature", "attention_kl.weight", "soft_ce.weight"),
             ),
             Source(
                 origin="paper",
-                where="section 3: each student layer stands for as many of the teacher's",
+                where="each student layer stands for as many of the teacher's",
                 of=("cosine.layers", "attention_kl.layers"),
             ),
             Source(origin="other", where="GLMKD's readme, SID", of=("soft_ce.temperature",)),

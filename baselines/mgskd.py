@@ -347,10 +347,10 @@ def recipe() -> Recipe:
             ),
             Source(
                 origin="paper",
-                where="section 4: the two lowest of the student's five states by tokens and spans",
+                where="its experiments: the two lowest of the student's five states by tokens and spans",
                 of=("mgskd_embedding.feature", "mgskd_embedding.token_layers", "mgskd.token_layers"),
             ),
-            Source(origin="paper", where="section 4: as TinyBERT's", of=("mgskd.layers",)),
+            Source(origin="paper", where="its experiments: as TinyBERT's", of=("mgskd.layers",)),
             Source(origin="other", where="GLMKD's readme", of=("kd.weight", "kd.temperature")),
             Source(
                 origin="authors",

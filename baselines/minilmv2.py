@@ -173,7 +173,7 @@ def recipe() -> Recipe:
             Source(origin="paper", where="the last layer, of a base-sized teacher", of=("minilmv2.layers",)),
             Source(
                 origin="paper",
-                where="section 4.1: 400 thousand steps, of which 4 thousand warm up",
+                where="its pre-training setup: 400 thousand steps, of which 4 thousand warm up",
                 of=(
                     "general.training.learning_rate",
                     "general.training.batch_size",

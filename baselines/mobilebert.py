@@ -226,7 +226,7 @@ def recipe() -> Recipe:
             ),
             Source(
                 origin="paper",
-                where="section 3.5: progressive knowledge transfer, of every layer",
+                where="progressive knowledge transfer, of every layer",
                 of=(
                     *(f"{term.name}.{key}" for term in transfer for key in ("layers", "layer_schedule")),
                     "attention.feature",

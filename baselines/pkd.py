@@ -123,15 +123,15 @@ def recipe() -> Recipe:
         sources=(
             Source(
                 origin="paper",
-                where="section 4.2: the middle of its grids, which GLMKD takes too",
+                where="the middle of its grids, which GLMKD takes too",
                 of=("ce.weight", "kd.weight", "kd.temperature", "pkd.weight"),
             ),
             Source(origin="authors", where="src/KD_loss.py", of=("kd.reduction", "pkd.variant")),
             Source(origin="paper", where="section 3.2: PKD-skip", of=("pkd.layers",)),
-            Source(origin="paper", where="section 4.2: the first layers", of=("student",)),
+            Source(origin="paper", where="its initialisation: the first layers", of=("student",)),
             Source(
                 origin="paper",
-                where="section 4.2; the rate is the highest of its grid, and the authors' default",
+                where="its training details; the rate is the highest of its grid, and the authors' default",
                 of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
             ),
             Source(origin="authors", where="src/argument_parser.py", of=("training.warmup_ratio",)),

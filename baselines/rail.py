@@ -232,13 +232,17 @@ def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
         sources=(
             Source(
                 origin="paper",
-                where="section 4: the λ are equal, as GLMKD's",
+                where="the λ are equal, as GLMKD's",
                 of=("ce.weight", "kd.weight", "rail.weight"),
             ),
             Source(origin="other", where="GLMKD's readme", of=("kd.temperature",)),
-            Source(origin="paper", where="section 3: the top layers are left to the other terms", of=("rail.layers",)),
+            Source(
+                origin="paper",
+                where="intermediate layers: the top layers are left to the other terms",
+                of=("rail.layers",),
+            ),
             *(
-                (Source(origin="paper", where="section 3.2", of=("rail.concatenated",)),)
+                (Source(origin="paper", where="RAIL-KD_c", of=("rail.concatenated",)),)
                 if "concatenated" in term.options
                 else ()
             ),

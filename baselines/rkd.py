@@ -139,7 +139,7 @@ def recipe() -> Recipe:
         sources=(
             Source(
                 origin="paper",
-                where="section 4.2, which RepDistiller takes over",
+                where="image classification; RepDistiller has the same",
                 of=("ce.weight", "rkd_distance.weight", "rkd_angle.weight"),
             ),
             Source(

@@ -298,7 +298,7 @@ def recipe() -> Recipe:
                 where="equations 7 to 11: all weights 1",
                 of=("embedding_mse.weight", "hidden_mse.weight", "attention_mse.weight", "soft_ce.weight"),
             ),
-            Source(origin="paper", where="section 4.2: t = 1", of=("soft_ce.temperature",)),
+            Source(origin="paper", where="its experiments: t = 1", of=("soft_ce.temperature",)),
             Source(origin="paper", where="section 3.1", of=("hidden_mse.layers", "attention_mse.layers")),
             Source(origin="authors", where="transformer/modeling.py: one fit_dense", of=("hidden_mse.shared",)),
             Source(
@@ -336,6 +336,6 @@ def recipe() -> Recipe:
                     "general.training.weight_decay",
                 ),
             ),
-            Source(origin="paper", where="section 4.2", of=("general.training.max_length", "student")),
+            Source(origin="paper", where="its experiments", of=("general.training.max_length", "student")),
         ),
     )

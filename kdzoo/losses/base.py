@@ -141,8 +141,6 @@ class DistillationLoss(nn.Module):
         Raises:
             KdzooError: where the loss cannot work on these models.
         """
-        if feature == "logits":
-            cls.check_problem(student, options)
         if feature_of(feature).vectors and student.hidden_size != teacher.hidden_size:
             if "student_dim" not in inspect.signature(cls.__init__).parameters:
                 raise KdzooError(

@@ -129,8 +129,11 @@ class Objective(nn.Module):
                     )
                 self.losses[term.name] = nn.ModuleList([term.module])
                 continue
+            given = dict(term.options)
+            if term.feature == LOGITS:
+                term.kind.check_problem(from_shape, given)
             options = term.kind.fit(
-                dict(term.options),
+                given,
                 feature=term.feature,
                 student=from_shape,
                 teacher=to_shape,

@@ -331,7 +331,7 @@ def _free_memory() -> int | None:
 WEIGHT = 0.05
 MEASURED = (
     " Measured on three synthetic tasks (kdzoo compare, one epoch, two seeds; average): 52.0 at 0.8, 65.0 "
-        "at 0.2, 67.0 at "
+    "at 0.2, 67.0 at "
     "0.05, 63.9 at 0.0125, 63.8 without it."
 )
 

@@ -28,11 +28,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained models: ``sst2`` and ``mnli`` with heads, ``bare`` without one, ``words`` of another vocabulary."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    from kdzoo.models.teachers import load_tokenizer, make_teacher
+    from kdzoo.models.teachers import make_teacher
     from kdzoo.tasks import get_task
+    from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 
     root = tmp_path_factory.mktemp("models")
-    tokenizer = load_tokenizer(TEACHER, "synthetic")
+    tokenizer = synthetic_tokenizer()
     for task in ("sst2", "mnli"):
         make_teacher(TEACHER, tokenizer, get_task(task)).save_pretrained(root / task)
     make_teacher(TEACHER, tokenizer, get_task("sst2")).bert.save_pretrained(root / "bare")

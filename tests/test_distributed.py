@@ -204,8 +204,8 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
     from command_line import ROWS, TEACHER
     from transformers import AutoModelForSequenceClassification
 
-    from kdzoo.models.teachers import load_tokenizer
     from kdzoo.tasks import get_task, load
+    from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 
     launchers = {
         None: [],
@@ -233,8 +233,8 @@ def test_the_command_line_in_two_processes(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "student" / "record.json").read_text())
     assert record["steps"] == 4, "eight rows a step and process"
     # The predictions are those of the model that was written, in the rows' order.
-    task, tokenizer = get_task("stsb"), load_tokenizer(TEACHER, "synthetic")
-    validation = task.tokenize(load(task, "synthetic", train_rows=64, validation_rows=33)["validation"], tokenizer, 64)
+    task, tokenizer = get_task("stsb"), synthetic_tokenizer()
+    validation = task.encode(load(task, "synthetic", train_rows=64, validation_rows=33)["validation"], tokenizer, 64)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
     batch = task.collator(tokenizer)([validation[index] for index in range(33)])
     taken = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}

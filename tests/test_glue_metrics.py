@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import KdzooError
+from kdzoo.tasks import get_task
 from kdzoo.tasks.glue import TASKS
-from kdzoo.tasks.metrics import GlueMetric
+from kdzoo.tasks.metrics import task_metric
 
 
 def _counts(predicted, true):
@@ -49,15 +50,15 @@ def test_two_classes_agree_with_counting(task):
         "f1": 2 * tp / (2 * tp + fp + fn),
         "matthews_correlation": (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
     }
-    got = GlueMetric(task).compute(predictions=predicted, references=true)
-    assert set(got) == set(TASKS[task].metric_names)
+    got = task_metric(get_task(task)).compute(predictions=predicted, references=true)
+    assert set(got) == set(TASKS[task].metrics)
     assert got == pytest.approx({name: expected[name] for name in got})
 
 
 def test_three_classes():
     rng = _rng()
     true, predicted = rng.integers(0, 3, (2, 200))
-    got = GlueMetric("mnli").compute(predictions=predicted, references=true)
+    got = task_metric(get_task("mnli")).compute(predictions=predicted, references=true)
     assert got == {"accuracy": pytest.approx(sum(p == t for p, t in zip(predicted, true, strict=True)) / 200)}
 
 
@@ -65,7 +66,7 @@ def test_correlations_agree_with_loops_under_ties():
     rng = _rng()
     true = (rng.integers(0, 26, 80) / 5).tolist()
     predicted = [round(t + n, 1) for t, n in zip(true, rng.normal(0, 1, 80), strict=True)]
-    got = GlueMetric("stsb").compute(predictions=predicted, references=true)
+    got = task_metric(get_task("stsb")).compute(predictions=predicted, references=true)
     expected = {"pearson": _pearson(predicted, true), "spearmanr": _pearson(_ranks(predicted), _ranks(true))}
     assert got == pytest.approx(expected)
 
@@ -75,8 +76,8 @@ def test_correlations_agree_with_loops_under_ties():
 def test_constant_predictions_have_a_value_and_no_warning(task, value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        got = GlueMetric(task).compute(predictions=[value] * 6, references=[0, 1, 0, 1, 0, 0])
-        both = GlueMetric(task).compute(predictions=[value] * 3, references=[value] * 3)
+        got = task_metric(get_task(task)).compute(predictions=[value] * 6, references=[0, 1, 0, 1, 0, 0])
+        both = task_metric(get_task(task)).compute(predictions=[value] * 3, references=[value] * 3)
     if task == "mrpc":
         assert got["f1"] == pytest.approx(value * 0.5)
     else:
@@ -86,10 +87,12 @@ def test_constant_predictions_have_a_value_and_no_warning(task, value):
 def test_nearly_constant_predictions_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        got = GlueMetric("stsb").compute(predictions=[1.0, 1.0 + 1e-15, 1.0, 1.0], references=[0.0, 5.0, 1.0, 2.0])
+        got = task_metric(get_task("stsb")).compute(
+            predictions=[1.0, 1.0 + 1e-15, 1.0, 1.0], references=[0.0, 5.0, 1.0, 2.0]
+        )
     assert all(math.isfinite(value) for value in got.values())
 
 
 def test_unknown_task_offers_the_nearest():
     with pytest.raises(KdzooError, match="did you mean 'stsb'"):
-        GlueMetric("sts-b")
+        get_task("sts-b")

@@ -12,7 +12,8 @@ import pytest
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import TASKS, get_task, load
-from kdzoo.tasks.sources import folder as sources
+from kdzoo.tasks.sources import hub, subset_of
+from kdzoo.tasks.sources.files import SUFFIXES
 
 # Words and marks that a careless reader changes: missing-value words, lone quotes, blanks at the end, odd characters.
 TEXTS = ["None", 'a "lone quote', "NA ", "null", "it's\x85 one\u2028row, é", "1.0", "a\rb", "  two  spaces "]
@@ -37,6 +38,8 @@ def _write(path, rows):
     kind = path.name.removesuffix(".gz").rsplit(".")[-1]
     if kind == "parquet":
         datasets.Dataset.from_list(rows).to_parquet(path)
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
         return
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "wt", encoding="utf-8", newline="") as file:
@@ -62,7 +65,7 @@ def _check(task, root, splits=None):
         assert data.to_list() == _expected(task, split)
 
 
-@pytest.mark.parametrize("suffix", sources.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", TASKS)
 def test_files_with_the_hubs_field_names(tmp_path, name, suffix):
     task = TASKS[name]
@@ -204,8 +207,8 @@ def test_the_hub(tmp_path, monkeypatch):
         _write(tmp_path / "hub" / "mrpc" / f"{split}-00000-of-00001.parquet", _rows(task, split))
     files = "".join(f"  - split: {s}\n    path: mrpc/{s}-*\n" for s in (*_splits(task), "test"))
     (tmp_path / "hub" / "README.md").write_text(f"---\nconfigs:\n- config_name: mrpc\n  data_files:\n{files}---\n")
-    assert sources.HUB_ID == "nyu-mll/glue"
-    monkeypatch.setattr(sources, "HUB_ID", str(tmp_path / "hub"))
+    assert hub.HUB_ID == "nyu-mll/glue"
+    monkeypatch.setattr(hub, "HUB_ID", str(tmp_path / "hub"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     _check(task, "hub")
 
@@ -227,11 +230,11 @@ def test_subsets_are_nested_fair_and_the_same_every_time():
     rte = get_task("rte")
     rows = [{"sentence1": str(i), "sentence2": "x", "label": i % 2} for i in range(200)]
     made = datasets.Dataset.from_list(rows)
-    ten, fifty = (sources._subset(made, n, 3)["sentence1"][:] for n in (10, 50))
+    ten, fifty = (subset_of(made, n, 3)["sentence1"][:] for n in (10, 50))
     assert fifty[:10] == ten and len(set(fifty)) == 50
     assert 60 < sum(map(int, fifty)) / 50 < 140  # not the file's head
-    assert sources._subset(made, 10, 4)["sentence1"][:] != ten
-    assert sources._subset(made, 500, 3) is made
+    assert subset_of(made, 10, 4)["sentence1"][:] != ten
+    assert subset_of(made, 500, 3) is made
     with pytest.raises(KdzooError, match="train_rows must be 1 or more, got 0"):
         load(rte, "synthetic", train_rows=0)
 
@@ -263,7 +266,7 @@ BAD = {
     "too short": ("train.tsv", GOOD + "e\tf\n", r"train\.tsv, row 3: 2 fields .* 3; column 'label' is missing"),
     "too long": ("train.tsv", GOOD + "e\tf\t1\tg\n", r"train\.tsv, row 3: 4 fields .* 3; more follows 'label'"),
     "label": ("train.tsv", GOOD + "e\tf\t7\n", r"train\.tsv, row 3, column 'label': label '7'.*0 \(entail.*1 \(not_"),
-    "no label": ("train.tsv", GOOD + "e\tf\t\n", r"train\.tsv, row 3, column 'label': label ''"),
+    "no label": ("train.tsv", GOOD + "e\tf\t\n", r"train\.tsv, row 3, column 'label': the row has no label"),
     "csv quote": ("train.csv", 'sentence1,sentence2,label\n"a,b,0\n', r"train\.csv, line 2: malformed CSV"),
     "csv short": ("train.csv", "sentence1,sentence2,label\na,b\n", r"train\.csv, row 1: 2 fields"),
     "json": ("train.jsonl", '{"sentence1": "a",\n', r"train\.jsonl, row 1: malformed JSON"),

@@ -14,11 +14,13 @@ import pytest
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import TASKS, get_task, load
 from kdzoo.tasks.synthetic import grammar as synthetic
-from kdzoo.tasks.synthetic.grammar import DEFAULT_SIZES, SIZES, generate, synthetic_tokenizer, vocabulary
+from kdzoo.tasks.synthetic.grammar import DEFAULT_SIZES, SIZES, generate
+from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer, vocabulary
 
 FINGERPRINT = """
 import hashlib, json
-from kdzoo.tasks.synthetic.grammar import generate, vocabulary
+from kdzoo.tasks.synthetic.grammar import generate
+from kdzoo.tasks.synthetic.tokenizer import vocabulary
 from kdzoo.tasks.glue import TASKS
 rows = [generate(name, "train", 50, seed) for name in TASKS for seed in (0, 1)]
 print(hashlib.sha256(json.dumps([rows, vocabulary()]).encode()).hexdigest())
@@ -91,7 +93,7 @@ def test_asking_for_too_many_rows_or_a_wrong_split(name):
 
 
 def test_a_grammar_has_its_limit(monkeypatch):
-    monkeypatch.setitem(synthetic._GRAMMARS, "sst2", lambda rng, split: (f"sentence {rng.randrange(40)}", 0))
+    monkeypatch.setitem(synthetic.GRAMMARS, "sst2", lambda rng, split: (f"sentence {rng.randrange(40)}", 0))
     with pytest.raises(KdzooError, match=r"the grammar of sst2 is too small for 100 train rows; it made \d+"):
         generate("sst2", "train", 100)
 

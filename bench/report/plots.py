@@ -129,7 +129,8 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], ti
     with rc_context(STYLE):
         beside = room(names) + 0.45
         deep = max(1.2, len(names) * LINE / 72) + 0.7  # so that each name has its line
-        figure, found = _figure(0.1 + (1.8 + beside) * across, 0.1 + deep * down, across, down, left=0.62, right=beside - 0.4,
+        wide, high = 0.1 + (1.8 + beside) * across, 0.1 + deep * down
+        figure, found = _figure(wide, high, across, down, left=0.62, right=beside - 0.4,
                                 bottom=0.3, top=0.25, between=(beside, 0.45))  # fmt: skip
         for axes, (task, lines) in zip(found, panels.items(), strict=False):
             values = [value for line in lines.values() for _, value in line]

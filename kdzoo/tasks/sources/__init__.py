@@ -64,7 +64,7 @@ def load(
     if own is None:
         check_source(source)
         own = from_hub(task) if source == "hub" else from_folder(task, Path(source))
-    taken = DatasetDict({split: _subset(dataset, wanted[split], seed) for split, dataset in own.items()})
+    taken = DatasetDict({split: subset_of(dataset, wanted[split], seed) for split, dataset in own.items()})
     for split, dataset in taken.items():
         if len(dataset) < 2:
             raise KdzooError(f"{task.name}: the {split} split has one row; a comparison needs two or more")
@@ -87,7 +87,8 @@ def check_source(source: str | os.PathLike[str]) -> None:
     raise KdzooError(f"{str(source)!r} is not a folder{hint}")
 
 
-def _subset(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
+def subset_of(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
+    """The first rows of a fixed pseudo-random order; all of them where there are no more."""
     if rows is None or rows >= len(dataset):
         return dataset
     return dataset.select(np.random.default_rng(seed).permutation(len(dataset))[:rows])

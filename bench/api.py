@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from kdzoo.bench.folder import undone
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.launchers import make_launcher
 from kdzoo.bench.grid.settings import Settings, resolve
@@ -130,8 +131,9 @@ def compare(
     console = Console(quiet=quiet)
     for note in asked.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    comparison = Comparison(resolved, Path(out), console, printer=Printer())
-    records = comparison.run(make_launcher("local", workers=workers))
+    with undone(Path(out)):
+        comparison = Comparison(resolved, Path(out), console, printer=Printer())
+        records = comparison.run(make_launcher("local", workers=workers))
     if comparison.failed:
         raise DistillationFailure(comparison.summary_of_failures())
     return Results(Path(out), records, asked.notes)

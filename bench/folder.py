@@ -8,14 +8,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from kdzoo.bench.files import DamagedRecord, _writing, read_json, write_atomically
+from kdzoo.bench.files import DamagedRecord, _writing, read_json, scratch_folder, write_atomically
 from kdzoo.bench.record import FORMAT, differences, failure_paths, read_config, read_failure, read_record, record_paths
-from kdzoo.errors import KdzooError
+from kdzoo.errors import DistillationFailure, KdzooError, printable
+
+LOCK = ".lock"
+# What a comparison or a training keeps in its folder.
+FILES = (LOCK, "config.json", "run.json", "record.json")
+FOLDERS = ("cells", "teachers", "failed", "logs", "work", "augmented", "tokenizer", "text")
+# What a refused request may have left of these, of which nothing is the result of a training.
+EARLY = (LOCK, "config.json", "run.json", "augmented", "tokenizer", "text")
 
 
 class Records:
@@ -41,12 +48,16 @@ class Records:
         self.order = dict(order)
         self.contents: dict[str, str] = {}
         self._commands: list[str] = []
+        self._held: int | None = None  # which lock is ours, while we hold the folder
+        _check_names(self.order)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-        except OSError as error:
-            raise KdzooError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise KdzooError(f"cannot write to the output folder {folder}: {said}") from None
+        _check_parts(folder)
         if old := read_config(self.config):
             difference = differences(old.get("shared", {}), shared)
             if difference:
@@ -101,7 +112,7 @@ class Records:
     def moved(self, folder: Path) -> Records:
         """The same in another folder, whose files are left as they are."""
         moved = copy.copy(self)
-        moved.folder, moved.config = folder, folder / self.config.name
+        moved.folder, moved.config, moved._held = folder, folder / self.config.name, None
         return moved
 
     @contextmanager
@@ -116,20 +127,37 @@ class Records:
 
         Raises:
             KdzooError: when another run holds it, or it has a record of a newer kdzoo.
-            DistillationFailure: from within the block, when something could not be written.
+            DistillationFailure: from within the block, when something could not be written; when the folder was removed
+                meanwhile.
         """
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.folder / ".lock", timeout=0), _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / LOCK, timeout=0), _writing(self.folder):
+                self._held = (self.folder / LOCK).stat().st_ino
                 damaged = self._set_aside_damaged()
                 kept = {"format": FORMAT, "shared": self.shared, "order": self.order}
                 commands = list(dict.fromkeys([*self._commands, *([command] if command else [])]))
                 more = {"contents": self.contents, "commands": commands}
                 self.write(self.config, kept | {name: value for name, value in more.items() if value})
                 yield damaged
+                self._check_there()
         except Timeout:
             raise KdzooError(f"{self.folder} is in use by another run; wait for it, or choose another --out") from None
+        finally:
+            self._held = None
+
+    def _check_there(self) -> None:
+        """That the folder is the one that was claimed: a lock that is held lends its number to no other file."""
+        if self._held is None:
+            return
+        with suppress(OSError):
+            if (self.folder / LOCK).stat().st_ino == self._held:
+                return
+        raise DistillationFailure(
+            f"the output folder {self.folder} was removed while it was written; the same command begins again"
+        )
 
     def cell(self, task: str, method: str, seed: int) -> Path:
         """Where a cell's record is."""
@@ -162,7 +190,7 @@ class Records:
                 free = (old.with_name(f"{new}.damaged-{number}") for number in count(1))
                 aside = next(path for path in free if not path.exists())
                 os.replace(old, aside)
-                lines.append(f"{str(error).partition(';')[0]}; set aside as {aside}")
+                lines.append(printable(f"{str(error).partition(';')[0]}; set aside as {aside}"))
         return lines
 
     def find(self, path: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
@@ -180,19 +208,86 @@ class Records:
         return record
 
     def write(self, path: Path, data: dict[str, Any]) -> None:
-        """Write a record atomically."""
+        """Write a record atomically.
+
+        Raises:
+            DistillationFailure: when it cannot be written, or the folder was removed meanwhile.
+        """
+        self._check_there()
         write_atomically(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
     @contextmanager
     def building(self, final: Path) -> Iterator[Path]:
         """A scratch folder that becomes ``final`` when the block ends well, and goes away otherwise."""
+        self._check_there()
         final.parent.mkdir(parents=True, exist_ok=True)
         for left in final.parent.glob(f".{final.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-"))
+        scratch = scratch_folder(final.parent, final.name)
         try:
             yield scratch
+            self._check_there()
             shutil.rmtree(final, ignore_errors=True)
             os.replace(scratch, final)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_names(order: dict[str, list[str]]) -> None:
+    """Refuse tasks and methods of which two make the same file: task ``a-b`` and method ``c``, ``a`` and ``b-c``."""
+    by_file: dict[str, tuple[str, str]] = {}
+    for task in order.get("tasks", []):
+        for method in order.get("methods", []):
+            other = by_file.setdefault(f"{task}-{method}".lower(), (task, method))
+            if other != (task, method):
+                raise KdzooError(
+                    f"the records of {method} on {task} and of {other[1]} on {other[0]} would be one file, "
+                    f"{task}-{method}; give a task or a method another name"
+                )
+
+
+def _check_parts(folder: Path) -> None:
+    """Refuse a folder in which something else stands where a part of ours goes.
+
+    Raises:
+        KdzooError: names it.
+    """
+    instead = "remove it, or choose another --out"
+    for path in [folder / name for name in FILES]:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            kind = "a link" if path.is_symlink() else "no file"
+            raise KdzooError(f"{path} is {kind}, and a file of kdzoo's goes there; {instead}")
+    parts = [folder / name for name in FOLDERS]
+    for path in [*parts, *folder.glob("teachers/[!.]*"), *folder.glob("logs/[!.]*")]:
+        link = path.is_symlink() and (path not in parts or not path.is_dir())
+        if link or (path.exists() and not path.is_dir()):
+            kind = "a link" if link else "no folder"
+            raise KdzooError(
+                f"{path} is {kind}, and a folder of kdzoo's goes there; remove it, or choose another --out"
+            )
+
+
+@contextmanager
+def undone(folder: Path) -> Iterator[None]:
+    """Take back what a request that is refused within the block has left in its output folder.
+
+    Only what was not there before goes, and nothing once something was trained, or while another run holds the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    before = set() if missing else {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    try:
+        yield
+    except KdzooError:
+        if before is None or not folder.is_dir():
+            raise
+        new = [path for path in folder.iterdir() if path.name not in before]
+        if not any(path.name not in EARLY for path in new):
+            with suppress(Timeout, OSError), FileLock(folder / LOCK, timeout=0):
+                for path in [*new, *([] if LOCK in before else [folder / LOCK])]:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            for path in missing:
+                with suppress(OSError):
+                    path.rmdir()
+        raise

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdzoo.bench.files import write_atomically, write_bytes_atomically
+from kdzoo.bench.files import scratch_folder, write_atomically, write_bytes_atomically
 from kdzoo.bench.record import (
     TEACHER,
     check_config,
@@ -81,9 +80,9 @@ def _read_packed(path: Path) -> Study:
         if name == CONFIG:
             study.config.update(check_config(data, where))
         elif _is_failure(name):
-            study.failures.append(check_failure(data, where))
+            study.failures.append(check_failure(data, where, PurePosixPath(name)))
         else:
-            study.records.append(check_record(data, where))
+            study.records.append(check_record(data, where, PurePosixPath(name)))
     return study
 
 
@@ -137,11 +136,10 @@ def unpack(path: Path, folder: Path) -> int:
         raise KdzooError(f"{folder} is there already; name a folder that is not, to unpack {path} into")
     study = read_study(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    scratch = scratch_folder(folder.parent, folder.name)
     try:
         for name, data in _lines(path):
             write_atomically(scratch / name, json.dumps(data, indent=1, sort_keys=True) + "\n")
-        scratch.chmod(0o755)
         scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
+TEACHER = "teacher"  # in place of a method
 _WITHOUT = "remove it: the records beside it say themselves what they were made with"
 
 
-class _Failed(BaseModel):
-    """What is read of a training that failed."""
+# What a record's number may be: more is no measurement, and would break the arithmetic of a mean or the axes of a plot.
+_Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+_Count = Annotated[int, Field(ge=0, le=2**63)]
+# Names of earlier versions may be longer than `kdzoo.errors.check_name` has them.
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=250)]
+_Batch = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+_NUMBERED = ("classification", "regression")  # kinds whose answers are one number a row, or several
 
+
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    task: str
-    method: str
-    seed: int
+
+class _Failed(_Strict):
+    """What is read of a training that failed."""
+
+    task: _Name
+    method: _Name
+    seed: _Count
     error: str
 
 
-class _Record(BaseModel):
+class _Point(_Strict):
+    """Of a learning curve."""
+
+    step: _Count
+    seconds: _Number
+    score: _Number
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the Trainer's log, whose losses are drawn over its steps."""
+    losses = [value for name, value in entry.items() if name == "loss" or name.startswith("loss/")]
+    for number in [*losses, *([entry.get("step")] if losses else [])]:
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not abs(number) < 1e39:
+            raise ValueError("a loss and its step are numbers")
+    return entry
+
+
+class _Record(_Strict):
     """What the tables and the report read of a record; records of earlier versions lack what has a default."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    task: str
-    method: str
-    seed: int
-    score: float
-    samples_per_second: float
-    parameters: int
-    tokens_per_second: float = 0
-    evaluation_samples_per_second: float = 0
-    train_seconds: float = 0
-    steps: int = 0
-    loss_parameters: int = 0
-    flops: int = 0
-    peak_memory: int = 0
+    task: _Name
+    method: _Name
+    seed: _Count
+    score: Annotated[float, Field(ge=-1e6, le=1e6)]
+    samples_per_second: _Number
+    parameters: _Count
+    tokens_per_second: _Number = 0
+    evaluation_samples_per_second: _Number = 0
+    train_seconds: _Number = 0
+    steps: _Count = 0
+    loss_parameters: _Count = 0
+    flops: _Count = 0
+    peak_memory: _Count = 0
     configuration: dict[str, Any] = {}
-    metrics: dict[str, float] = {}
+    metrics: dict[str, _Number] = {}
     predictions: dict[str, list[Any]] = {}
     references: dict[str, list[Any]] = {}
     kind: str = "classification"
@@ -52,12 +79,41 @@ class _Record(BaseModel):
     one_class: bool = False
     guess: dict[str, Any] = {}
     test: dict[str, Any] = {}
-    rows: dict[str, int] = {}
-    step_seconds: dict[str, float] = {}
-    inference: dict[str, dict[str, float]] = {}
-    curve: list[dict[str, float]] = []
-    history: list[dict[str, Any]] = []
+    rows: dict[str, _Count] = {}
+    step_seconds: dict[str, _Number] = {}
+    inference: dict[_Batch, dict[str, _Number]] = {}
+    curve: list[_Point] = []
+    history: list[Annotated[dict[str, Any], AfterValidator(_entry)]] = []
     versions: dict[str, str] = {}
+    device: str | None = None
+    threads: _Count | None = None
+    started: str | None = None
+    finished: str | None = None
+
+    @field_validator("predictions", "references")
+    @classmethod
+    def _answers(cls, answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for rows in answers.values():
+            forms = {_form(row) for row in rows}
+            if len(forms) > 1 or None in forms:
+                raise ValueError("the rows of a split have answers of one form")
+        return answers
+
+    @model_validator(mode="after")
+    def _of_the_kind(self) -> _Record:
+        first = [row for of in (*self.predictions.values(), *self.references.values()) for row in of[:1]]
+        if self.kind in _NUMBERED and any(_form(row) == "words" for row in first):
+            raise ValueError(f"the answers of {self.kind} are numbers")
+        return self
+
+
+def _form(answer: Any) -> str | None:
+    """The form of a row's answer: a number, so many numbers, or what is of words; None for what is no answer."""
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        return "number" if abs(answer) < 1e30 else None
+    if isinstance(answer, list) and answer and all(_form(part) == "number" for part in answer):
+        return f"{len(answer)} numbers"
+    return "words" if isinstance(answer, (str, list)) else None
 
 
 class _Config(BaseModel):
@@ -100,18 +156,18 @@ def read_failure(path: Path) -> dict[str, Any]:
     """What is kept of a failed training: ``task``, ``method``, ``seed``, ``error`` and more.
 
     Raises:
-        DamagedRecord: when it cannot be read, or lacks one of these.
+        DamagedRecord: when it cannot be read, lacks one of these, or is of another training than its name says.
     """
-    return check_failure(read_json(path), str(path))
+    return check_failure(read_json(path), str(path), path)
 
 
-def check_failure(failure: dict[str, Any], where: str) -> dict[str, Any]:
+def check_failure(failure: dict[str, Any], where: str, path: PurePath) -> dict[str, Any]:
     """What is kept of a failed training, as it is.
 
     Raises:
         DamagedRecord: as for `read_failure`; it names where it is.
     """
-    return _complete(failure, where, _Failed)
+    return _called(_complete(failure, where, _Failed), where, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -146,19 +202,32 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record from its file.
 
     Raises:
-        DamagedRecord: when it cannot be read, or lacks what every record has.
+        DamagedRecord: when it cannot be read, lacks what every record has, or is of another training than its name
+            says.
         KdzooError: when it is of a newer kdzoo.
     """
-    return check_record(read_json(path), str(path))
+    return check_record(read_json(path), str(path), path)
 
 
-def check_record(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """A record as it is.
+def check_record(record: dict[str, Any], where: str, path: PurePath) -> dict[str, Any]:
+    """A record as it is, with the path that it has in a comparison's folder.
 
     Raises:
         DamagedRecord, KdzooError: as for `read_record`; they name where it is.
     """
-    return _complete(record, where, _Record)
+    return _called(_complete(record, where, _Record), where, path)
+
+
+def _called(record: dict[str, Any], where: str, path: PurePath) -> dict[str, Any]:
+    """A record whose file is called by what it holds."""
+    task, method, seed = (record[name] for name in ("task", "method", "seed"))
+    of_teacher = path.name == "record.json"
+    if (path.parent.name, TEACHER) != (task, method) if of_teacher else path.name != f"{task}-{method}-{seed}.json":
+        raise DamagedRecord(
+            f"{where} is of {task}, {method}, seed {seed}, which its name does not say; remove it, and what it held "
+            "is computed again"
+        )
+    return record
 
 
 def _complete(record: dict[str, Any], where: str, kind: type[BaseModel]) -> dict[str, Any]:
@@ -175,7 +244,7 @@ def _unfit(kind: type[BaseModel], data: dict[str, Any]) -> list[str]:
         kind.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        return list(dict.fromkeys(str(part["loc"][0]) for part in found))
+        return list(dict.fromkeys(str((*part["loc"], "answers of its kind")[0]) for part in found))
     return []
 
 
@@ -191,6 +260,3 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [
         line for key in keys for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
     ]
-
-
-TEACHER = "teacher"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 # What needs more than torch is imported when first asked for, so that ``import kdzoo`` stays cheap.
+_NEEDED = ("pydantic", "transformers", "yaml")  # of what kdzoo[bench] installs, by all of these
 _LATER = {
     "CosNCE": "kdzoo.baselines.lrc",
     "DistillationTrainer": "kdzoo.training.trainer",
@@ -72,10 +74,17 @@ _LATER = {
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    there = all(importlib.util.find_spec(package) for package in _NEEDED)
+    return sorted({*globals(), *(name for name in __all__ if there or name not in _LATER)})
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'kdzoo' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    try:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "kdzoo").partition(".")[0] == "kdzoo":
+            raise
+        said = f"kdzoo.{name} needs {error.name}; it comes with: pip install 'kdzoo[bench]'"
+        raise ModuleNotFoundError(said, name=error.name) from error

@@ -43,7 +43,12 @@ def test_what_an_expression_means(text: str, terms: list[dict[str, Any]]) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("kd +", "cannot be read at character"),
+        ("kd +", "cannot be read at its end: expected another term"),
+        ("kd*", "cannot be read at its end: expected a weight, which is a number"),
+        ("kd@", "cannot be read at its end: expected a feature"),
+        ("kd ce", "cannot be read at character 4, 'c': expected '+' and another term, or '*' and a weight"),
+        ("kd + *2", "cannot be read at character 6, '*': expected another term"),
+        ("kd(temperature=2", "expected options, name=value, and then ')'"),
         ("kd * ce", "'kd * ce' cannot be read: a weight is a number"),
         ("kd - ce", "'kd - ce' cannot be read: a method is terms joined by '+'"),
         ("(kd + ce) * 2", "'kd + ce' cannot be read"),

@@ -127,7 +127,7 @@ class Cells:
                     recipe,
                     cache=cache if method in methods else None,
                     evaluations=self.settings.evaluations,
-                    budget=self.settings.budget,
+                    budget=self.settings.budget_of(recipe),
                     folder=self.records.folder / "work",
                     tokenizer=self.encoder.student,
                     collator=self.encoder.collator(task),
@@ -239,7 +239,9 @@ class Cells:
         if method == TEACHER:
             return configuration | {"shared": self.settings.of_teacher()}
         recipe = self.recipes[method].model_dump(mode="json", exclude_defaults=True, exclude=UNUSED)
-        return configuration | {"shared": self.settings.shared(), "recipe": recipe}
+        budget = self.settings.budget_of(self.recipes[method])
+        own = {} if budget == self.settings.budget else {"budget": budget.model_dump(mode="json")}
+        return configuration | {"shared": self.settings.shared(), "recipe": recipe, **own}
 
     def _tokenized(self, task: Task) -> DatasetDict:
         if task.name not in self._tokenized_tasks:
@@ -294,7 +296,8 @@ class Cells:
 
     def steps(self, name: str, method: str, seed: int) -> int:
         """How many a training takes."""
-        budget = self.settings.teacher_budget if method == TEACHER else self.settings.budget
+        of_student = self.settings.budget if method == TEACHER else self.settings.budget_of(self.recipes[method])
+        budget = self.settings.teacher_budget if method == TEACHER else of_student
         rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
         return total_steps(budget, rows)
 

@@ -32,7 +32,7 @@ from kdzoo.models.loading import check_weights
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.objective import check_labels
-from kdzoo.objectives.recipe import ALL, load_recipes
+from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes
 
@@ -96,7 +96,9 @@ class Comparison:
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
-        self.recipes = load_recipes(settings.methods, settings.overrides)
+        self.recipes = load_recipes(
+            settings.methods, settings.overrides, training="own" if settings.recipe_training else "one budget"
+        )
         self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
@@ -160,7 +162,8 @@ class Comparison:
     def title(self) -> str:
         """Of its table."""
         seeds = "one seed" if self.settings.seeds == 1 else f"mean ± std over {self.settings.seeds} seeds"
-        return f"Validation scores, {seeds}; teacher {self.settings.teacher}, student {self.settings.student}"
+        models = f"teacher {self.settings.teacher}, student {self.settings.student}"
+        return f"Validation scores, {seeds}; {models}; {self.settings.trained}"
 
     def run(
         self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False

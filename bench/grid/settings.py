@@ -12,6 +12,8 @@ from pydantic import Field
 from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
+from kdzoo.objectives.overrides import trained_with
+from kdzoo.objectives.recipe import Recipe, Training
 from kdzoo.tasks import get_task
 from kdzoo.tasks.sources import check_source
 
@@ -34,7 +36,7 @@ QUICKSTART: dict[str, Any] = {
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
 # Left out of the records while they are at their defaults.
-OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks"}
+OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first"}
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
 FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
 
@@ -46,7 +48,7 @@ class Settings(Distilled):
     """Tasks, separated by commas."""
     methods: tuple[str, ...] = Field(min_length=1)
     """Recipes, YAML files or expressions, separated by commas; or 'all' recipes."""
-    seeds: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1, le=1000)
     """How many seeds."""
     teacher: str
     """Folder, hub name, or a size such as 4x128, which is trained from scratch."""
@@ -63,11 +65,37 @@ class Settings(Distilled):
     cache_limit: float = Field(default=1.0, ge=0)
     """Most gigabytes of them a task; where a method needs more, the teacher runs live; 0: none."""
     overrides: tuple[str, ...] = ()
-    """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE."""
+    """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE, of one method with METHOD: before them."""
+    recipe_training: bool = False
+    """Train each method with its recipe's own rate, epochs and batch size, instead of one budget for all."""
+    first: tuple[str, ...] = ()
+    """Numbers of the budget that hold before a recipe's own, as options that were given do."""
     own_tasks: dict[str, dict[str, Any]] = Field(default={})
     """What the tasks of one's own data are, by name."""
-    evaluations: int = Field(default=4, ge=0)
+    evaluations: int = Field(default=4, ge=0, le=1000)
     """Scores taken while each model trains, for the learning curves."""
+
+    def budget_of(self, recipe: Recipe) -> Budget:
+        """The budget of a method's students: the one for all, with what is the method's own."""
+        own = recipe.training.model_dump(exclude_none=True, exclude={"max_length"})
+        taken = trained_with(self.overrides, recipe.name)
+        if self.recipe_training:
+            taken |= own.keys() - {*self.first}
+        changed = {name: value for name, value in own.items() if name in taken}
+        return cast(Budget, validated(Budget, **(self.budget.model_dump() | changed)))
+
+    @property
+    def trained(self) -> str:
+        """What the methods are trained with, in words."""
+        own = [setting.split(":")[0] for setting in self.overrides if ":training" in setting.split("=")[0]]
+        if self.recipe_training:
+            return "each recipe's own training"
+        return f"one budget but for {', '.join(dict.fromkeys(own))}" if own else "one budget for all"
+
+    def _idle_cache(self) -> str:
+        if not self.cache_limit and (given := self.changed("cache_folder", "cache_precision")):
+            return f"{given[0]} is about a cache, and --cache-limit 0 is for none; leave one of them out"
+        return ""
 
     def shared(self) -> dict[str, Any]:
         """What all cells have in common and depend on: neither the axes of the grid nor what changes no result."""
@@ -86,7 +114,7 @@ class Settings(Distilled):
 class Place(Told):
     """Where the trainings of a comparison run."""
 
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=1024)
     """Trainings at the same time, each on its share of the processor's threads."""
     launcher: str = "local"
     """Where they run: 'local', or 'ray' on a Ray cluster."""
@@ -122,6 +150,14 @@ def resolve(**given: Any) -> Settings:
     if not quickstart and ModelSpec.parse(given["teacher"]).is_size:
         defaults = defaults | {"budget": FROM_SCRATCH, "teacher_budget": FROM_SCRATCH}
     merged = {**defaults, **given, **({"own_tasks": own} if own else {})}
+    if given.get("recipe_training"):
+        merged["first"] = tuple(name for name in given.get("budget", {}) if name in Training.model_fields)
+    if given.get("finetune_teacher") is False:
+        shared = given.get("budget", {})
+        idle = [name for name, value in given.get("teacher_budget", {}).items() if shared.get(name) != value]
+        if idle:
+            option = f"--teacher-{idle[0].replace('_', '-')}"
+            raise KdzooError(f"{option} is of the teacher's training, and --no-finetune-teacher takes it as it is")
     for name in ("budget", "teacher_budget"):
         merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
     return cast(Settings, validated(Settings, **merged))

@@ -31,7 +31,8 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
 from kdzoo.models.teachers import model_of_size
 from kdzoo.objectives.expression import split_methods
-from kdzoo.objectives.recipe import Recipe, load_recipes
+from kdzoo.objectives.overrides import load_recipes
+from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Head
 from kdzoo.training.cache import PRECISIONS, TeacherCache
 from kdzoo.training.stopwatch import PARTS
@@ -105,7 +106,7 @@ class Request:
         if given["precision"] not in PRECISIONS:
             raise unknown("precision", given["precision"], PRECISIONS)
         check_precision(Budget(precision=given["precision"]))
-        recipes = load_recipes(split_methods(methods), overrides)
+        recipes = load_recipes(split_methods(methods), overrides, training="none")
         return cls(tuple(recipes.values()), batch_sizes=_integers(batch_sizes), lengths=_integers(lengths), **given)
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from datasets import Dataset, load_from_disk
 from filelock import FileLock
 
+from kdzoo.bench.files import scratch_folder
 from kdzoo.errors import KdzooError
 from kdzoo.models.loading import MissingHead, load_model
 from kdzoo.models.spec import ModelSpec
@@ -81,9 +81,9 @@ def augmented_rows(
             replacement, how = _replacement(_source(teacher, model), glove)
             say(f"{task.name:<6} {copies} copies of each of {len(rows)} training rows, words exchanged for {how}")
             made = augmented(rows, task.columns, replacement, copies, progress=progress)
-            scratch = tempfile.mkdtemp(dir=folder, prefix=f".{task.name}-")
+            scratch = scratch_folder(folder, task.name)
             try:
-                made.save_to_disk(scratch)
+                made.save_to_disk(str(scratch))
                 os.replace(scratch, path)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdzoo.distributed import launched
 from kdzoo.errors import KdzooError
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+# More than anybody means: what is over it is a slip of the hand, and would fill the memory or never end.
+MOST_ROWS = 10**8
+MOST_MADE_ROWS = 10**6  # of synthetic data, which are held in memory
+MOST_BATCH = 2**16
 
 
 class Told(BaseModel):
@@ -30,11 +35,11 @@ class Told(BaseModel):
 class Budget(Told):
     """How one model is trained; the same for every method of a comparison."""
 
-    epochs: float = Field(default=3, gt=0)
+    epochs: float = Field(default=3, gt=0, le=10_000)
     """Passes over the training rows."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH)
     """Rows a step and process."""
-    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1, le=MOST_BATCH)
     """Steps whose gradients are added up before an update."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """The highest learning rate."""
@@ -44,7 +49,7 @@ class Budget(Told):
     """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    max_length: int = Field(default=128, ge=8)
+    max_length: int = Field(default=128, ge=8, le=2**17)
     """Most tokens a row keeps."""
     precision: Precision = "fp32"
     """fp32, or mixed precision in bf16 or fp16."""
@@ -55,10 +60,27 @@ class Rows(Told):
 
     data: str = "synthetic"
     """'synthetic', 'hub' (nyu-mll/glue), a folder of GLUE files, or data of your own: see --text."""
-    train_rows: int | None = Field(default=None, ge=1)
+    train_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Training rows to take; all by default."""
-    validation_rows: int | None = Field(default=None, ge=1)
+    validation_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Validation rows to take; all by default."""
+
+    @model_validator(mode="after")
+    def _can_work(self) -> Rows:
+        if wrong := self.idle():
+            raise KdzooError(wrong)
+        if self.data == "synthetic" and max(self.train_rows or 0, self.validation_rows or 0) > MOST_MADE_ROWS:
+            raise KdzooError(f"synthetic data has at most {MOST_MADE_ROWS} rows a split; give fewer")
+        return self
+
+    def idle(self) -> str:
+        """What is given and has no effect, in a line; empty where all has."""
+        return ""
+
+    def changed(self, *names: str) -> list[str]:
+        """Those of the fields that are not at their defaults, as the command line calls them."""
+        fields = type(self).model_fields
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != fields[name].default]
 
 
 class OwnColumns(Told):
@@ -81,7 +103,7 @@ class OwnColumns(Told):
 class Distilled(Rows):
     """What the students' rows and the teacher's activations are."""
 
-    augment: int = Field(default=0, ge=0)
+    augment: int = Field(default=0, ge=0, le=1000)
     """Copies of each training row with words exchanged, as TinyBERT has."""
     augment_model: str | None = None
     """The masked language model that says for which; the teacher by default."""
@@ -94,6 +116,16 @@ class Distilled(Rows):
     cache_precision: Precision = "fp32"
     """In which they are kept: fp32, bf16 or fp16."""
 
+    def idle(self) -> str:
+        if not self.augment and (given := self.changed("augment_model", "glove")):
+            return f"{given[0]} says how rows are augmented, and --augment is 0; give how many copies of each"
+        return self._idle_cache()
+
+    def _idle_cache(self) -> str:
+        if self.cache_folder is None and (given := self.changed("cache_limit", "cache_precision")):
+            return f"{given[0]} is about a cache, and there is none; give its folder, --cache-folder"
+        return ""
+
 
 class Seeded(Told):
     """One training's random numbers."""
@@ -105,7 +137,7 @@ class Seeded(Told):
 class OnText(Seeded):
     """A distillation on text."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=10**9)
     """Updates, instead of epochs."""
     pack: bool = True
     """Fill rows with several lines, or keep each line by itself."""
@@ -126,6 +158,8 @@ def validated(kind: type[Any], /, **values: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:
+            raise KdzooError(first["msg"].removeprefix("Value error, ")) from None
         if first["type"] == "missing":
             raise KdzooError(f"{name} is missing; give at least one") from None
         raise KdzooError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None

@@ -13,14 +13,7 @@ from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
 
-ASIDE = (
-    "tasks",
-    "methods",
-    "budget",
-    "teacher_budget",
-    "overrides",
-    "own_tasks",
-)  # settings with options of their own
+ASIDE = ("tasks", "methods", "budget", "teacher_budget", "overrides", "own_tasks", "first")  # with options of their own
 FIRST = {name: f"the quickstart's {value}" for name, value in (QUICKSTART | QUICKSTART["budget"]).items()}
 STUDENTS = dict.fromkeys(Budget.model_fields, "the students'")
 
@@ -48,6 +41,7 @@ def compare(
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
     from kdzoo.bench.api import Printer
+    from kdzoo.bench.folder import undone
     from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.bench.grid.launchers import make_launcher
     from kdzoo.objectives.expression import split_methods
@@ -78,8 +72,9 @@ def compare(
                 said(line)
         return
     printer = Printer()
-    comparison = Comparison(settings, out, console, trackers, printer=printer)
-    records = comparison.run(launcher, command=context.obj, retry_failed=retry_failed)
+    with undone(out):
+        comparison = Comparison(settings, out, console, trackers, printer=printer)
+        records = comparison.run(launcher, command=context.obj, retry_failed=retry_failed)
     console.print(printer.table(records, comparison.title, failed=[*comparison.failed]))
     if records:
         written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"

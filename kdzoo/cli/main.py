@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import kdzoo
 from kdzoo.distributed import launched
-from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, brief, out_of_memory, printable
 
 if TYPE_CHECKING:
     import typer
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def show_warning(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
         if issubclass(category, KdzooWarning):
-            print(f"kdzoo: warning: {message}", file=sys.stderr)
+            print(f"kdzoo: warning: {printable(message)}", file=sys.stderr)
         else:
             show_other(message, category, *where, **options)
 
@@ -84,12 +84,15 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
     if launched()[0] == 0 or code != 2:  # a request that cannot work is the same in all processes
-        print(f"kdzoo: {' '.join(message.split())}", file=sys.stderr)
+        print(f"kdzoo: {printable(' '.join(brief(message).split()))}", file=sys.stderr)
     sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
     """The exit code of a command that ended by itself, and 130 where typer has caught Ctrl-C."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise KdzooError(f"{argument!r} is not UTF-8, and cannot be written into a record; rename it")
     for before, argument in zip(["kdzoo", *arguments], arguments, strict=False):
         # What a shell makes of a variable that is not set; an empty folder would be the current one.
         if argument == "" or (argument.startswith("--") and argument.endswith("=")):
@@ -119,6 +122,8 @@ def _told(error: BaseException) -> tuple[int, str]:
         return 2, f"the command line needs {error.name}; it comes with: pip install 'kdzoo[bench]'"
     if isinstance(error, KeyboardInterrupt):
         return 130, STOPPED
+    if full := out_of_memory(error):
+        return 1, full
     if isinstance(error, (DistillationFailure, OSError)):
         return 1, str(error)
     return 1, f"unexpected {type(error).__name__}: {error}; --debug shows where"

@@ -41,7 +41,8 @@ METHODS_HELP = "Recipes, YAML files or expressions, separated by commas; or 'all
 Methods = Annotated[str, typer.Option(help=METHODS_HELP)]
 Out = Annotated[Path, typer.Option(help="Folder for the results; the same command goes on where it stopped.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a recipe: LOSS.OPTION=VALUE or KEY=VALUE; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Change a recipe: LOSS.OPTION=VALUE or KEY=VALUE, of one with METHOD: before it."),
 ]
 Tasks = Annotated[
     str, typer.Option(help="Tasks (kdzoo list --tasks), or YAML files that describe data of your own; with commas.")

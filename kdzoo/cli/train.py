@@ -56,7 +56,7 @@ def distill(
     from kdzoo.objectives.recipe import Recipe
     from kdzoo.training.cache import TeacherCache
 
-    recipe = Recipe.load(method).override(set_ or [])
+    recipe = _changed(Recipe.load(method), set_)
     name, rows["data"] = _task(task, rows, columns)
     told = validated(Distilled, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
     folder, limit, precision = (told.pop(f"cache_{name}") for name in ("folder", "limit", "precision"))
@@ -64,6 +64,14 @@ def distill(
     budget = recipe.training.model_dump(exclude_none=True) | budget
     told |= {"teacher": teacher, "student": student, "log_gradients": log_gradients, "cache": cache}
     _run(name, recipe, budget, out, **told)
+
+
+def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
+    from kdzoo.objectives.overrides import check_effect
+
+    for setting in settings or []:
+        check_effect(setting)
+    return recipe.override(settings or [])
 
 
 def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
@@ -77,10 +85,12 @@ def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
 
 
 def _run(task: str, recipe: Recipe, budget: Given, out: Path, **told: Any) -> None:
+    from kdzoo.bench.folder import undone
     from kdzoo.bench.runs.single import run_one
 
     made = validated(Budget, **budget)
-    record = run_one(task_name=task, recipe=recipe, budget=made, folder=out, console=console, **told)
+    with undone(out):
+        record = run_one(task_name=task, recipe=recipe, budget=made, folder=out, console=console, **told)
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
 
@@ -100,20 +110,26 @@ def pretrain(
     set_: Set = None,
 ) -> None:
     """General distillation: distil a pretrained encoder on unlabelled text into a student for --student."""
+    from kdzoo.bench.folder import undone
     from kdzoo.bench.runs import on_text
     from kdzoo.objectives.recipe import Recipe
 
-    recipe = Recipe.load(method).on_text().override(set_ or [])
-    record = on_text.pretrain(
-        recipe=recipe,
-        text=text,
-        teacher=teacher,
-        student=student,
-        budget=validated(Budget, **(recipe.training.model_dump(exclude_none=True) | budget)),
-        folder=out,
-        console=console,
-        **validated(OnText, **told).model_dump(),
-    )
+    recipe = _changed(Recipe.load(method).on_text(), set_)
+    if "steps" in told and "epochs" in budget:
+        raise KdzooError("--steps is instead of --epochs; leave one of them out")
+    if "mlm_probability" in told and not any(term.kind.token_labels for term in recipe.objective().terms):
+        raise KdzooError(f"--mlm-probability is of words to predict, and {recipe.name} predicts none; add the loss mlm")
+    with undone(out):
+        record = on_text.pretrain(
+            recipe=recipe,
+            text=text,
+            teacher=teacher,
+            student=student,
+            budget=validated(Budget, **(recipe.training.model_dump(exclude_none=True) | budget)),
+            folder=out,
+            console=console,
+            **validated(OnText, **told).model_dump(),
+        )
     losses = ", ".join(f"{name.removeprefix('loss/')} {value:.4g}" for name, value in record["losses"].items())
     console.print(
         f"{recipe.name}: {record['steps']} steps on {record['rows']} rows of text; {losses}; the encoder is in {out}, "

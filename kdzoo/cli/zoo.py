@@ -139,7 +139,7 @@ def check(
     """Whether methods can work on a task, a teacher and a student; trains nothing."""
     from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.objectives.expression import split_methods
-    from kdzoo.objectives.recipe import ALL
+    from kdzoo.objectives.overrides import ALL
 
     asked = tasks_of(tasks, shared, columns)
     grid = {"tasks": asked.tasks, "methods": tuple(split_methods(methods))}

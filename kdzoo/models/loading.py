@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +54,12 @@ def load_model(
         MissingHead: it has none, and is not to get a new one.
     """
     from safetensors import SafetensorError
+    from transformers import AutoConfig
 
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with seeded(seed), _quiet():
+            check_attention(AutoConfig.from_pretrained(name, trust_remote_code=False), name)
             model, report = class_of(head).from_pretrained(
                 name,
                 use_safetensors=True,
@@ -69,7 +72,9 @@ def load_model(
     except SafetensorError as error:
         check_weights(name)
         raise KdzooError(f"the safetensors file of {name!r} is truncated or damaged: {error}") from error
-    except (OSError, ValueError) as error:
+    except KdzooError:
+        raise
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise KdzooError(f"cannot load the model {name!r}: {why_not(name, error)}") from error
     for key, found, wanted in report["mismatched_keys"]:
         # the head is what lies outside the base model
@@ -87,9 +92,33 @@ def load_model(
     return model
 
 
+def check_attention(config: Any, name: str) -> None:
+    """Refuse a configuration whose attention is a kernel of the hub, which is code that would be downloaded and run.
+
+    Raises:
+        KdzooError: names it.
+    """
+    parts = [config, *(part for part in vars(config).values() if hasattr(part, "_attn_implementation"))]
+    for part in parts:
+        asked = str(getattr(part, "_attn_implementation", None) or "")
+        if "/" in asked:
+            raise KdzooError(
+                f"the configuration of {name!r} asks for the attention {asked!r}, which is code from the hub, and kdzoo "
+                "runs none; remove attn_implementation from its config.json"
+            )
+
+
+def machine_memory() -> int | None:
+    """Bytes of memory that the machine has; None where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def why_not(name: str, error: Exception) -> str:
     """Why what transformers was asked for by a folder's or hub name could not be had, in a line."""
-    reason = str(error).strip().splitlines()[0]
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if Path(name).is_dir():
         return reason
     if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name

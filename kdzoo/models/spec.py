@@ -15,7 +15,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
 from kdzoo.models.heads import num_layers, unwrap
 from kdzoo.models.labels import in_task_order
-from kdzoo.models.loading import auto_class, class_of, load_model, seeded, why_not
+from kdzoo.models.loading import auto_class, check_attention, class_of, load_model, machine_memory, seeded, why_not
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,6 +34,7 @@ TOKENIZER_FILES = (
     "spm.model",
 )
 _OPTIONS = ("heads", "ffn")
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ModelSpec:
             raise KdzooError(f"the model is empty; give {FORMS}")
         if text.startswith("teacher:"):
             return cls(text, teacher_layers=_parse_layers(text))
-        if not (size := re.fullmatch(r"(\d+)\s*x\s*(\d+)((?:,[^,]*)*)", text)):
+        if not (size := re.fullmatch(r"(\d{1,9})\s*x\s*(\d{1,9})((?:,[^,]*)*)", text)):
             if re.match(r"\d+\s*x|x\d", text) and not Path(text).exists():
                 raise KdzooError(f"{text!r} is malformed; give {FORMS}")
             return cls(text, path=text)
@@ -87,7 +88,7 @@ class ModelSpec:
             name, _, number = (part.strip() for part in option.partition("="))
             if name not in _OPTIONS:
                 raise unknown("option of a size", name, _OPTIONS)
-            if not number.isdecimal():
+            if not number.isdecimal() or len(number) > 9:
                 raise KdzooError(f"{text!r}: {name}={number!r} is not a whole number")
             options[name] = int(number)
         parsed = cls(
@@ -111,6 +112,15 @@ class ModelSpec:
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise KdzooError(f"a model's {name} is at least 1, not {size}")
+        if self.layers and self.width:
+            weights = self.layers * self.width * (4 * self.width + 2 * (self.feed_forward or 4 * self.width))
+            memory = machine_memory()
+            if self.layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
+                raise KdzooError(
+                    f"a model of {self.layers} layers of width {self.width} has {weights:.1e} weights, "
+                    f"{4 * weights / 1e9:,.0f} GB, and this machine {(memory or 0) / 1e9:,.0f} GB of memory; take a "
+                    f"smaller one (of at most {MOST_LAYERS} layers)"
+                )
         if self.heads and self.width and self.width % self.heads:
             raise KdzooError(f"{self.heads} heads do not divide a model's width of {self.width}")
 
@@ -143,7 +153,11 @@ class ModelSpec:
         if self.path is None:
             raise KdzooError(f"{self.text!r} is no folder or hub name, which alone have a configuration of their own")
         try:
-            return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+            check_attention(config, self.path)
+            return config
+        except KdzooError:
+            raise
         except (OSError, ValueError) as error:
             raise KdzooError(f"no model at {self.path!r}: {why_not(self.path, error)}") from None
 
@@ -238,7 +252,8 @@ class ModelSpec:
         if self.is_size:
             assert tokenizer is not None
             with seeded(seed):
-                return class_of(head.auto_class).from_config(fresh_config(self, tokenizer, head.config, positions))
+                config = fresh_config(self, tokenizer, head.config, positions)
+                return class_of(head.auto_class).from_config(config, trust_remote_code=False)
         assert self.path is not None
         self.check_labels(task)
         model = load_model(self.path, head.config.get("num_labels"), head=head.auto_class, seed=seed)
@@ -260,7 +275,7 @@ class ModelSpec:
         same = auto_class(model) is kind
         config = student_config(self, model.config)
         with seeded(seed):
-            student = (type(model)(config) if same else kind.from_config(config)).float()
+            student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()
         if self.teacher_layers is not None:
             models = (model, student) if same else (model.base_model, student.base_model)
             copy_layers(*models, self.teacher_layers)
@@ -315,7 +330,7 @@ def _parse_layers(spec: str) -> tuple[int, ...]:
     listed = [part.strip() for part in spec.removeprefix("teacher:").split(",")]
     if listed == [""]:
         raise KdzooError("'teacher:' names no layers; list them, counted from 0, as in teacher:1,3,5")
-    if wrong := [part for part in listed if not part.isdecimal()]:
+    if wrong := [part for part in listed if not part.isdecimal() or len(part) > 9]:
         raise KdzooError(f"{spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5")
     layers = tuple(int(part) for part in listed)
     if repeated := [i for i in layers if layers.count(i) > 1]:

@@ -1,14 +1,42 @@
-"""Objectives as a short expression: ``cos_nce@hidden[uniform] + kd(temperature=2)*0.5 + ce``."""
+"""Objectives as a short expression: ``mine = cos_nce@hidden[uniform] + kd(temperature=2)*0.5 + ce``."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
+import warnings
 from typing import Any
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, check_name
 
+LONGEST = 4000  # characters; more is a file's
+NAME_LENGTH = 64
+# By what stands before the place that cannot be read, what belongs there.
+EXPECTED = {
+    "": "a loss",
+    "+": "another term, which begins with a loss",
+    "*": "a weight, which is a number",
+    "@": "a feature, such as hidden or cls",
+    "=": "a value",
+    "(": "options, name=value, and then ')'",
+    "[": "a layer map, and then ']'",
+}
 GRAMMAR = "terms joined by '+', each LOSS(option=value)@feature[layers]*weight with all but the loss left out at will"
+
+
+def name_and_terms(text: str) -> tuple[str, str]:
+    """The name of an expression, ``NAME = TERMS``, and its terms; one without a name is called by its terms.
+
+    Raises:
+        KdzooError: for a name that is none, and for an expression that is too long.
+    """
+    if len(text) > LONGEST:
+        raise KdzooError(f"a method of {len(text)} characters is too long; write a recipe's YAML file")
+    name, equals, terms = text.partition("=")
+    if not equals or re.search(r"[(\[]", name):
+        return method_name(text), text.strip()
+    return check_name("method", name.strip()), terms.strip()
 
 
 def is_expression(text: str) -> bool:
@@ -39,16 +67,37 @@ def parse_terms(text: str) -> list[dict[str, Any]]:
     Raises:
         KdzooError: names the part that cannot be read.
     """
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, about how numbers are written
+            tree = ast.parse(text, mode="eval").body
+        return [_term(node, text) for node in _summands(tree)]
     except SyntaxError as error:
-        raise KdzooError(f"method {text!r} cannot be read at character {error.offset}; it is {GRAMMAR}") from None
-    return [_term(node, text) for node in _summands(tree)]
+        raise KdzooError(_expected(text, error)) from None
+    except KdzooError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise KdzooError(f"method {text!r} cannot be read ({error}); it is {GRAMMAR}") from None
 
 
 def method_name(text: str) -> str:
     """A name for an expression that is good for files."""
-    return re.sub(r"[^\w.]+", "-", text).strip("-")
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.") or "method"
+    if len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{name[: NAME_LENGTH - 9].rstrip('-.')}-{digest}"
+
+
+def _expected(text: str, error: SyntaxError) -> str:
+    """What cannot be read where, and what was expected there."""
+    at = error.offset or len(text) + 1
+    open_ = error.msg.endswith("was never closed")
+    before = text[: at if open_ else at - 1].rstrip()
+    found = "its end" if at > len(text) else f"character {at}, {text[at - 1 : at]!r}"
+    wanted = EXPECTED.get(before[-1:], "'+' and another term, or '*' and a weight")
+    return f"method {text!r} cannot be read at {found}: expected {wanted}; a method is {GRAMMAR}"
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -64,7 +113,10 @@ def _term(node: ast.expr, text: str) -> dict[str, Any]:
             number, rest = (node.right, node.left) if _is_number(node.right) else (node.left, node.right)
             if not _is_number(number):
                 raise _unreadable(node, text, "a weight is a number")
-            _set(term, "weight", float(ast.literal_eval(number)), node, text)
+            try:
+                _set(term, "weight", float(ast.literal_eval(number)), node, text)
+            except OverflowError:
+                raise _unreadable(number, text, "a weight is finite") from None
             node = rest
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             feature, node = node.right, _with_suffixes(node)
@@ -120,7 +172,7 @@ def _value(node: ast.expr, text: str) -> Any:
         return {"true": True, "false": False, "null": None}.get(node.id, node.id)
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         raise _unreadable(node, text, "a value is a number, a word, a 'text', or a list of them") from None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, check_name, unknown
 from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.models.layers import layer_map
-from kdzoo.objectives.expression import is_expression, method_name, parse_terms
+from kdzoo.objectives.expression import is_expression, name_and_terms, parse_terms
 from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.reading import UNREADABLE, read_value, read_yaml, split_setting
 from kdzoo.objectives.registry import available, recipe_factory
 from kdzoo.objectives.schedule import Schedule, Weight
 from kdzoo.objectives.sources import Source as Source
@@ -33,15 +34,6 @@ from kdzoo.objectives.term import Term
 
 # Deep enough that any explicit pair, and any slice of a named map, is in range when only its form is checked.
 LARGE, DEEP = 10_000, 100
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML takes 5e-5, without a point, for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
-)
 
 
 class Citation(Strict):
@@ -89,7 +81,7 @@ class TermSpec(Strict):
     layer_reduction: Literal["sum", "mean"] = "sum"
     layer_schedule: Literal["together", "progressive", "stacked"] = "together"
     shared: bool = False
-    name: str | None = None
+    name: Annotated[str, AfterValidator(lambda name: check_name("term", name))] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -232,7 +224,7 @@ class Recipe(Strict):
         KdzooError: from `parse`, `load` and `override`, for anything that does not fit.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(lambda name: check_name("recipe", name))]
     title: str = ""
     citation: Citation | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -324,28 +316,26 @@ class Recipe(Strict):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             message = str(first["msg"]).removeprefix("Value error, ")
             raise KdzooError(f"{source}{': ' + where if where else ''}: {message}") from None
+        except KdzooError:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise KdzooError(f"{source}: a value in it fits nothing ({type(error).__name__}: {error})") from None
 
     @classmethod
     def load(cls, name: str | Path) -> Recipe:
         """A recipe by its registered name, from a YAML file, or from an expression (`kdzoo.objectives.expression`)."""
         if is_expression(str(name)):
             text = str(name).strip()
-            terms = parse_terms(text)
-            data = {"name": method_name(text), "title": text, "stages": [{"terms": terms}]}
+            called, terms = name_and_terms(text)
+            data = {"name": called, "title": terms, "stages": [{"terms": parse_terms(terms)}]}
             return cls.parse(data, f"method {text!r}")
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
-            try:
-                data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-            except OSError as error:
-                raise KdzooError(f"recipe {path}: {error.strerror or error}") from None
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise KdzooError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
-            return cls.parse(data, str(path))
+            return cls.parse(read_yaml(path), str(path))
         if name in available() and name not in available("recipes"):
             raise KdzooError(f"{name} is a loss and no recipe; write '{name} + ce', or '{name}*1' to train on it alone")
         return recipe_factory(str(name))()
@@ -354,20 +344,20 @@ class Recipe(Strict):
         """A copy with settings changed, each ``key=value`` with a YAML value.
 
         A key is ``LOSS.OPTION`` for every term of that loss (``kd.temperature=2``, ``ce.weight=0.5``), or the path to
-        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``). What is changed loses its
-        source.
+        a key of the recipe (``training.learning_rate=3e-5``, ``stages.0.fraction=0.5``); ``NAME:`` before it says
+        which recipe is meant, and must be this one's name. What is changed loses its source.
         """
         settings = list(settings)
         sourced = any(setting.strip().startswith("sources") for setting in settings)
         data = self.model_dump(mode="json", exclude_defaults=True, exclude=None if sourced else {"sources"})
         for setting in settings:
-            key, equals, text = setting.partition("=")
-            parts = key.strip().split(".")
-            if not equals or not key.strip():
-                raise KdzooError(f"setting {setting!r} is not of the form key=value, such as kd.temperature=2")
+            method, key, text = split_setting(setting)
+            parts = key.split(".")
+            if method not in ("", self.name):
+                raise unknown("method", method, [self.name])
             try:
-                value = yaml.load(text, _Loader)
-            except yaml.YAMLError:
+                value = read_value(text)
+            except UNREADABLE:
                 raise KdzooError(f"setting {setting!r}: {text!r} is not a YAML value") from None
             terms = [term for stage in data["stages"] for term in stage["terms"] if term["loss"] == parts[0]]
             if terms and len(parts) == 2:
@@ -388,39 +378,6 @@ class Recipe(Strict):
         return self.model_copy(update={"sources": still_true(original, self)})
 
 
-ALL = "all"  # in place of a method: every registered recipe
-
-
-def load_recipes(methods: Iterable[str], overrides: Iterable[str] = ()) -> dict[str, Recipe]:
-    """Recipes by name, with settings changed: a loss's in those that hold it, a recipe's own in all.
-
-    Args:
-        methods: names, YAML files or expressions; ``"all"`` stands for every registered recipe.
-        overrides: ``LOSS.OPTION=VALUE`` or ``KEY=VALUE``; see `Recipe.override`.
-
-    Raises:
-        KdzooError: for a method that is none, a loss that no recipe holds, or two recipes of one name.
-    """
-    methods = list(methods)
-    named = [*available("recipes"), *(m for m in methods if m != ALL)] if ALL in methods else methods
-    recipes = [Recipe.load(method) for method in named]
-    for setting in overrides:
-        loss = setting.partition("=")[0].split(".")[0]
-        if loss in Recipe.model_fields:
-            recipes = [recipe.override([setting]) for recipe in recipes]
-            continue
-        holding = [recipe for recipe in recipes if loss in recipe.losses]
-        if not holding:
-            raise unknown("term", loss, {name for recipe in recipes for name in recipe.losses})
-        recipes = [recipe.override([setting]) if recipe in holding else recipe for recipe in recipes]
-    by_name: dict[str, Recipe] = {}
-    for recipe in recipes:
-        if recipe.name in by_name:
-            raise KdzooError(f"two methods are called {recipe.name!r}; give one of the recipes another name")
-        by_name[recipe.name] = recipe
-    return by_name
-
-
 def _join(schedules: list[Schedule]) -> Schedule:
     """One schedule from those of successive stages; a stage's start replaces the zero at its predecessor's end."""
     if len(schedules) == 1:
@@ -435,7 +392,7 @@ def _join(schedules: list[Schedule]) -> Schedule:
 
 def _set(data: Any, parts: list[str], value: Any, setting: str) -> None:
     for index, part in enumerate(parts):
-        if isinstance(data, list) and (not part.isdigit() or int(part) >= len(data)):
+        if isinstance(data, list) and (not part.isdecimal() or len(part) > 9 or int(part) >= len(data)):
             raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
         if not isinstance(data, (dict, list)):
             raise KdzooError(f"setting {setting!r}: {parts[index - 1]!r} holds the value {data!r}, it has no keys")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from kdzoo import plugins
-from kdzoo.errors import unknown
+from kdzoo.errors import check_name, unknown
 from kdzoo.losses.registry import check_free, hints, loss_names
 from kdzoo.tasks.registry import task_names
 
@@ -22,11 +22,11 @@ def register_recipe(name: str) -> Callable[[R], R]:
     """Decorator that makes a recipe known by a name, on a function that returns it.
 
     Raises:
-        KdzooError: when the name is taken.
+        KdzooError: when the name is taken, or none (`kdzoo.errors.check_name`).
     """
 
     def add(recipe: R) -> R:
-        check_free("recipe", name, _recipes, recipe)
+        check_free("recipe", check_name("recipe", name), _recipes, recipe)
         _recipes[name] = recipe
         return recipe
 

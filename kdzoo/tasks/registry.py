@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdzoo import plugins
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, check_name, unknown
 from kdzoo.tasks.base import Task
 
 _tasks: dict[str, Task] = {}
@@ -28,10 +28,12 @@ def register_task(task: Task) -> Task:
         The task.
 
     Raises:
-        KdzooError: it is no task, or its name is that of one of kdzoo's own, as GLUE's are.
+        KdzooError: it is no task, or its name is that of one of kdzoo's own, as GLUE's are, or none
+            (`kdzoo.errors.check_name`).
     """
     if not isinstance(task, Task):
         raise KdzooError(f"register_task takes an instance of a Task, such as kdzoo.tasks.Classification; got {task!r}")
+    check_name("task", task.name)
     if task.name in _built_in and _tasks[task.name] is not task:
         raise KdzooError(f"a task named {task.name!r} is one of kdzoo's own, such as GLUE's; choose another name")
     _tasks[task.name] = task

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kdzoo.bench.progress import STEPS, Progress
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, brief, out_of_memory, printable
 
 Job = tuple[str, str, int]  # task, method and seed
 Files = dict[str, bytes]
@@ -26,7 +26,8 @@ class Failure(NamedTuple):
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception is, which must be the one being handled."""
         kind = "" if isinstance(error, KdzooError) else f"{type(error).__name__}: "
-        return cls(" ".join(f"{kind}{error}".split()), traceback.format_exc())
+        said = out_of_memory(error) or f"{kind}{error}"
+        return cls(printable(" ".join(brief(said).split())), printable(traceback.format_exc()))
 
 
 Result = dict[str, Any] | Failure

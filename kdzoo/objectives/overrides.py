@@ -1,0 +1,104 @@
+"""Recipes with settings changed, as ``--set`` gives them: each is honoured by a method, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.objectives.reading import split_setting
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.registry import available
+
+ALL = "all"  # in place of a method: every registered recipe
+WORDS = ("title", "citation", "notes", "sources")  # of a recipe; nothing is trained by them
+
+
+def load_recipes(
+    methods: Iterable[str],
+    overrides: Iterable[str] = (),
+    *,
+    training: Literal["one budget", "own", "none"] = "one budget",
+) -> dict[str, Recipe]:
+    """Recipes by name, with settings changed: a loss's in those that hold it, a recipe's own in all.
+
+    Args:
+        methods: names, YAML files or expressions; ``"all"`` stands for every registered recipe.
+        overrides: ``LOSS.OPTION=VALUE`` or ``KEY=VALUE``, with ``METHOD:`` before it for one method alone; see
+            `Recipe.override`.
+        training: what they are trained with: one budget for all, each recipe's own numbers, or nothing of either.
+
+    Raises:
+        KdzooError: for a method that is none, a loss that no recipe holds, a setting without effect, or two recipes
+            of one name.
+    """
+    methods = list(methods)
+    named = [*available("recipes"), *(m for m in methods if m != ALL)] if ALL in methods else methods
+    by_name: dict[str, Recipe] = {}
+    for recipe in map(Recipe.load, named):
+        # Some file systems take capital letters for small ones.
+        if same := next((name for name in by_name if name.lower() == recipe.name.lower()), None):
+            also = "" if same == recipe.name else f" and {recipe.name!r}"
+            raise KdzooError(f"two methods are called {same!r}{also}; give one of them another name")
+        by_name[recipe.name] = recipe
+    for setting in overrides:
+        method, key, _ = split_setting(setting)
+        first = key.split(".")[0]
+        if method and method not in by_name:
+            raise unknown("method", method, by_name)
+        check_effect(setting)
+        if first == "training":
+            _check_training(setting, method, training)
+        recipes = [by_name[method]] if method else [*by_name.values()]
+        if not method and first not in Recipe.model_fields:
+            recipes = [recipe for recipe in recipes if first in recipe.losses]
+            if not recipes:
+                raise unknown("term", first, {name for recipe in by_name.values() for name in recipe.losses})
+        by_name |= {recipe.name: recipe.override([setting]) for recipe in recipes}
+    return by_name
+
+
+def check_effect(setting: str) -> None:
+    """Refuse a setting of a recipe that changes no training.
+
+    Raises:
+        KdzooError: says what would.
+    """
+    _, key, _ = split_setting(setting)
+    first = key.split(".")[0]
+    instead = {
+        "name": "NAME = TERMS as a method, or a recipe's file, names one",
+        "student": "a recipe's student is advice; --student gives one",
+        "general": "a general stage is trained by kdzoo pretrain, where its keys stand without 'general.'",
+        **dict.fromkeys(WORDS, "nothing is trained by it; change it in a recipe's file (kdzoo show NAME --yaml)"),
+    }
+    if first in instead:
+        raise KdzooError(f"setting {setting!r} has no effect: {instead[first]}")
+
+
+def trained_with(overrides: Iterable[str], method: str) -> set[str]:
+    """The numbers of a recipe's ``training`` that settings give to a method."""
+    found: set[str] = set()
+    for setting in overrides:
+        of, key, _ = split_setting(setting)
+        first, _, name = key.partition(".")
+        if first == "training" and of in ("", method):
+            found |= {name} if name else {*Recipe.model_fields["training"].annotation.model_fields}  # type: ignore[union-attr]
+    return found
+
+
+def _check_training(setting: str, method: str, training: str) -> None:
+    _, key, value = split_setting(setting)
+    name = key.partition(".")[2]
+    if training == "none":
+        raise KdzooError(f"setting {setting!r} has no effect: nothing is trained to an end here")
+    if name == "max_length":
+        raise KdzooError(
+            f"setting {setting!r} has no effect: the rows of a comparison have one length for all, --max-length"
+        )
+    if training == "one budget" and not method:
+        option = f"--{name.replace('_', '-')}" if name else "an option of its own"
+        raise KdzooError(
+            f"setting {setting!r}: the methods of a comparison have one budget, which {option} gives; write "
+            f"METHOD:{key}={value} for one method's own, or add --recipe-training for each recipe's"
+        )

@@ -71,7 +71,7 @@ release: .venv/bin/python ## the wheel and the source distribution, into dist/, 
 	@rm -rf dist build/lib
 	@test -x build/release/bin/twine || { .venv/bin/python -m venv build/release && \
 		build/release/bin/python -m pip --disable-pip-version-check install -qq build==1.6.1 twine==7.0.0; }
-	@build/release/bin/python -m build --outdir dist . >build/release.log || { cat build/release.log >&2; exit 1; }
+	@build/release/bin/python -m build --outdir dist . >build/release.log 2>&1 || { cat build/release.log >&2; exit 1; }
 	@build/release/bin/twine check --strict dist/*
 
 clean: ## remove what was built; .venv and runs stay

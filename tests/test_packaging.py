@@ -92,7 +92,7 @@ def test_wheel_names_its_licence_and_command(wheel: Path) -> None:
 
 def test_every_module_imports_from_the_installed_wheel(python: Path, tmp_path: Path) -> None:
     dependencies = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    found = json.loads(run(python, "-c", IMPORT_ALL, *dependencies, cwd=tmp_path).splitlines()[-1])
+    found = json.loads(run(python, "-I", "-c", IMPORT_ALL, *dependencies, cwd=tmp_path).splitlines()[-1])
     home = python.parents[1].resolve()
     elsewhere = {name: path for name, path in found.items() if home not in Path(path).resolve().parents}
     assert not elsewhere, f"not imported from the installed wheel: {elsewhere}"

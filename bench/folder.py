@@ -163,6 +163,10 @@ class Records:
         """Where a cell's record is."""
         return self.folder / "cells" / f"{task}-{method}-{seed}.json"
 
+    def trial(self, task: str, method: str, seed: int) -> Path:
+        """Where the record of a trial is."""
+        return self.folder / "trials" / f"{task}-{method}-{seed}.json"
+
     def teacher(self, task: str) -> Path:
         """Where a task's teacher is; its record is ``record.json`` in there."""
         return self.folder / "teachers" / task

@@ -17,9 +17,10 @@ from kdzoo.bench.folder import Records
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
+from kdzoo.bench.grid.tuning import SEED, parted, proposals, set_to
 from kdzoo.bench.progress import Progress
 from kdzoo.bench.record import FORMAT, TEACHER
-from kdzoo.bench.runs.budget import total_steps
+from kdzoo.bench.runs.budget import Budget, total_steps
 from kdzoo.bench.runs.train import Outcome, quiet, train
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
@@ -30,7 +31,16 @@ from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache
 
-UNUSED = {"title", "citation", "general", "student", "training", "notes"}  # of a recipe; no cell depends on them
+# Of a recipe; no cell depends on them.
+UNUSED = {
+    "title",
+    "citation",
+    "general",
+    "student",
+    "training",
+    "notes",
+    "tunable",
+}  # of a recipe; no cell depends on them
 
 
 class Cells:
@@ -49,6 +59,7 @@ class Cells:
 
     Attributes:
         data: by task, the splits as they were loaded; ``augmented`` among them are the students' training rows.
+        chosen: by task and method, the settings that tuning found.
         teacher_needs: by task and method, the teacher's config and what the method needs of it.
     """
 
@@ -72,11 +83,22 @@ class Cells:
         self.trackers = trackers
         self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
         self.data: dict[str, DatasetDict] = {}
+        self.chosen: dict[tuple[str, str], dict[str, float]] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._of_students_by_task: dict[str, DatasetDict] = {}
+        self._for_trials: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
+
+    def method(self, job: Job) -> tuple[Recipe, Budget]:
+        """A cell's recipe and budget, with what was tuned, or what its trial tries."""
+        name, trial = parted(job[1])
+        recipe = self.recipes[name]
+        budget = self.settings.budget_of(recipe)
+        if trial is not None:
+            return set_to(recipe, budget, proposals(recipe, budget, self.settings.tune)[trial])
+        return set_to(recipe, budget, self.chosen.get((job[0], name), {}))
 
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a teacher or a cell that is done.
@@ -110,7 +132,7 @@ class Cells:
         task, started = self.tasks[name], now()
         shared: dict[str, Any] = {
             "task": task,
-            "data": self._tokenized(task) if method == TEACHER else self._of_students(task),
+            "data": self._rows(task, method),
             "seed": seed,
             "progress": progress,
         }
@@ -119,15 +141,16 @@ class Cells:
             if method == TEACHER:
                 record = self._train_teacher(job, started, shared)
             else:
-                recipe, teacher = self.recipes[method], self._teacher(task)
+                (recipe, budget), teacher = self.method(job), self._teacher(task)
                 cache, methods, _ = self.cache(task)
+                name, trial = parted(method)
                 outcome = train(
                     self.student.build(task, teacher=teacher, seed=seed).train(),
                     teacher if recipe.needs_teacher else None,
                     recipe,
-                    cache=cache if method in methods else None,
-                    evaluations=self.settings.evaluations,
-                    budget=self.settings.budget_of(recipe),
+                    cache=cache if name in methods else None,
+                    evaluations=self.settings.evaluations if trial is None else 0,
+                    budget=budget,
                     folder=self.records.folder / "work",
                     tokenizer=self.encoder.student,
                     collator=self.encoder.collator(task),
@@ -195,7 +218,13 @@ class Cells:
             task: DatasetDict({name: _in_memory(split) for name, split in splits.items()})
             for task, splits in self.data.items()
         }
-        return self.__dict__ | {"data": rows, "_tokenized_tasks": {}, "_of_students_by_task": {}, "_teachers": {}}
+        return self.__dict__ | {
+            "data": rows,
+            "_tokenized_tasks": {},
+            "_of_students_by_task": {},
+            "_for_trials": {},
+            "_teachers": {},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         quiet()
@@ -230,6 +259,8 @@ class Cells:
         name, method, seed = job
         if method == TEACHER:
             return self.records.teacher(name) / "record.json"
+        if parted(method)[1] is not None:
+            return self.records.trial(name, method, seed)
         return self.records.cell(name, method, seed)
 
     def configuration(self, job: Job) -> dict[str, Any]:
@@ -238,8 +269,8 @@ class Cells:
         configuration: dict[str, Any] = {"task": name, "method": method, "seed": seed}
         if method == TEACHER:
             return configuration | {"shared": self.settings.of_teacher()}
-        recipe = self.recipes[method].model_dump(mode="json", exclude_defaults=True, exclude=UNUSED)
-        budget = self.settings.budget_of(self.recipes[method])
+        changed, budget = self.method(job)
+        recipe = changed.model_dump(mode="json", exclude_defaults=True, exclude=UNUSED)
         own = {} if budget == self.settings.budget else {"budget": budget.model_dump(mode="json")}
         return configuration | {"shared": self.settings.shared(), "recipe": recipe, **own}
 
@@ -266,6 +297,21 @@ class Cells:
             )
         return self._of_students_by_task[task.name]
 
+    def _rows(self, task: Task, method: str) -> DatasetDict:
+        """The splits of a training: a trial's are all cut from the training rows."""
+        if method == TEACHER:
+            return self._tokenized(task)
+        if parted(method)[1] is None:
+            return self._of_students(task)
+        if task.name not in self._for_trials:
+            parts = zip(
+                ("train", task.validation_splits[0]), task.held_out(self.data[task.name]["train"], SEED), strict=True
+            )
+            self._for_trials[task.name] = DatasetDict(
+                {split: self.encoder.for_students(task, rows) for split, rows in parts}
+            )
+        return self._for_trials[task.name]
+
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
             # One at a time: cells come task by task.
@@ -279,7 +325,7 @@ class Cells:
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")
         found = asdict(outcome)
-        if configuration["method"] != TEACHER:
+        if parted(configuration["method"])[1] is None and configuration["method"] != TEACHER:
             del found["references"], found["guess"]  # the teacher's record holds them for the whole task
         return {
             "format": FORMAT,
@@ -296,10 +342,12 @@ class Cells:
 
     def steps(self, name: str, method: str, seed: int) -> int:
         """How many a training takes."""
-        of_student = self.settings.budget if method == TEACHER else self.settings.budget_of(self.recipes[method])
-        budget = self.settings.teacher_budget if method == TEACHER else of_student
-        rows = len(self.data[name]["train"]) * (1 if method == TEACHER else 1 + self.settings.augment)
-        return total_steps(budget, rows)
+        if method == TEACHER:
+            return total_steps(self.settings.teacher_budget, len(self.data[name]["train"]))
+        _, budget = self.method((name, method, seed))
+        if parted(method)[1] is not None:
+            return total_steps(budget, len(self._rows(self.tasks[name], method)["train"]))
+        return total_steps(budget, len(self.data[name]["train"]) * (1 + self.settings.augment))
 
 
 def _in_memory(rows: Dataset) -> Dataset:

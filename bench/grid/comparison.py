@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,16 +12,16 @@ import torch
 from rich.console import Console
 
 from kdzoo.bench.contents import contents_of
-from kdzoo.bench.files import now
 from kdzoo.bench.folder import Records
-from kdzoo.bench.grid.board import Board
 from kdzoo.bench.grid.cells import Cells
-from kdzoo.bench.grid.launchers.base import Failure, Job, Launcher
+from kdzoo.bench.grid.launchers.base import Job, Launcher
 from kdzoo.bench.grid.launchers.local import InProcess
+from kdzoo.bench.grid.running import Grid, Running
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
+from kdzoo.bench.grid.tuning import chosen_of, trial_name
 from kdzoo.bench.progress import progress
-from kdzoo.bench.record import FORMAT, TEACHER, read_failure
+from kdzoo.bench.record import TEACHER
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
@@ -153,7 +152,7 @@ class Comparison:
     def cells(self) -> Iterator[tuple[Task, str, int]]:
         """The grid, task by task, seed by seed, so that the first rows of the table fill early."""
         for task in self.tasks:
-            for seed in range(self.settings.seeds):
+            for seed in self.settings.seeds:
                 for method in self.recipes:
                     if (task.name, method) not in self.impossible:
                         yield task, method, seed
@@ -161,9 +160,11 @@ class Comparison:
     @property
     def title(self) -> str:
         """Of its table."""
-        seeds = "one seed" if self.settings.seeds == 1 else f"mean ± std over {self.settings.seeds} seeds"
+        count = len(self.settings.seeds)
+        seeds = "one seed" if count == 1 else f"mean ± std over {count} seeds"
+        tuned = f", tuned with {self.settings.tune} trials a method" if self.settings.tune else ""
         models = f"teacher {self.settings.teacher}, student {self.settings.student}"
-        return f"Validation scores, {seeds}; {models}; {self.settings.trained}"
+        return f"Validation scores, {seeds}; {models}; {self.settings.trained}{tuned}"
 
     def run(
         self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False
@@ -180,65 +181,43 @@ class Comparison:
         Raises:
             DistillationFailure: when a record cannot be written.
         """
-        launcher = launcher or InProcess()
-        grid: dict[Job, list[Job]] = {(task.name, TEACHER, 0): [] for task in self.tasks}
-        for task, method, seed in self.cells():
-            grid[task.name, TEACHER, 0].append((task.name, method, seed))
         self.failed = {}
         with self.records.claimed(command) as damaged:
             for line in damaged:
                 self._say(f"warning: {line}")
-            jobs = [job for teacher, cells in grid.items() for job in (teacher, *cells)]
-            done = {job: record for job in jobs if (record := self.work.find(job)) is not None}
-            steps = {job: self.work.steps(*job) for job in jobs if job not in done}
-            for task in self.tasks:
-                if any(job in steps for job in grid[task.name, TEACHER, 0]):
-                    self._augment(task)
-                    self._announce_cache(task)
-            with Board(self.console, steps, self._table, self._wide, launcher.doing) as board:
-                waiting: deque[Job] = deque()
-
-                def plan(jobs: Sequence[Job]) -> Iterator[Job]:
-                    """Those that are to run, with the cells of the teachers that are done."""
-                    for job in jobs:
-                        why = None if job in done or retry_failed else self._failed_before(job)
-                        if why is not None:
-                            fail(job, why, f"failed before: {why}; --retry-failed runs it again")
-                        elif job in done:
-                            yield from plan(grid.get(job, []))
-                        else:
-                            yield job
-
-                def fail(job: Job, why: str, line: str) -> None:
-                    without = [cell for cell in grid.get(job, []) if cell in steps]
-                    self.failed[job] = why
-                    board.failed(job, line + (f"; {len(without)} cells are left out" if without else ""), without)
-
-                for job, record in done.items():
-                    self._failure_path(job).unlink(missing_ok=True)  # where a run was killed just before it did
-                    board.found(record)
-                waiting.extend(plan([*grid]))
-                if launcher.side_by_side:  # no worker waits for the last teacher then
-                    waiting = deque(sorted(waiting, key=lambda job: job[1] != TEACHER))
-                with closing(launcher.run(self.work, waiting, board)) as running:  # whatever happens, its processes end
-                    for job, result in running:
-                        if isinstance(result, Failure):
-                            self._record_failure(job, result)
-                            fail(job, result.error, f"failed: {result.error}")
-                            continue
-                        if job not in grid:  # a teacher's is with its weights
-                            self.records.write(self.work.place(job), result)
-                        self._failure_path(job).unlink(missing_ok=True)
-                        done[job] = result
-                        board.ended(job, result)
-                        new = [*plan(grid.get(job, []))]
-                        if launcher.side_by_side:
-                            waiting.extend(new)
-                        else:
-                            waiting.extendleft(reversed(new))
+            teachers: Grid = {(task.name, TEACHER, 0): [] for task in self.tasks}
+            if self.settings.tune:
+                for job in self._trials():
+                    teachers[job[0], TEACHER, 0].append(job)
+                self._run_grid(teachers, launcher, retry_failed)
+                self.work.chosen = chosen_of(self.work, self.recipes, self.tasks, self._say)
+            grid: Grid = {teacher: [] for teacher in teachers}
+            for task, method, seed in self.cells():
+                grid[task.name, TEACHER, 0].append((task.name, method, seed))
+            done = self._run_grid(grid, launcher, retry_failed)
             if done and self.printer is not None:
                 self.printer.write(self.records.folder)
-        return [done[job] for job in jobs if job in done]
+        return [done[job] for teacher, cells in grid.items() for job in (teacher, *cells) if job in done]
+
+    def _trials(self) -> Iterator[Job]:
+        """The trials of all methods, those of one task together."""
+        for task in self.tasks:
+            for trial in range(self.settings.tune):
+                for method in self.recipes:
+                    if (task.name, method) not in self.impossible:
+                        yield task.name, trial_name(method, trial), self.settings.seeds[0]
+
+    def _run_grid(self, grid: Grid, launcher: Launcher | None, retry_failed: bool) -> dict[Job, dict[str, Any]]:
+        """Run what is missing of a grid; the records of what is done."""
+        for task in self.tasks:
+            cells = grid[task.name, TEACHER, 0]
+            if any(self.work.find(job) is None for job in ((task.name, TEACHER, 0), *cells)) and cells:
+                self._augment(task)
+                self._announce_cache(task)
+        running = Running(self.work, grid, retry_failed=retry_failed)
+        done = running.run(launcher or InProcess(), self.console, self._table, self._wide)
+        self.failed |= running.failed
+        return done
 
     def summary_of_failures(self) -> str:
         """One line about the trainings that failed."""
@@ -275,20 +254,6 @@ class Comparison:
         if live and self.settings.cache_limit:
             limit = megabytes(self.settings.cache_limit * 1e9)
             self._say(f"{task.name:<6} the teacher runs live for {', '.join(live)}: over --cache-limit, {limit}")
-
-    def _failure_path(self, job: Job) -> Path:
-        return self.records.failed(*job)
-
-    def _failed_before(self, job: Job) -> str | None:
-        """Why a training failed, if it did with this configuration."""
-        path = self._failure_path(job)
-        found = read_failure(path) if path.exists() else {}
-        return str(found["error"]) if found.get("configuration") == self.work.configuration(job) else None
-
-    def _record_failure(self, job: Job, failure: Failure) -> None:
-        names = dict(zip(("task", "method", "seed"), job, strict=True))
-        said = {"configuration": self.work.configuration(job), **failure._asdict(), "finished": now()}
-        self.records.write(self._failure_path(job), {"format": FORMAT, **names, **said})
 
     def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
         return "" if self.printer is None else self.printer.table(records, self.title, failed=failed, running=True)

@@ -5,9 +5,9 @@ The text under a field is also the help of the command line's option, which is m
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
@@ -36,9 +36,33 @@ QUICKSTART: dict[str, Any] = {
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
 # Left out of the records while they are at their defaults.
-OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first"}
+OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first", "tune"}
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
 FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
+
+
+def _seeds(value: Any) -> Any:
+    """Seeds from how many there are, or from a list of them."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts or not all(part.isdecimal() for part in parts):
+            raise ValueError("give a number of seeds, or which, such as 0,3,7")
+        value = [int(part) for part in parts] if "," in value else int(parts[0])
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MOST_SEEDS:
+            raise ValueError(f"input should be from 1 to {MOST_SEEDS}")
+        return tuple(range(value))
+    if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
+        raise ValueError("a seed stands there twice")
+    return value
+
+
+MOST_SEEDS = 1000
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
+    BeforeValidator(_seeds),
+    Field(min_length=1, max_length=MOST_SEEDS),
+]
 
 
 class Settings(Distilled):
@@ -48,8 +72,10 @@ class Settings(Distilled):
     """Tasks, separated by commas."""
     methods: tuple[str, ...] = Field(min_length=1)
     """Recipes, YAML files or expressions, separated by commas; or 'all' recipes."""
-    seeds: int = Field(default=1, ge=1, le=1000)
-    """How many seeds."""
+    seeds: Seeds = (0,)
+    """How many seeds, or which: 0,3,7 (and 7, alone)."""
+    tune: int = Field(default=0, ge=0, le=1000)
+    """Trials for each method (Optuna) over its rate and what its recipe marks, on held-out training rows; 0: none."""
     teacher: str
     """Folder, hub name, or a size such as 4x128, which is trained from scratch."""
     finetune_teacher: bool = True

@@ -89,7 +89,7 @@ class Fields:
 
     def _brackets(self, name: str, field: FieldInfo) -> list[str]:
         """The default and the range."""
-        silent = field.is_required() or field.default is None or isinstance(field.default, bool)
+        silent = field.is_required() or field.default is None or isinstance(field.default, (bool, tuple))
         said = " or ".join(filter(None, (self.before.get(name), "" if silent else str(field.default))))
         parts = [f"default: {said}", _range(field)] if said else [_range(field)]
         return [f"[{'; '.join(filter(None, parts))}]"] if any(parts) else []
@@ -153,8 +153,8 @@ def _range(field: FieldInfo) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type that typer reads: a choice is a text, which the settings class checks; None is what is not given."""
-    if get_origin(annotation) is Literal:
+    """The type that typer reads: a choice or a list is a text, which the settings class checks; None is not given."""
+    if get_origin(annotation) in (Literal, tuple):
         return str
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not type(None))

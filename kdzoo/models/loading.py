@@ -103,7 +103,7 @@ def check_attention(config: Any, name: str) -> None:
         asked = str(getattr(part, "_attn_implementation", None) or "")
         if "/" in asked:
             raise KdzooError(
-                f"the configuration of {name!r} asks for the attention {asked!r}, which is code from the hub, and kdzoo "
+                f"the configuration of {name!r} asks for the attention {asked!r}, which is code of the hub; kdzoo "
                 "runs none; remove attn_implementation from its config.json"
             )
 

@@ -219,6 +219,8 @@ class Recipe(Strict):
         training: the published hyper-parameters.
         notes: what a reader should know, such as how it departs from the authors' code.
         sources: where its hyper-parameters come from; each one of a published recipe has a source.
+        tunable: what ``kdzoo compare --tune`` may set beside the learning rate, ``LOSS.OPTION``, and between what;
+            `ranges` has what holds where there is nothing.
 
     Raises:
         KdzooError: from `parse`, `load` and `override`, for anything that does not fit.
@@ -235,6 +237,7 @@ class Recipe(Strict):
     training: Training = Training()
     notes: str = ""
     sources: tuple[Source, ...] = ()
+    tunable: dict[str, tuple[float, float]] = Field(default={})
 
     @field_validator("perturbation", mode="before")
     @classmethod
@@ -255,6 +258,24 @@ class Recipe(Strict):
         self.objective()
         sources_of(self)
         return self
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """What may be tuned: `tunable`, or the weights of all terms but the labels', and temperatures.
+
+        A weight lies within an eighth and eight times the recipe's, a temperature within 1 and 10.
+        """
+        if self.tunable:
+            return dict(self.tunable)
+        terms = [term for stage in self.stages for term in stage.terms]
+        found: dict[str, tuple[float, float]] = {}
+        for loss in self.losses:
+            weights = {term.weight for term in terms if term.loss == loss and isinstance(term.weight, float)}
+            if loss != "ce" and len(terms) > 1 and len(weights) == 1 and (weight := weights.pop()) > 0:
+                found[f"{loss}.weight"] = (weight / 8, weight * 8)
+            if "temperature" in options_of(loss_class(loss)) and loss == "kd":
+                found[f"{loss}.temperature"] = (1.0, 10.0)
+        return found
 
     @property
     def losses(self) -> tuple[str, ...]:

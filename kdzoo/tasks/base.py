@@ -176,6 +176,22 @@ class Task(ABC):
         values = np.asarray(predictions)
         return len(values) > 1 and bool((values == values[0]).all())
 
+    def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+        """A tenth of the rows apart, drawn with a seed: what is kept, and what is taken.
+
+        Args:
+            rows: with the task's `fields`.
+            seed: of the drawing.
+        """
+        from kdzoo.tasks.splitting import held_out
+
+        kept, taken = held_out(self.strata(rows), seed)
+        return rows.select(kept), rows.select(taken)
+
+    def strata(self, rows: Dataset) -> Sequence[Any]:
+        """Of each row, which others it must be divided evenly with; all are alike by default."""
+        return [0] * len(rows)
+
     def flatten(self, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The metrics of every validation split as one mapping, which `score` takes.
 

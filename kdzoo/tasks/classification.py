@@ -308,6 +308,14 @@ class Classification(Task):
             guess = labels.mean(0) if self.regression else (labels.mean(0) >= 0.5).astype(int)
         return np.broadcast_to(guess, np.shape(references)).copy()
 
+    def strata(self, rows: Dataset) -> list[Any]:
+        """The class, the set of labels, or the tenth that the number lies in."""
+        values = [rows[column][:] for column in self.label_columns]
+        if self.regression:
+            ranks = np.argsort(np.argsort(np.asarray(values[0]), kind="stable"), kind="stable")
+            return [int(rank) for rank in ranks * 10 // max(len(rows), 1)]
+        return [tuple(value) if isinstance(value, list) else value for value in values[0]]
+
     def one_class(self, predictions: Any) -> bool:
         from kdzoo.tasks.metrics import decided
 

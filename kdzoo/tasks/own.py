@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_CLASSES = 20  # distinct integers that are still classes, and not numbers
-HELD_OUT = 0.1  # the share of the training rows that is validation where there is none
 NAMES = {  # what a split may be called
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
@@ -149,53 +148,18 @@ def from_data(
     return Own(replace(task, read=partial(dict, rows)), tuple(notes))
 
 
-def held_out(rows: Dataset, task: Classification, seed: int, share: float = HELD_OUT) -> tuple[Dataset, Dataset]:
-    """Rows divided in two, seeded and stratified: of classes by class, of numbers by their tenths.
-
-    Args:
-        rows: with the task's `fields`.
-        task: whose.
-        seed: of the drawing.
-        share: of each stratum, in the second part.
-
-    Returns:
-        What is left, and what was taken, each in the rows' order.
+def held_out(rows: Dataset, task: Classification, seed: int) -> tuple[Dataset, Dataset]:
+    """Validation rows taken from training rows, seeded and stratified; see `Task.held_out`.
 
     Raises:
         KdzooError: there are too few rows.
     """
-    count = len(rows)
-    wanted = max(2, round(share * count))
-    if count - wanted < 2:
-        raise KdzooError(f"{task.name}: {count} rows are too few to take validation rows from; give a validation split")
-    values = [rows[column][:] for column in task.label_columns]
-    if task.regression:
-        ranks = np.argsort(np.argsort(np.asarray(values[0]), kind="stable"), kind="stable")
-        strata: list[Any] = list(ranks * 10 // count)
-    else:
-        strata = [tuple(value) if isinstance(value, list) else value for value in values[0]]
-    random = np.random.default_rng(seed)
-    order = random.permutation(count)
-    by_stratum: dict[Any, list[int]] = {}
-    for row in order:
-        by_stratum.setdefault(strata[row], []).append(int(row))
-    # Of a class with one row nothing is taken, or training would not know it.
-    taken = [row for found in by_stratum.values() for row in found[: min(round(share * len(found)), len(found) - 1)]]
-    rest = [int(row) for row in order if int(row) not in set(taken)]
-    spare = [row for row in rest if len(by_stratum[strata[row]]) > 1]
-    left = dict.fromkeys(by_stratum, 0)
-    for row in rest:
-        left[strata[row]] += 1
-    for row in spare:
-        if len(taken) >= wanted:
-            break
-        if left[strata[row]] > 1:
-            taken.append(row)
-            left[strata[row]] -= 1
-    if len(taken) < 2:
-        raise KdzooError(f"{task.name}: no class has a row to spare for validation; give a validation split")
-    chosen = set(taken)
-    return rows.select([row for row in range(count) if row not in chosen]), rows.select(sorted(chosen))
+    kept, taken = task.held_out(rows, seed)
+    if len(kept) < 2 or len(taken) < 2:
+        raise KdzooError(
+            f"{task.name}: {len(rows)} rows are too few to take validation rows from; give a validation split"
+        )
+    return kept, taken
 
 
 # --- reading ---

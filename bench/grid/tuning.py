@@ -1,0 +1,97 @@
+"""--tune: the same number of trials for each method, scored on training rows held out for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdzoo.bench.runs.budget import Budget
+from kdzoo.errors import KdzooError
+from kdzoo.objectives.recipe import Recipe
+
+if TYPE_CHECKING:
+    from kdzoo.bench.grid.cells import Cells
+    from kdzoo.tasks import Task
+
+MARK = "#"  # between a method's name and the number of a trial of it; no name holds it
+RATE = "learning_rate"
+WIDER = 5.0  # a rate is sought between a fifth of the budget's and five times as much
+SEED = 0  # of the rows that are held out and of the settings that are tried
+
+Params = dict[str, float]
+
+
+def trial_name(method: str, trial: int) -> str:
+    """How a trial of a method is called in jobs and records."""
+    return f"{method}{MARK}{trial}"
+
+
+def parted(method: str) -> tuple[str, int | None]:
+    """A method's name and the number of its trial; None for a cell that is no trial."""
+    name, _, trial = method.partition(MARK)
+    return name, int(trial) if trial else None
+
+
+def space_of(recipe: Recipe, budget: Budget) -> dict[str, tuple[float, float]]:
+    """What is sought for a method and between which values: its rate, and what its recipe marks (`Recipe.tunable`)."""
+    return {RATE: (budget.learning_rate / WIDER, budget.learning_rate * WIDER), **recipe.ranges}
+
+
+def proposals(recipe: Recipe, budget: Budget, trials: int) -> list[Params]:
+    """The settings that are tried, drawn by Optuna on a logarithmic scale; the first is the recipe's own.
+
+    They depend on the recipe, the budget and the number of trials alone, so any process can tell them.
+
+    Raises:
+        KdzooError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise KdzooError("--tune needs Optuna; install it with: pip install 'kdzoo[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    distributions: Any = {
+        name: optuna.distributions.FloatDistribution(low, high, log=low > 0)
+        for name, (low, high) in space_of(recipe, budget).items()
+    }
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
+    drawn: list[Params] = [{}]
+    for _ in range(trials - 1):
+        drawn.append({name: float(f"{value:.4g}") for name, value in study.ask(distributions).params.items()})
+    return drawn[:trials]
+
+
+def set_to(recipe: Recipe, budget: Budget, params: Mapping[str, float]) -> tuple[Recipe, Budget]:
+    """A recipe and a budget with a trial's settings."""
+    own = [f"{name}={value!r}" for name, value in params.items() if name != RATE]
+    rate = {RATE: params[RATE]} if RATE in params else {}
+    return recipe.override(own) if own else recipe, budget.model_copy(update=rate)
+
+
+def chosen_of(
+    work: Cells, recipes: Mapping[str, Recipe], tasks: Sequence[Task], say: Callable[[str], None]
+) -> dict[tuple[str, str], Params]:
+    """By task and method the settings of its best trial; the first of those that are level.
+
+    Args:
+        work: finds the trials' records.
+        recipes: by method.
+        tasks: all of them.
+        say: told what was chosen.
+    """
+    chosen: dict[tuple[str, str], Params] = {}
+    for task in tasks:
+        for method, recipe in recipes.items():
+            tried = proposals(recipe, work.settings.budget_of(recipe), work.settings.tune)
+            scores = {}
+            for trial in range(len(tried)):
+                record = work.find((task.name, trial_name(method, trial), work.settings.seeds[0]))
+                if record is not None:
+                    scores[trial] = float(record["score"])
+            if scores:
+                best = max(scores, key=lambda trial: (scores[trial], -trial))
+                chosen[task.name, method] = tried[best]
+                told = ", ".join(f"{name} {value:g}" for name, value in tried[best].items()) or "its recipe's own"
+                gain = f", {scores[best] - scores[0]:+.1f} to its own" if best and 0 in scores else ""
+                say(f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}")
+    return chosen

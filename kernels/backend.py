@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -22,11 +23,12 @@ CROSSOVERS: dict[str, int] = {}
 # Elements of the student under which, on a CPU, plain PyTorch with autograd is faster than a kernel's operator, whose
 # call costs more than such work.
 PLAIN: dict[str, int] = {
-    "cos_nce": 49152,
-    "divergence": 65536,
-    "hidden_mse": 524288,
-    "cosine": 49152,
-    "normalized_mse": 49152,
+    "cos_nce": 98304,
+    "divergence": 262144,
+    "hidden_mse": 4194304,
+    "cosine": 327680,
+    "normalized_mse": 327680,
+    "info_nce": 65536,
     "gram_distance": 8192,
     "gram_sp": 16384,
     "relation": 102400,
@@ -201,16 +203,17 @@ def check_kind(kernel: str, **tensors: Tensor | None) -> None:
         KernelError: naming the two that do not go together.
     """
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    first, *_ = given
-    for name, tensor in given.items():
+    name, first = next(iter(given.items()))
+    for other, tensor in given.items():
         if not tensor.is_floating_point():
-            raise KernelError(f"{kernel}: {name} is {text(tensor.dtype)}; it takes floating-point tensors")
-        for what, own, its in (
-            ("type", text(given[first].dtype), text(tensor.dtype)),
-            ("device", str(given[first].device), str(tensor.device)),
-        ):
-            if own != its:
-                raise KernelError(f"{kernel}: {first} is {own} and {name} is {its}; they must share one {what}")
+            raise KernelError(f"{kernel}: {other} is {text(tensor.dtype)}; it takes floating-point tensors")
+        if tensor.dtype != first.dtype:
+            own, its, what = text(first.dtype), text(tensor.dtype), "type"
+        elif tensor.device != first.device:
+            own, its, what = str(first.device), str(tensor.device), "device"
+        else:
+            continue
+        raise KernelError(f"{kernel}: {name} is {own} and {other} is {its}; they must share one {what}")
 
 
 def check_mask(kernel: str, mask: Tensor | None, vectors: Tensor) -> Tensor | None:
@@ -232,9 +235,28 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def values_at_hand(tensor: Tensor) -> bool:
+    """Whether plain code may look at values, which on a CPU tells quickly that there is nothing to take care of."""
+    return on_host(tensor.device) and unwatched(tensor)
+
+
+def unwatched(tensor: Tensor) -> bool:
+    """Whether no compiler, mode, transform or subclass of tensors follows what is done."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Vectors of length one on the last axis; a vector of length zero, or of infinite length, becomes zero."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    if norm.numel() and values_at_hand(vectors):
+        least, most = (end.item() for end in norm.detach().aminmax())
+        if least >= EPSILON and most < math.inf:
+            return vectors / norm
     none = (norm == 0) | (norm == torch.inf)
     # Filled before the division, so that neither value nor gradient meets 0 / 0 or inf / inf.
     return vectors.masked_fill(none, 0.0) / norm.masked_fill(none, 1.0).clamp_min(EPSILON)

@@ -56,8 +56,11 @@ def divisor(student: Tensor, mask: Tensor | None, count: Tensor | None) -> Tenso
         mask: (B, S) of the student's rows, as booleans.
         count: a tensor of one element.
     """
-    if count is None:
-        # A tensor in each case, so that the number of rows is no constant of a compiled graph.
-        every = torch.full((), math.prod(student.shape[:-1]), dtype=torch.float64, device=student.device)
-        count = every if mask is None else mask.sum() * (student.shape[1] if student.dim() == 4 else 1)
-    return count.detach().to(accumulator(student.dtype)).clamp_min(EPSILON)
+    dtype = accumulator(student.dtype)
+    if count is not None:
+        return count.detach().to(dtype).clamp_min(EPSILON)
+    if mask is not None:
+        layers = student.shape[1] if student.dim() == 4 else 1
+        return (mask.sum() * layers).to(dtype).clamp_min(EPSILON)
+    # A tensor in each case, so that the number of rows is no constant of a compiled graph.
+    return torch.full((), math.prod(student.shape[:-1]), dtype=dtype, device=student.device).clamp_min(EPSILON)

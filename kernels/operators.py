@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import KernelError, accumulator, fits_triton
+from kdzoo.kernels.backend import KernelError, accumulator, fits_triton, unwatched
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HALF = (torch.float16, torch.bfloat16)
@@ -96,7 +96,7 @@ class Operator:
             room: what a float16 gradient is times of.
         """
         self.kernel, self.wanted, self.sources, self.kept, self.count = kernel, wanted, sources, kept, count
-        self.factor = room
+        self.factor, self.run = room, without_autocast(run)
         schema = f"({arguments}, Tensor? handle) -> ({', '.join(['Tensor'] * (1 + sources))})"
         operator = custom_op(kernel, lambda *inputs: run(*inputs[:-1]), schema, self._fake)
         operator.register_autograd(self._backward, setup_context=self._setup)
@@ -108,7 +108,11 @@ class Operator:
             parts = [torch.slice_copy(s, 0, 0, 0) for s in inputs[: self.sources] if s is not None and s.requires_grad]
             handle = torch.cat(parts) if len(parts) > 1 else parts[0]
         value: Tensor
-        value, *_ = called(self.kernel, *inputs, handle)
+        if unwatched(inputs[0]):
+            # Torch takes a tenth of a millisecond and more to call a registered operator.
+            value, *_ = self.run(*inputs) if handle is None else _Direct.apply(self, *inputs, handle)
+        else:
+            value, *_ = called(self.kernel, *inputs, handle)
         return value
 
     def _fake(self, *inputs: Any) -> tuple[Tensor, ...]:
@@ -131,12 +135,28 @@ class Operator:
         *gradients, handle, divisor = ctx.saved_tensors
         halved = ctx.dtype == torch.float16 and divisor is not None
         factor = upstream / (divisor * self.factor) if halved else upstream
-        wanted = zip(gradients, ctx.given, ctx.needs_input_grad, strict=False)
+        needed_here = ctx.needs_input_grad[-len(ctx.given) - len(ctx.others) :]
+        wanted = zip(gradients, ctx.given, needed_here, strict=False)
         found = [
             once(self.kernel, scaled(gradient, factor).to(ctx.dtype), handle) if given and needed else None
             for gradient, given, needed in wanted
         ]
         return (*found, *ctx.others)
+
+
+class _Direct(torch.autograd.Function):
+    """What the registered operator is to autograd, without the registry."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
+        output = operator.run(*inputs[:-1])
+        operator._setup(ctx, inputs, output)
+        ctx.operator = operator
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.operator._backward(ctx, *upstream))
 
 
 def gradient_room(source: Tensor, wanted: bool, dtype: torch.dtype | None = None) -> Tensor:

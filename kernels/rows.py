@@ -6,6 +6,7 @@ walk over blocks that stay in the cache, the launch, and the registered operator
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from kdzoo.kernels.backend import (
     choose,
     plain,
     power_of_2,
+    unwatched,
 )
 from kdzoo.kernels.layout import SHAPES, as_bytes, by_row, counted, divisor, four_axes, spread
 from kdzoo.kernels.operators import gradient_room
@@ -45,22 +47,41 @@ def check(
     Raises:
         KernelError: for shapes, types or devices that do not go together.
     """
+    _check_sides(kernel, student, teacher)
+    mask = check_mask(kernel, mask, student)
+    return teacher.detach(), mask, divisor(student, mask, count)
+
+
+def check_plain(
+    kernel: str, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | int]:
+    """As `check`, for a reference: where nothing follows it, the number of all rows is a number, which is free."""
+    if mask is not None or count is not None or not unwatched(student):
+        return check(kernel, student, teacher, mask, count)
+    _check_sides(kernel, student, teacher)
+    return teacher.detach(), None, max(math.prod(student.shape[:-1]), 1)
+
+
+def _check_sides(kernel: str, student: Tensor, teacher: Tensor) -> None:
     check_kind(kernel, student=student, teacher=teacher)
     if student.shape != teacher.shape or student.dim() not in (2, 3, 4):
         raise KernelError(
             f"{kernel}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape, {SHAPES}"
         )
-    mask = check_mask(kernel, mask, student)
-    return teacher.detach(), mask, divisor(student, mask, count)
 
 
-def prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """For a reference: both sides in the type that sums are taken in and zero where masked, and which rows count."""
     dtype, real = accumulator(student.dtype), spread(mask, student)
     if real is None:
-        return student.to(dtype), teacher.to(dtype), student.new_ones(student.shape[:-1], dtype=torch.bool)
+        return student.to(dtype), teacher.to(dtype), None
     padding = ~real.unsqueeze(-1)
     return student.to(dtype).masked_fill(padding, 0.0), teacher.to(dtype).masked_fill(padding, 0.0), real
+
+
+def total(values: Tensor, real: Tensor | None) -> Tensor:
+    """For a reference: the sum of the values of the rows that count."""
+    return (values if real is None else torch.where(real, values, 0.0)).sum()
 
 
 # The operator

@@ -107,8 +107,8 @@ def _plain(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     dtype = accumulator(student.dtype)
     rows = torch.full((), len(student), dtype=dtype, device=student.device)
     student, teacher = student.to(dtype), teacher.to(dtype)
+    mask = spread(mask, student)
     if mask is not None:
-        mask = spread(mask, student)
         student, teacher = (side.masked_fill(~mask.unsqueeze(-1), 0.0) for side in (student, teacher))
         rows = mask.sum(0).unsqueeze(-1).to(dtype)
     other = unit(teacher)

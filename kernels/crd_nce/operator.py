@@ -170,7 +170,7 @@ def run(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the operator of `crd_nce` does: the value, and its gradients at both sides where they are wanted."""
-    gradients = [gradient_room(student, with_gradient) for _ in range(2)]
+    gradients = gradient_room(student, with_gradient), gradient_room(student, with_gradient)
     drawn, noise = ids.shape[1], ids.shape[1] / max(len(student_bank), 1)
     # With u = log p - log(K/n + ε), -log p / (p + K/n + ε) is softplus(-u), and the noise's is softplus(u) and
     # log(1 + ε n / K).

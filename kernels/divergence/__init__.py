@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, power_of_2
+from kdzoo.kernels.backend import KernelError, power_of_2, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -34,9 +34,9 @@ def divergence_reference(
 ) -> Tensor:
     """The formula on log-probabilities of all classes at once; see `divergence`."""
     kind, mixture = _checked(kind, mixture, temperature)
-    teacher, mask, count = rows.check("divergence", student, teacher, mask, count)
+    teacher, mask, count = rows.check_plain("divergence", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
-    s, t = ((side.clamp(-LIMIT, LIMIT) / temperature).log_softmax(-1) for side in (student, teacher))
+    s, t = (_limited(side, temperature).log_softmax(-1) for side in (student, teacher))
     if kind == "tvd":
         values = (t.exp() - s.exp()).abs().sum(-1) / 2
     elif kind == "jsd":
@@ -46,7 +46,18 @@ def divergence_reference(
         first, second = (s, t) if kind == "reverse_kl" else (t, s)
         m = _log_mixture(first, second, mixture) if mixture else second
         values = (first.exp() * (-m if kind == "cross_entropy" else first - m)).sum(-1)
-    return torch.where(real, values, 0.0).sum() / count
+    return rows.total(values, real) / count
+
+
+def _limited(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, none beyond `LIMIT`."""
+    if not (logits.numel() and values_at_hand(logits) and _within(*logits.detach().aminmax())):
+        logits = logits.clamp(-LIMIT, LIMIT)
+    return logits if temperature == 1 else logits / temperature
+
+
+def _within(least: Tensor, most: Tensor) -> bool:
+    return least.item() >= -LIMIT and most.item() <= LIMIT
 
 
 def _log_mixture(first: Tensor, second: Tensor, weight: float) -> Tensor:

@@ -9,8 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, Decision, KernelError, accumulator, check_kind, check_mask, choose
+from kdzoo.kernels.backend import (
+    EPSILON,
+    PLAIN,
+    Decision,
+    KernelError,
+    accumulator,
+    check_kind,
+    check_mask,
+    choose,
+    plain,
+)
 from kdzoo.kernels.info_nce import blocks, launch
+from kdzoo.kernels.info_nce.reference import info_nce_reference
 from kdzoo.kernels.info_nce.side import Side, positive_scores
 from kdzoo.kernels.layout import by_slot, divisor
 from kdzoo.kernels.operators import Operator, called, custom_op, gradient_room, without_autocast
@@ -84,6 +95,9 @@ def info_nce(
         raise KernelError(
             f"info_nce: a symmetric loss of {len(student)} of {len(teacher)} rows needs opposite=, from info_nce_rows"
         )
+    if count is None and opposite is None and len(teacher) == len(student) and _plain(student, backend):
+        options: dict[str, Any] = {"temperature": temperature, "symmetric": symmetric}
+        return info_nce_reference(student, teacher, mask=mask, queue=queue, **options)
     own_mask = None if mask is None else mask[start : start + len(student)]
     return _operator(
         student,
@@ -249,7 +263,15 @@ custom_op(
 
 def decision(tensor: Tensor, backend: str = "auto") -> Decision:
     """Which backend `info_nce` takes for a student, and why."""
+    if _plain(tensor, backend):
+        compared = f"{tensor.numel()} elements, under {PLAIN['info_nce']} the plain formula was measured faster"
+        return Decision("torch", compared)
     return choose("info_nce", tensor, backend)
+
+
+def _plain(student: Tensor, backend: str) -> bool:
+    """Whether the reference is to be called in place of the operator: of few rows, whose scores are few."""
+    return plain("info_nce", student, backend) and len(student) <= 256
 
 
 def _attention(tensor: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor | None]]:

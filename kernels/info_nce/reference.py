@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.kernels.backend import unit
@@ -23,18 +24,26 @@ def info_nce_reference(
     """The formula with the matrix of all scores, (B, B + N) in each slot; see `info_nce`."""
     if student.dtype in (torch.float16, torch.bfloat16):
         student, teacher = student.float(), teacher.float()
-    real = torch.ones(student.shape[:-1], dtype=torch.bool, device=student.device)
+    own, keys, counted = by_slot(student), by_slot(teacher.detach()), None
     if mask is not None:
-        real = (mask != 0).view(len(mask), *(1 for _ in student.shape[2:-1]), mask.shape[1]).expand_as(real)
-    own = by_slot(unit(student.masked_fill(~real.unsqueeze(-1), 0.0)))
-    with torch.no_grad():
-        keys = by_slot(unit(teacher.masked_fill(~real.unsqueeze(-1), 0.0)))
-        more = keys.new_zeros(0, keys.shape[-1]) if queue is None else unit(queue.to(keys.dtype))
-    counted = by_slot(real.unsqueeze(-1)).squeeze(-1)
-    scores = (own @ keys.mT / temperature).masked_fill(~counted.unsqueeze(1), torch.finfo(own.dtype).min / 2)
-    against = torch.cat([scores, own @ more.T / temperature], dim=-1)
-    losses = against.logsumexp(-1) - scores.diagonal(dim1=1, dim2=2)
+        real = (mask != 0).view(len(mask), *(1 for _ in student.shape[2:-1]), mask.shape[1]).expand(student.shape[:-1])
+        counted = by_slot(real.unsqueeze(-1)).squeeze(-1)
+        own, keys = (side.masked_fill(~counted.unsqueeze(-1), 0.0) for side in (own, keys))
+    own, keys = unit(own) / temperature, unit(keys)
+    scores = own @ keys.mT
+    low = torch.finfo(own.dtype).min / 2
+    if counted is not None:
+        scores = scores.masked_fill(~counted.unsqueeze(1), low)
+    positive = scores.diagonal(dim1=1, dim2=2)
+    # -log softmax at the own key is the softplus of this gap, which keeps the digits of a loss that is almost zero.
+    others = scores.masked_fill(torch.eye(len(student), dtype=torch.bool, device=student.device), low)
+    against = others
+    if queue is not None:
+        against = torch.cat([others, own @ unit(queue.detach().to(keys.dtype)).T], dim=-1)
+    losses = F.softplus(against.logsumexp(-1) - positive)
     if symmetric:
-        scores = scores.masked_fill(~counted.unsqueeze(-1), torch.finfo(own.dtype).min / 2)
-        losses = losses + scores.logsumexp(1) - scores.diagonal(dim1=1, dim2=2)
+        others = others if counted is None else others.masked_fill(~counted.unsqueeze(-1), low)
+        losses = losses + F.softplus(others.logsumexp(1) - positive)
+    if counted is None:
+        return losses.sum() / max(losses.numel(), 1)
     return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)

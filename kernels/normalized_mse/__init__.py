@@ -16,7 +16,7 @@ def normalized_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `normalized_mse`."""
-    teacher, mask, count = rows.check("normalized_mse", student, teacher, mask, count)
+    teacher, mask, count = rows.check_plain("normalized_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
     return (unit(student) - unit(teacher)).square().sum() / count
 

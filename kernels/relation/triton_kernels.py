@@ -47,20 +47,22 @@ def _scores(
 
 
 @triton.jit
-def pair_offset(own, other, length, OWN_ASKS: tl.constexpr):
-    """Where the pairs of a tile lie in a row's S×S matrix, whose size int32 does not hold from S = 46,341 on.
+def pair_pointers(ptr, own, other, length, OWN_ASKS: tl.constexpr):
+    """Where the pairs of a tile lie in a row's S×S matrix; positions beyond the last have the last one's place.
 
-    Positions beyond the last have the last one's place.
+    A line's offset is 64-bit, as from S = 46,341 on int32 does not hold it; within the line 32 bits are enough, and
+    take fewer registers.
     """
-    own = tl.minimum(own, length - 1).to(tl.int64)[:, None]
-    other = tl.minimum(other, length - 1).to(tl.int64)[None, :]
-    return own * length + other if OWN_ASKS else other * length + own
+    own, other = tl.minimum(own, length - 1), tl.minimum(other, length - 1)
+    if OWN_ASKS:
+        return (ptr + own.to(tl.int64) * length)[:, None] + other[None, :]
+    return (ptr + other.to(tl.int64) * length)[None, :] + own[:, None]
 
 
 @triton.jit
 def _kept(pairs_ptr, own, other, length, OWN_ASKS: tl.constexpr):
     """1 for pairs that count, 0 for others: as numbers, and from everywhere, since AMD has few registers for masks."""
-    return tl.load(pairs_ptr + pair_offset(own, other, length, OWN_ASKS)).to(tl.float32)
+    return tl.load(pair_pointers(pairs_ptr, own, other, length, OWN_ASKS)).to(tl.float32)
 
 
 @triton.jit

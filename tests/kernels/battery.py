@@ -12,6 +12,7 @@ A kernel joins with one file ``tests/kernels/cases/<name>.py``, a module with
   Triton launch in them is compiled ahead of time, and none is made;
 - optionally ``BAD``: further bad inputs, (what is changed, a function from good inputs to bad, words of the message);
 - optionally ``VALUE_FLOOR``: an error of values that is none, where they are differences of numbers of size one;
+- optionally ``ROUNDED``: how many times the usual error a value may have, with the reason why;
 - optionally ``kinks(inputs)``: where, of the gradient, the formula has no derivative as far as float32 can tell (a
   tensor of booleans that broadcasts with it); nothing is compared there;
 - optionally ``heavy(*args)``: whether a launch's plain form is in many parts because each has work enough;
@@ -31,6 +32,7 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,6 +93,7 @@ class Place:
 
     def __init__(self, name: str, backend: str, device: str) -> None:
         self.name, self.backend, self.device = name, backend, device
+        self.autocast = False  # whether forward passes run inside it
         self.case: ModuleType = importlib.import_module(f"cases.{name}")
 
     def drawn(self, draw: Draw, dtype: torch.dtype, **sizes: int) -> dict[str, Any]:
@@ -134,7 +137,8 @@ class Place:
         self, function: Callable[..., Any], inputs: dict[str, Any], upstream: float, **options: Any
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         leaves = {name: inputs[name].detach().requires_grad_() for name in self.case.GRADIENT}
-        outputs = function(**{**inputs, **leaves}, **options)
+        with torch.autocast(self.device, torch.bfloat16) if self.autocast else nullcontext():
+            outputs = function(**{**inputs, **leaves}, **options)
         outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
         generator = torch.Generator().manual_seed(0)
         weights = [upstream * (1 + torch.rand(out.shape, generator=generator)).to(out) for out in outputs]
@@ -156,7 +160,8 @@ class Place:
         told = {name: (tuple(v.shape), v.stride()) if isinstance(v, Tensor) else v for name, v in inputs.items()}
         assert {out.dtype for out in outputs} == {torch.float64 if dtype == torch.float64 else torch.float32}
         # A value is summed in float32 whatever the inputs are.
-        self.right_values(outputs, expected, f"value of {told}", TOLERANCE[torch.float32 if dtype in HALF else dtype])
+        tolerance = getattr(self.case, "ROUNDED", 1) * TOLERANCE[torch.float32 if dtype in HALF else dtype]
+        self.right_values(outputs, expected, f"value of {told}", tolerance)
         kind = torch.finfo(dtype)
         floor = max(floor, kind.smallest_normal * kind.eps)  # the distance of the type's least numbers
         for name, found in gradients.items():
@@ -337,8 +342,8 @@ def is_the_same_inside_autocast(place: Place) -> None:
         return  # autocast is for torch's own operators
     inputs = place.some(torch.float32, rows=12, width=37)
     outside = [place.run(inputs), place.outcome(place.case.kernel, inputs, 1.0), place.expected(inputs)]
-    with torch.autocast(place.device, dtype=torch.bfloat16):
-        inside = [place.run(inputs), place.outcome(place.case.kernel, inputs, 1.0), place.expected(inputs)]
+    place.autocast = True
+    inside = [place.run(inputs), place.outcome(place.case.kernel, inputs, 1.0), place.expected(inputs)]
     for (outputs, gradients), (found, slopes) in zip(outside, inside, strict=True):
         torch.testing.assert_close(found, outputs, rtol=0, atol=0)
         torch.testing.assert_close(slopes, gradients, rtol=0, atol=0)

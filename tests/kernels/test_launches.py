@@ -75,20 +75,23 @@ def test_no_axis_of_a_grid_but_the_first_grows(launched: list[Any]) -> None:
 
 @needs_triton
 def test_the_offset_of_a_pair_is_64_bit() -> None:
-    """The last pair of 50,000 positions lies beyond what int32 holds."""
+    """Of 50,000 positions the last pair lies beyond what int32 holds."""
     script = """
 import torch, triton, triton.language as tl
-from kdzoo.kernels.relation.triton_kernels import pair_offset
+from kdzoo.kernels.relation.triton_kernels import pair_pointers
 
 @triton.jit
-def offsets(out_ptr, length, BLOCK_M: tl.constexpr):
+def offsets(ptr, out_ptr, length, OWN_ASKS: tl.constexpr, BLOCK_M: tl.constexpr):
     at = length - BLOCK_M + tl.arange(0, BLOCK_M)
     place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
-    tl.store(out_ptr + place, pair_offset(at, at, length, True))
+    there = pair_pointers(ptr, at, at, length, OWN_ASKS)
+    tl.store(out_ptr + place, there.to(tl.int64) - ptr.to(tl.int64))
 
-out, at = torch.zeros(4, 4, dtype=torch.int64), 50_000 - 4 + torch.arange(4)
-offsets[(1,)](out, 50_000, BLOCK_M=4)
-assert torch.equal(out, at[:, None] * 50_000 + at), out
+pairs, at = torch.zeros(1, dtype=torch.uint8), 50_000 - 4 + torch.arange(4)
+for own_asks in (True, False):
+    out, right = torch.zeros(4, 4, dtype=torch.int64), at[:, None] * 50_000 + at
+    offsets[(1,)](pairs, out, 50_000, OWN_ASKS=own_asks, BLOCK_M=4)
+    assert torch.equal(out, right if own_asks else right.T), out
 """
     # Triton reads TRITON_INTERPRET when it is imported, and functions from files alone.
     run_script(script, battery.environment())

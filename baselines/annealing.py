@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.reduction import masked_mean, squared_differences
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe
 
@@ -77,7 +77,7 @@ class Annealing(DistillationLoss):
         # On a tensor: of a number, torch.compile would make a new graph for every value.
         step = (student.new_ones(()) * progress * self.max_temperature).floor() + 1
         factor = (step / self.max_temperature).clamp_max(1.0)
-        return masked_mean(((student - factor * teacher) ** 2).mean(-1), slots)
+        return masked_mean(squared_differences(student, teacher, factor), slots)
 
 
 @register_recipe("annealing")

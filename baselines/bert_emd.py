@@ -76,6 +76,7 @@ class BertEMD(DistillationLoss):
     """
 
     features = ("hidden", "qkv")
+    mean_over = "rows"
     many_to_many = True
     variants = ("paper", "released")
     counts_padding = ("released",)

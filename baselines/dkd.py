@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.divergence import LIMIT
 from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.divergence import kl
 from kdzoo.losses.reduction import class_labels, masked_mean
@@ -110,7 +111,7 @@ class DKD(DistillationLoss):
 
     def _apart(self, logits: Tensor, labels: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """log b (..., 2), and log p̂ (..., C), of which the labelled class's entry means nothing."""
-        log_p = (logits / self.temperature).log_softmax(-1)
+        log_p = (logits.clamp(-LIMIT, LIMIT) / self.temperature).log_softmax(-1)
         rest = log_p.masked_fill(own, -torch.inf).logsumexp(-1, keepdim=True)
         return torch.cat([log_p.gather(-1, labels), rest], dim=-1), log_p - rest
 

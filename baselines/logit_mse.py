@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.reduction import masked_mean, squared_differences
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 
@@ -53,4 +53,4 @@ class LogitMSE(DistillationLoss):
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        return masked_mean(((teacher - student) ** 2).mean(-1), slots)
+        return masked_mean(squared_differences(student, teacher), slots)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.divergence import LIMIT
 from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.divergence import kl
-from kdzoo.losses.reduction import masked_mean
+from kdzoo.losses.reduction import absent, masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 
@@ -78,9 +80,17 @@ class LogitStd(DistillationLoss):
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
         self._check_classes(student.shape[-1])
-        log_student, log_teacher = (self._log_probabilities(side) for side in (student, teacher))
+        none = absent(student, teacher)
+        log_student, log_teacher = (self._log_probabilities(side, none) for side in (student, teacher))
         return self.temperature**2 * masked_mean(kl(log_teacher, log_student), slots)
 
-    def _log_probabilities(self, logits: Tensor) -> Tensor:
-        scores = (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + EPSILON)
+    def _log_probabilities(self, logits: Tensor, none: Tensor) -> Tensor:
+        """Of the z-scores over the classes that are there; those that are not have a probability of zero."""
+        count = (~none).sum(-1, keepdim=True)
+        filled = logits.masked_fill(none, 0.0)
+        apart = (filled - filled.sum(-1, keepdim=True) / count.clamp_min(1)).masked_fill(none, 0.0)
+        # The deviation of a single class, or of equal logits, is 0, where the root has no gradient.
+        variance = apart.square().sum(-1, keepdim=True) / (count - 1).clamp_min(1)
+        spread = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+        scores = (apart / (spread + EPSILON)).masked_fill(none, -LIMIT)
         return (scores / self.temperature).log_softmax(-1)

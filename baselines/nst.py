@@ -45,6 +45,7 @@ class NST(DistillationLoss):
     """
 
     features = ("hidden",)
+    mean_over = "rows"
     formula = (
         r"\frac{1}{B} \sum_b \left\lVert \frac{1}{D_s} \sum_i \hat s_{bi} \hat s_{bi}^\top "
         r"- \frac{1}{D_t} \sum_j \hat t_{bj} \hat t_{bj}^\top \right\rVert_F^2"

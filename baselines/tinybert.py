@@ -214,6 +214,7 @@ class AttentionMSE(DistillationLoss):
     """
 
     features = ("qkv",)
+    mean_over = "pairs"
     fused = True
     exact_scores = True
     formula = r"\frac{1}{A P} \sum_{a,q,k} (Q^s K^{s\top} / \sqrt{d_s} - Q^t K^{t\top} / \sqrt{d_t})_{aqk}^2"

@@ -257,6 +257,9 @@ def unit(vectors: Tensor) -> Tensor:
         least, most = (end.item() for end in norm.detach().aminmax())
         if least >= EPSILON and most < math.inf:
             return vectors / norm
+    norm = norm.detach()
     none = (norm == 0) | (norm == torch.inf)
-    # Filled before the division, so that neither value nor gradient meets 0 / 0 or inf / inf.
-    return vectors.masked_fill(none, 0.0) / norm.masked_fill(none, 1.0).clamp_min(EPSILON)
+    # Filled before the norm that has a gradient, so that neither value nor gradient meets 0 / 0 or inf / inf.
+    vectors = vectors.masked_fill(none, 0.0)
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norm.masked_fill(none, 1.0).clamp_min(EPSILON)

@@ -17,6 +17,8 @@ from tiny_models import tiny
 import kdzoo
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Needs, capture
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.term import Term
 from kdzoo.training.agreement import accepted_inputs
 from kdzoo.training.cache import TeacherCache
 
@@ -306,3 +308,159 @@ def test_it_stays_out_of_what_needs_no_teacher(tmp_path: Path) -> None:
         warnings.simplefilter("error", KdzooWarning)
         made.train()
     assert not (tmp_path / "cache").exists()
+
+
+# --- what the teacher is given ----------------------------------------------------------------------------------------
+
+
+def logged(
+    folder: Path, objective: Any = None, *, data: Any = None, collator: Any = collate, cache: Any, **more: Any
+) -> Any:
+    """The losses of three steps, and the trainer."""
+    made = trainer(
+        folder, objective=objective or Objective([Term("kd")]), data=data, max_steps=3, also={"cache": cache}, **more
+    )
+    made.data_collator = collator
+    made.train()
+    return [[v for k, v in sorted(e.items()) if k.startswith("loss")] for e in made.state.log_history[:3]], made
+
+
+def test_collators_that_cut_otherwise_have_their_own(tmp_path: Path) -> None:
+    for length in (99, 5, 7):
+
+        def cutting(batch: list[dict[str, Any]], length: int = length) -> dict[str, Any]:
+            return collate([{k: v[:length] if isinstance(v, list) else v for k, v in row.items()} for row in batch])
+
+        live, _ = logged(tmp_path, collator=cutting, cache=None)
+        kept, made = logged(tmp_path, collator=cutting, cache=TeacherCache(tmp_path / "cache"))
+        np.testing.assert_allclose(kept, live, rtol=1e-4)
+        assert made.teacher_rows is not None
+    assert len([*(tmp_path / "cache").iterdir()]) == 3
+
+
+class Masking:
+    """Replaces random tokens, by numbers of its own or by torch's."""
+
+    def __init__(self, own: bool) -> None:
+        self.generator = torch.Generator().manual_seed(0) if own else None
+
+    def __call__(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        made = collate(batch)
+        hidden = torch.rand(made["input_ids"].shape, generator=self.generator) < 0.3
+        return made | {"input_ids": made["input_ids"].masked_fill(hidden, 4)}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_collator_that_draws_numbers_runs_live(own: bool, tmp_path: Path) -> None:
+    live, _ = logged(tmp_path, collator=Masking(own), cache=None, train_sampling_strategy="sequential")
+    cache = TeacherCache(tmp_path / "cache")
+    with pytest.warns(KdzooWarning, match="the collator makes something else of the same rows each time; it runs live"):
+        kept, made = logged(tmp_path, collator=Masking(own), cache=cache, train_sampling_strategy="sequential")
+    assert made.teacher_rows is None
+    if not own:  # trying the collator out leaves the numbers as they would have been
+        np.testing.assert_allclose(kept, live, rtol=1e-6)
+
+
+def test_a_collator_that_makes_something_else_in_training_runs_live(tmp_path: Path) -> None:
+    """Rows beyond those that are tried out are checked batch by batch."""
+    data = rows(200, seed=5)
+
+    def late(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        made = collate(batch)  # the teacher is given eight rows at a time, and the training four
+        return made | {"input_ids": made["input_ids"].clamp_max(50)} if len(batch) == 4 else made
+
+    with pytest.warns(
+        KdzooWarning, match="other inputs of these rows than those that the teacher's cache was made from"
+    ):
+        kept, made = logged(tmp_path, data=data, collator=late, cache=TeacherCache(tmp_path / "cache"))
+    assert made.teacher_rows is None and next(made.teacher.parameters()).device == made.args.device
+    live, _ = logged(tmp_path, data=data, collator=late, cache=None)
+    np.testing.assert_allclose(kept, live, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["kd", "pkd", "tinybert", "minilm"])
+def test_rows_padded_to_one_length(recipe: str, tmp_path: Path) -> None:
+    def padded(row: dict[str, Any]) -> dict[str, Any]:
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return {name: row[name] + [0] * (13 - len(row[name])) for name in names} | {"length": 3}  # which counts nothing
+
+    data = rows().map(padded)
+    found = []
+    for cache in (None, TeacherCache(tmp_path / "cache")):
+        made = trainer(tmp_path, recipe, data=data, max_steps=3, also={"cache": cache})
+        made.train()
+        found.append([[v for k, v in sorted(e.items()) if k.startswith("loss")] for e in made.state.log_history[:3]])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    sizes = {path.stat().st_size for path in (tmp_path / "cache").glob("*/hidden-*.safetensors")}
+    real = sum(sum(mask) for mask in data["attention_mask"])
+    assert all(size - real * 32 * 4 < 512 for size in sizes), "padding is not stored"
+
+
+@pytest.mark.parametrize("head", ["TokenClassification", "MaskedLM"])
+def test_logits_of_tokens(head: str, tmp_path: Path) -> None:
+    import transformers
+
+    def model(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return getattr(transformers, f"BertFor{head}")(tiny("bert").config)
+
+    data = rows(24).map(lambda row: {"labels": [i % 3 for i in range(len(row["input_ids"]))]})
+
+    def collator(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = [torch.tensor(row["labels"]) for row in batch]
+        made = collate([{k: v for k, v in row.items() if k != "labels"} for row in batch])
+        return made | {"labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)}
+
+    found = []
+    for cache in (None, TeacherCache(tmp_path / "cache")):
+        losses, _ = logged(tmp_path, data=data, collator=collator, cache=cache, model=model(1), guide=model(2))
+        found.append(losses)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    size = TeacherCache(tmp_path).nbytes(model(2), data, Needs())
+    (file,) = (tmp_path / "cache").glob("*/logits.safetensors")
+    assert 0 < file.stat().st_size - size < 512
+
+
+def test_a_dynamically_quantised_teacher_runs_live(tmp_path: Path) -> None:
+    """It rounds by the range of the whole batch, so that a row's numbers are not its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guide = torch.ao.quantization.quantize_dynamic(teacher(), {torch.nn.Linear}, dtype=torch.qint8)
+        live, _ = logged(tmp_path, cache=None, guide=guide)
+    with pytest.warns(KdzooWarning, match="its layers are quantised dynamically, by the range of the whole batch"):
+        kept, _ = logged(tmp_path, cache=TeacherCache(tmp_path / "cache"), guide=guide)
+    np.testing.assert_allclose(kept, live, rtol=1e-6)
+
+
+def test_rows_padded_on_the_left_run_live(tmp_path: Path) -> None:
+    def left(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        flipped = collate([{k: v[::-1] if isinstance(v, list) else v for k, v in row.items()} for row in batch])
+        return {k: v.flip(1) if v.dim() == 2 else v for k, v in flipped.items()}
+
+    objective = lambda: Objective([Term("hidden_mse", feature="cls"), Term("kd")])  # noqa: E731
+    live, _ = logged(tmp_path, objective(), collator=left, cache=None)
+    with pytest.warns(KdzooWarning, match="it runs live"):
+        kept, made = logged(tmp_path, objective(), collator=left, cache=TeacherCache(tmp_path / "cache"))
+    np.testing.assert_allclose(kept, live, rtol=1e-5)
+    assert made.teacher_rows is None
+
+
+def test_columns_of_a_fixed_size_are_known_by_their_values(tmp_path: Path) -> None:
+    from datasets import Features, List, Value
+
+    kind = List(Value("int64"), length=12)
+    features = Features(
+        {"input_ids": kind, "attention_mask": kind, "labels": Value("int64"), "sample_ids": Value("int64")}
+    )
+    data = rows(24, length=12).remove_columns(["length", "token_type_ids"]).cast(features)
+    for _ in range(2):
+        logged(tmp_path, data=data, cache=TeacherCache(tmp_path / "cache"))
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+
+
+def test_pooled_states_are_kept(tmp_path: Path) -> None:
+    objective = lambda: Objective([Term("cosine", feature="pooled", layers=[(2, 4)], student_dim=16, teacher_dim=32)])  # noqa: E731
+    live, _ = logged(tmp_path, objective(), cache=None)
+    kept, _ = logged(tmp_path, objective(), cache=TeacherCache(tmp_path / "cache"))
+    np.testing.assert_allclose(kept, live, rtol=1e-4)
+    assert [*(tmp_path / "cache").glob("*/pooled-4.safetensors")]

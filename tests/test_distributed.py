@@ -45,7 +45,7 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     from tiny_data import collate, rows
 
     import kdzoo
-    import kdzoo.training.trainer
+    import kdzoo.training.distiller
     from kdzoo.objectives.recipe import Recipe
 
     if "recipe" in case:
@@ -58,7 +58,7 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     def keep(args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         found["gradients"].append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
-    perturb = kdzoo.training.trainer.gradient_perturbation
+    perturb = kdzoo.training.distiller.gradient_perturbation
 
     def watched(*arguments: Any, **options: Any) -> Any:
         found["perturbations"].append(perturb(*arguments, **options))
@@ -93,11 +93,11 @@ def run(case: dict[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
         callbacks=[callback(on_pre_optimizer_step=keep)],
     )
     randint, torch.randint = torch.randint, drawn  # type: ignore[assignment]
-    kdzoo.training.trainer.gradient_perturbation = watched
+    kdzoo.training.distiller.gradient_perturbation = watched
     try:
         made.train()
     finally:
-        kdzoo.training.trainer.gradient_perturbation = perturb
+        kdzoo.training.distiller.gradient_perturbation = perturb
         torch.randint = randint
     found["wrapped"] = type(made.model_wrapped).__name__
     found["logs"] = [{k: v for k, v in log.items() if k.startswith("loss")} for log in made.state.log_history[:STEPS]]

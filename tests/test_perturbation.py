@@ -16,7 +16,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import capture, embedding_output
 from kdzoo.objectives.recipe import Perturbation, Recipe
 from kdzoo.training.perturbation import NORMS, gradient_perturbation
-from kdzoo.training.trainer import Distiller
+from kdzoo.training.distiller import Distiller
 
 OVER = {"tensor": (0, 1, 2), "sample": (1, 2), "token": (2,)}  # the axes that each norm goes over
 
@@ -140,16 +140,16 @@ def test_the_second_pass_runs_on_perturbed_embeddings(norm: str, micro_batches: 
 
 def test_half_precision_takes_the_gradient_of_the_scaled_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under float16 the gradient of a small loss is zero; the scaler's factor, which the norm takes out, saves it."""
-    import kdzoo.training.trainer
+    import kdzoo.training.distiller
 
     made, given, (loss, plain) = distiller(Perturbation(norm="tensor"))
     start = plain.clone().requires_grad_()
     exact = expected_perturbation(torch.autograd.grad(loss(start), start)[0], "tensor")
     for term in made.objective.terms:
         monkeypatch.setattr(term, "weight_at", lambda progress, at=term.weight_at: at(progress) * 1e-7)
-    perturb, found = kdzoo.training.trainer.gradient_perturbation, []
+    perturb, found = kdzoo.training.distiller.gradient_perturbation, []
     monkeypatch.setattr(
-        kdzoo.training.trainer, "gradient_perturbation", lambda *a, **o: found.append(perturb(*a, **o)) or found[-1]
+        kdzoo.training.distiller, "gradient_perturbation", lambda *a, **o: found.append(perturb(*a, **o)) or found[-1]
     )
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**16)):
         made.loss_scaler = scaler

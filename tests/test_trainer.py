@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tiny_models import batch, tiny
 from torch import Tensor
 
 import kdzoo
-from kdzoo.errors import DistillationFailure, KdzooError
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Recipe
@@ -145,7 +146,7 @@ def test_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
 def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
     """One step on 8 rows, at once and as 4 times 2, has one gradient and one logged loss."""
     by_rows = [Term("ce"), Term("kd", temperature=2.0), Term("pkd", weight=3.0)]
-    by_tokens = [Term("hidden_mse"), Term("attention_mse"), Term("embedding_mse")]
+    by_tokens = [Term("hidden_mse"), Term("attention_mse"), Term("embedding_mse"), Term("attention_kl"), Term("minilm")]
     found = []
     for pieces in (1, 4):
         gradients: dict[str, Tensor] = {}
@@ -156,8 +157,7 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
         made = trainer(
             tmp_path,
             objective=Objective(by_rows if terms == "rows" else by_tokens),
-            # a mean over tokens is the mean over micro-batches only where these hold equally many
-            data=rows(8, length=None if terms == "rows" else 9),
+            data=rows(8),
             per_device_train_batch_size=8 // pieces,
             gradient_accumulation_steps=pieces,
             train_sampling_strategy="sequential",
@@ -168,10 +168,20 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
         made.train()
         found.append((gradients, {k: v for k, v in made.state.log_history[0].items() if k.startswith("loss")}))
     (whole, logged), (pieced, logged_in_pieces) = found
-    assert whole.keys() == pieced.keys() and len(logged) == 4
+    assert whole.keys() == pieced.keys() and len(logged) == (4 if terms == "rows" else 6)
     for name in whole:
         torch.testing.assert_close(pieced[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
     assert logged_in_pieces == pytest.approx(logged, rel=1e-5)
+
+
+def test_rows_that_are_related_are_those_of_a_micro_batch(tmp_path: Path) -> None:
+    said = "cos_nce relates rows to each other and sees the 4 of a micro-batch, not the 8 of a step"
+    with pytest.warns(KdzooWarning, match=said):
+        trainer(tmp_path, "lrc", gradient_accumulation_steps=2, per_device_train_batch_size=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KdzooWarning)
+        trainer(tmp_path, "lrc")
+        trainer(tmp_path, "tinybert", gradient_accumulation_steps=2)
 
 
 def test_gradient_checkpointing(tmp_path: Path) -> None:
@@ -260,6 +270,7 @@ def test_without_need_no_teacher_runs(tmp_path: Path) -> None:
 
 
 def test_cls_methods_leave_attention_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kdzoo.training.distiller
     import kdzoo.training.trainer
 
     asked: list[Any] = []
@@ -270,7 +281,8 @@ def test_cls_methods_leave_attention_alone(tmp_path: Path, monkeypatch: pytest.M
         asked.append(needs)
         return original(model, needs)
 
-    monkeypatch.setattr(kdzoo.training.trainer, "capture", counting)
+    for module in (kdzoo.training.trainer, kdzoo.training.distiller):
+        monkeypatch.setattr(module, "capture", counting)
     model, guide = student(), teacher()
     for module in (model, guide):
         module.register_forward_pre_hook(lambda m, _: implementations.add(m.config._attn_implementation))

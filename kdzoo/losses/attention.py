@@ -15,6 +15,8 @@ from kdzoo.kernels.relation import Factors, relation_count
 from kdzoo.kernels.relation import relation as fused_relation
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.models.activations import QKV
+from kdzoo.models.masks import check_pairs
+from kdzoo.models.masks import valid_pairs as valid_pairs
 from kdzoo.models.shape import ModelShape
 
 PIECE = 2**19  # scores that a CPU works on at a time
@@ -106,8 +108,7 @@ def check_attention(
     ours, theirs = _shape(label, "student", student), _shape(label, "teacher", teacher)
     if (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
         raise KdzooError(f"{label}: student scores {ours} and teacher scores {theirs} must agree in shape")
-    if mask is not None and tuple(mask.shape) not in ((ours[0], ours[2]), (ours[0], *ours[2:])):
-        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {ours}; it is (B, S) or (B, S, S)")
+    check_pairs(label, ours, mask)
     return ours, theirs
 
 
@@ -138,21 +139,6 @@ def relation(left: Tensor, right: Tensor, pairs: Tensor | None) -> Tensor:
         right = right.masked_fill(~pairs.any(-2).unsqueeze(-1), 0.0)
     # Scaled before the product, which is the larger tensor.
     return (left / math.sqrt(left.shape[-1])) @ right.mT
-
-
-def valid_pairs(mask: Tensor | None, *, padded_queries: bool = False) -> Tensor | None:
-    """Which (query, key) pairs count, (B, 1, S, S).
-
-    Args:
-        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True
-            where the query may see the key; or None for all.
-        padded_queries: let a query count that is not real itself.
-    """
-    if mask is None:
-        return None
-    if mask.dim() != 3:
-        mask = mask.unsqueeze(1) & (mask.unsqueeze(2) | padded_queries)
-    return mask.unsqueeze(1)
 
 
 def log_attention(scores: Tensor, pairs: Tensor | None) -> Tensor:

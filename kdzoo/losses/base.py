@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS, KernelError
-from kdzoo.losses.reduction import affine, slot_mask
+from kdzoo.losses.reduction import affine
 from kdzoo.models.activations import QKV
 from kdzoo.models.features import feature_of
 from kdzoo.models.layers import Pairs
+from kdzoo.models.masks import checked_mask, slot_mask
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
 
@@ -43,7 +44,8 @@ class DistillationLoss(nn.Module):
         contrastive: other rows of the batch (of all processes) enter the value.
         exact_scores: attention scores that are off by a constant a row will not do.
         mean_over: what the value on hidden states or attention is a mean over, ``"rows"``, ``"tokens"`` or ``"pairs"``
-            of tokens, by which micro-batches are weighed; None for tokens, or for rows where there are none.
+            of tokens, by which micro-batches are weighed; None for tokens. Where the value is no such mean (relations
+            of rows, released variants that count padding), micro-batches are what it sees.
         variants: the formulas it knows; ``"paper"`` is the default.
         counts_padding: those of the variants that average over padding, as the authors' code does.
         fused: a kernel computes it, which takes float16 and bfloat16 as they are, summing in float32, and passes over
@@ -219,7 +221,7 @@ class DistillationLoss(nn.Module):
             student, teacher = _to(student, dtype), _to(teacher, dtype)
         # Autocast would take the sums below back to half precision.
         with torch.autocast(device_type=_first(student).device.type, enabled=False):
-            mask = None if mask is None else _real(self.label, mask)
+            mask = None if mask is None else checked_mask(self.label, mask)
             try:
                 return self.compute(student, teacher, mask=mask, **wanted, **extras)
             except KernelError as error:
@@ -300,12 +302,8 @@ class DistillationLoss(nn.Module):
         if student.dim() not in (3, 4) or shapes[0] != shapes[1]:
             rule = "must be layers of the same rows and positions, (B, M, D) and (B, N, D), or with S before the D"
             raise self._mismatch(student, teacher, rule)
-        if mask is not None:
-            if mask.shape != (student.shape[0], student.shape[2]) or student.dim() != 4:
-                raise KdzooError(
-                    f"{self.label}: a mask {tuple(mask.shape)} does not fit {tuple(student.shape)}; it is (B, S) for "
-                    "(B, M, S, D), and is left out for vectors without positions"
-                )
+        if slot_mask(self.label, student, mask, layered=True) is not None:
+            assert mask is not None
             padding = ~mask[:, None, :, None]
             student, teacher = student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0)
         return student, teacher, mask
@@ -333,19 +331,6 @@ def check_backend(label: str, backend: str) -> str:
     if backend not in BACKENDS:
         raise unknown(f"backend of {label}", backend, BACKENDS)
     return backend
-
-
-def _real(label: str, mask: Tensor) -> Tensor:
-    """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused."""
-    real = mask != 0
-    # On an accelerator this look at the values would stop the host at every step.
-    if mask.dtype != torch.bool and mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        odd = mask[real & (mask != 1)]
-        if odd.numel():
-            raise KdzooError(
-                f"{label}: a mask is 1 where a token is real and 0 elsewhere; this one has {odd[0].item():g}"
-            )
-    return real
 
 
 def _detached(value: Any) -> Any:

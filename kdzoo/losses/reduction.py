@@ -1,4 +1,4 @@
-"""Masks, means and norms as every loss takes them."""
+"""Labels, means and norms as every loss takes them; what a mask means is said in `kdzoo.models.masks`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.backend import unit as unit
+from kdzoo.models.masks import slot_mask as slot_mask
 
 EPSILON = 1e-12
-
-
-def slot_mask(label: str, vectors: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The (B, S) mask spread over the slots of (B, S, D) or (B, M, S, D); refused where it cannot apply."""
-    if mask is None:
-        return None
-    if vectors.dim() not in (3, 4) or mask.shape != (vectors.shape[0], vectors.shape[-2]):
-        raise KdzooError(
-            f"{label}: a mask {tuple(mask.shape)} does not fit {tuple(vectors.shape)}; it is (B, S) for "
-            "(B, S, D) or (B, M, S, D), and is left out for vectors without positions"
-        )
-    return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
 
 
 def shaped_labels(label: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,9 +77,22 @@ def reciprocal_norm(vectors: Tensor) -> Tensor:
     return torch.where(norm > 0, norm.clamp_min(EPSILON).reciprocal(), 0.0)
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors scaled to length one on the last axis; a zero vector stays zero, with a zero gradient."""
-    return vectors * reciprocal_norm(vectors)
+def absent(student: Tensor, teacher: Tensor) -> Tensor:
+    """Which classes are at -inf on both sides, (..., C): no classes of their row."""
+    return (student == -torch.inf) & (teacher == -torch.inf)
+
+
+def squared_differences(student: Tensor, teacher: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+    """The mean over classes of (factor · teacher - student)²; a class at -inf on both sides is left out.
+
+    Args:
+        student: (..., C).
+        teacher: (..., C).
+        factor: on the teacher's.
+    """
+    none = absent(student, teacher)
+    apart = factor * teacher.masked_fill(none, 0.0) - student.masked_fill(none, 0.0)
+    return (apart**2).sum(-1) / (~none).sum(-1).clamp_min(1)
 
 
 def affine(layer: nn.Linear, vectors: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.attention import AtSoftmax, recording_attention, running, scaled, visible_pairs
+from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attention, running, scaled, visible_pairs
 from kdzoo.models.features import LOGITS, feature_of
 from kdzoo.models.heads import (
     embeddings_module,
@@ -28,7 +28,7 @@ from kdzoo.models.heads import (
     shows_qkv,
     unwrap,
 )
-from kdzoo.models.masks import real_tokens
+from kdzoo.models.masks import real_tokens, seen_pairs
 
 
 @functools.cache
@@ -237,7 +237,7 @@ class Recorder:
             self._scores[layer] = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
             config = self._model.config
             if self._pairs is not None:
-                self._visible[layer] = (self._pairs if self._pairs.dim() == 3 else self._pairs[:, 0]) != 0
+                self._visible[layer] = seen_pairs(self._pairs)
             elif getattr(config, "causal", False) or getattr(config, "attn_type", "bi") == "uni":  # XLM, XLNet
                 self._visible[layer] = torch.ones_like(probabilities[:, 0], dtype=torch.bool).tril()
 
@@ -282,9 +282,10 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
     with ExitStack() as undo:
         if needs.qkv and recorder.by_interface:
             undo.enter_context(recording_attention(inner))
+        undo.enter_context(attention_kept(inner))
         undo.callback(recorder._stop)  # an interrupted forward pass skips its hook
         # PEFT's wrapper runs the forward function of what it holds, and not its hooks; they are on its tuner then.
-        called = model.base_model if is_peft(model) else inner
+        called: Any = model.base_model if is_peft(model) else inner
         undo.callback(called.register_forward_pre_hook(recorder._start, with_kwargs=True).remove)
         undo.callback(called.register_forward_hook(recorder._stop, always_call=True).remove)
         yield recorder

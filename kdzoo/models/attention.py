@@ -33,12 +33,28 @@ _SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
 def recording_attention(model: nn.Module) -> Iterator[None]:
     """Attention runs as PyTorch's scaled dot product, and tells the recorder of the model that runs."""
     _register_attention()
-    configs = (getattr(module, "config", None) for module in model.modules())
+    configs: Iterator[Any] = (getattr(module, "config", None) for module in model.modules())
     with ExitStack() as undo:
         for config in {id(c): c for c in configs if hasattr(c, "_attn_implementation_internal")}.values():
             undo.callback(setattr, config, "_attn_implementation_internal", config._attn_implementation_internal)
             config._attn_implementation_internal = _IMPLEMENTATION
         yield
+
+
+@contextmanager
+def attention_kept(model: nn.Module) -> Iterator[None]:
+    """A BigBird that goes over to full attention for a short batch goes back afterwards, as the next may be long.
+
+    Args:
+        model: a transformers model without wrappers.
+    """
+    base: Any = getattr(model, "base_model", None)
+    kind = getattr(base, "attention_type", None)
+    try:
+        yield
+    finally:
+        if kind is not None and base.attention_type != kind:
+            base.set_attention_type(kind)
 
 
 def scaled(

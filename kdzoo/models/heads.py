@@ -129,6 +129,8 @@ def is_causal(model: nn.Module) -> bool:
 
 def batch_dependence(model: nn.Module) -> str | None:
     """Why a model's numbers of a row depend on the rows beside it, in words; None where they do not."""
+    if getattr(unwrap(model).config, "attention_type", None) == "block_sparse":
+        return "its attention is sparse or full, by the longest row of the batch"
     dynamic = [m for m in unwrap(model).modules() if ".quantized.dynamic" in type(m).__module__]
     return "its layers are quantised dynamically, by the range of the whole batch" if dynamic else None
 

@@ -9,10 +9,17 @@ from kdzoo.errors import KdzooError
 
 
 def real_tokens(mask: Tensor | None) -> Tensor | None:
-    """A model's attention mask as (B, S) booleans: of (B, S, S) the diagonal, since a real token sees itself."""
+    """A model's attention mask as (B, S) booleans: of one of pairs the diagonal, since a real token sees itself."""
     if mask is None:
         return None
-    return mask != 0 if mask.dim() < 3 else mask.diagonal(dim1=-2, dim2=-1) != 0
+    return mask != 0 if mask.dim() < 3 else seen_pairs(mask).diagonal(dim1=-2, dim2=-1)
+
+
+def seen_pairs(mask: Tensor) -> Tensor:
+    """A mask of pairs as (B, S, S) booleans: (B, S, S), or transformers' (B, 1, S, S), which may be added to scores."""
+    if mask.dim() == 3:
+        return mask != 0
+    return (mask >= 0 if mask.is_floating_point() else mask != 0)[:, 0]
 
 
 def checked_mask(label: str, mask: Tensor) -> Tensor:
@@ -52,22 +59,22 @@ def slot_mask(label: str, vectors: Tensor, mask: Tensor | None, *, layered: bool
     return mask if vectors.dim() == 3 else mask.unsqueeze(1).expand(vectors.shape[:-1])
 
 
-def pair_mask(
-    label: str, scores: tuple[int, ...], mask: Tensor | None, *, padded_queries: bool = False
-) -> Tensor | None:
-    """Which (query, key) pairs of scores (B, A, S, S) count, (B, 1, S, S); refused where the mask does not fit.
+def check_pairs(label: str, scores: tuple[int, ...], mask: Tensor | None) -> None:
+    """Refuse a mask that does not fit scores (B, A, S, S)."""
+    if mask is not None and tuple(mask.shape) not in ((scores[0], scores[2]), (scores[0], *scores[2:])):
+        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {scores}; it is (B, S) or (B, S, S)")
+
+
+def valid_pairs(mask: Tensor | None, *, padded_queries: bool = False) -> Tensor | None:
+    """Which (query, key) pairs count, (B, 1, S, S).
 
     Args:
-        label: the loss's name, for messages.
-        scores: their shape.
-        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True where the
-            query may see the key; or None for all.
+        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True
+            where the query may see the key; or None for all.
         padded_queries: let a query count that is not real itself.
     """
     if mask is None:
         return None
-    if tuple(mask.shape) not in ((scores[0], scores[2]), (scores[0], *scores[2:])):
-        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {scores}; it is (B, S) or (B, S, S)")
     if mask.dim() != 3:
         mask = mask.unsqueeze(1) & (mask.unsqueeze(2) | padded_queries)
     return mask.unsqueeze(1)

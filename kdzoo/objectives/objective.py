@@ -302,7 +302,7 @@ class Objective(nn.Module):
     def _layer_pairs(term: Term, student: ModelShape, teacher: ModelShape) -> Pairs:
         if term.feature == LOGITS:
             return ()
-        if not term.feature.by_layer:
+        if term.feature.layer is not None:
             return ((term.feature.layer, term.feature.layer),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
 

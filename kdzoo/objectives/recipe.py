@@ -30,7 +30,7 @@ from kdzoo.objectives.schedule import Schedule, Weight
 from kdzoo.objectives.sources import Source as Source
 from kdzoo.objectives.sources import sources_of, still_true
 from kdzoo.objectives.strict import Strict
-from kdzoo.objectives.term import Term
+from kdzoo.objectives.term import OWN_OPTIONS, Term
 
 # Deep enough that any explicit pair, and any slice of a named map, is in range when only its form is checked.
 LARGE, DEEP = 10_000, 100
@@ -125,17 +125,8 @@ class TermSpec(Strict):
 
     def term(self, weight: Weight) -> Term:
         """The term with a weight over the whole run."""
-        return Term(
-            self.loss,
-            feature=self.feature,
-            layers=self.layers,
-            weight=weight,
-            layer_reduction=self.layer_reduction,
-            layer_schedule=self.layer_schedule,
-            shared=self.shared,
-            name=self.name,
-            **self.options,
-        )
+        own = {name: getattr(self, name) for name in OWN_OPTIONS}
+        return Term(self.loss, **own | {"weight": weight}, **self.options)
 
 
 class Stage(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ from kdzoo.models.features import LOGITS, Feature, features_of
 from kdzoo.models.layers import LayerMap
 from kdzoo.objectives.schedule import Schedule, Weight
 
-OWN_OPTIONS = ("feature", "layers", "weight", "layer_reduction", "layer_schedule", "shared", "name")  # of any term
+LAYER_REDUCTIONS = ("sum", "mean")
 LAYER_SCHEDULES = ("together", "progressive", "stacked")
 
 
@@ -67,8 +68,8 @@ class Term:
         self.feature: Feature = possible[feature or kind.features[0]]
         if layers is not None and not self.feature.by_layer:
             raise KdzooError(f"{label} is taken on the {self.feature}, which has no layers to map")
-        if layer_reduction not in ("sum", "mean"):
-            raise unknown("layer_reduction", layer_reduction, ("sum", "mean"))
+        if layer_reduction not in LAYER_REDUCTIONS:
+            raise unknown("layer_reduction", layer_reduction, LAYER_REDUCTIONS)
         if layer_schedule not in LAYER_SCHEDULES:
             raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
         one_by_one = self.feature.by_layer and not kind.stacked and not kind.many_to_many
@@ -102,7 +103,8 @@ class Term:
             return "labels"
         if self.feature == LOGITS:
             return "tokens" if by_token else "rows"
-        return self.kind.mean_over or ("tokens" if self.feature.by_token else "rows")
+        padded = self.options.get("variant") in self.kind.counts_padding  # a mean over what the batch is padded to
+        return "rows" if padded or not self.feature.by_token else self.kind.mean_over or "tokens"
 
     def progress_at(self, progress: float) -> float:
         """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""
@@ -115,3 +117,9 @@ class Term:
             return range(count)
         current = min(int(self.progress_at(progress) * count), count - 1)
         return range(0 if self.layer_schedule == "stacked" else current, current + 1)
+
+
+# What any term takes, whatever its loss: the signature is where these stand.
+OWN_OPTIONS = tuple(
+    name for name, parameter in inspect.signature(Term).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+)

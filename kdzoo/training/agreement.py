@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.heads import unwrap
 from kdzoo.objectives.objective import Objective
-from kdzoo.training.cache import TEACHER_PREFIX, lengths
-from kdzoo.training.collated import Collate, given, same_numbers
+from kdzoo.training.cache import TEACHER_PREFIX
+from kdzoo.training.collated import Collate, given, lengths, same_numbers
 
 LABELS = ("labels", "label", "label_ids")  # which transformers' collators rename to the first
 

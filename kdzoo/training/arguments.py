@@ -50,6 +50,21 @@ def check_arguments(args: Any, given: Mapping[str, Any]) -> None:
         )
 
 
+def check_kinds(**given: tuple[Any, type]) -> None:
+    """Refuse arguments of another kind than they have to be.
+
+    Args:
+        given: by the argument's name, its value and its class; None is as good as any.
+
+    Raises:
+        KdzooError: names the argument.
+    """
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            wanted = "a model" if kind is nn.Module else f"a kdzoo {kind.__name__}"
+            raise KdzooError(f"{name}= is {wanted}, got {type(value).__name__}")
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer | None, objective: nn.Module) -> None:
     """Refuse an optimizer that leaves out what the objective learns.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +34,11 @@ from kdzoo.models.heads import (
     unwrap,
 )
 from kdzoo.models.masks import real_tokens
-from kdzoo.training.collated import Collate, fingerprints, same_numbers, scanned
-from kdzoo.training.store import FORMAT, PRECISIONS, Growing, read
+from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers
+from kdzoo.training.store import FORMAT, Growing, read
+from kdzoo.training.store import PRECISIONS as PRECISIONS
 
 TEACHER_PREFIX = "teacher_"  # of columns that are for the teacher alone, where it has a tokenizer of its own
-PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
 VOLATILE = ("_name_or_path", "transformers_version")  # of a config: what does not change the numbers
 ROWS_FILE = "rows.safetensors"
 
@@ -72,52 +72,6 @@ def _kept(needs: Needs) -> list[_Kept]:
     layered = (f for f in FEATURES.values() if f.by_layer)
     logits = [_Kept(LOGITS)] if needs.logits else []
     return [*logits, *(_Kept(f, layer) for f in layered for layer in sorted(getattr(needs, f.kept)))]
-
-
-class _Rows(NamedTuple):
-    """Of each row, what stands for the teacher's input of it, and its number of tokens; (N,) each."""
-
-    prints: np.ndarray[Any, Any]
-    lengths: np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A training set as the teacher sees it."""
-
-    teacher: Any
-    dataset: Any
-    inputs: tuple[str, ...]
-    collate: Collate
-    prefix: str
-    batch_size: int
-    autocast: Callable[[], AbstractContextManager[Any]]
-    progress: Callable[[int, int], None]
-
-    def columns(self) -> list[str]:
-        """The columns with the teacher's inputs."""
-        wanted = {self.prefix + name for name in self.inputs}
-        return [name for name in self.dataset.column_names if name in wanted]
-
-    def probe(self) -> Tensor:
-        """The fingerprints of the first rows, as the collator makes them."""
-        order = np.arange(min(PROBED, len(self.dataset)))
-        batches = scanned(self.dataset, self.collate, self.inputs, self.prefix, self.batch_size, order)
-        return torch.cat([fingerprints(taken)[0] for _, taken in batches])
-
-    def batches(self) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
-        """All rows, the longest first."""
-        order = np.argsort(-lengths(self.dataset, self.prefix), kind="stable")
-        with same_numbers():
-            yield from scanned(self.dataset, self.collate, self.inputs, self.prefix, self.batch_size, order)
-
-    def rows(self) -> _Rows:
-        """Of all rows."""
-        found = _Rows(np.zeros(len(self.dataset), np.int64), np.zeros(len(self.dataset), np.int64))
-        for rows, taken in self.batches():
-            prints, tokens = fingerprints(taken)
-            found.prints[rows], found.lengths[rows] = prints.numpy(), tokens.numpy()
-        return found
 
 
 class TeacherCache:
@@ -201,7 +155,7 @@ class TeacherCache:
         Raises:
             KdzooError: for a training set without ``sample_ids`` in order, or numbers that the precision cannot hold.
         """
-        source = _Source(
+        source = Source(
             unwrap(teacher), dataset, tuple(sorted(inputs)), collate, prefix, batch_size, autocast, progress
         )
         obstacle = self._obstacle(source, needs)
@@ -219,7 +173,7 @@ class TeacherCache:
         warnings.warn(f"no cache of the teacher: {obstacle}; it runs live", KdzooWarning, stacklevel=2)
         return None
 
-    def _later(self, source: _Source, needs: Needs) -> list[_Kept]:
+    def _later(self, source: Source, needs: Needs) -> list[_Kept]:
         """What is computed with the needs for others, where all of it together is within the limit."""
         if self.ahead is None:
             return []
@@ -228,7 +182,7 @@ class TeacherCache:
             return []
         return [kept for kept in _kept(self.ahead) if kept.feature != QKV_OF_LAYER or shows_qkv(source.teacher)]
 
-    def _obstacle(self, source: _Source, needs: Needs) -> str | None:
+    def _obstacle(self, source: Source, needs: Needs) -> str | None:
         names = getattr(source.dataset, "column_names", None)
         if names is None or "sample_ids" not in names:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
@@ -243,7 +197,7 @@ class TeacherCache:
             return f"it would take {megabytes(size)}, and the limit is {megabytes(self.limit)}"
         return None
 
-    def _place(self, source: _Source, probe: Tensor, autocast_dtype: str) -> tuple[Path, str]:
+    def _place(self, source: Source, probe: Tensor, autocast_dtype: str) -> tuple[Path, str]:
         teacher = source.teacher
         config = {name: value for name, value in teacher.config.to_diff_dict().items() if name not in VOLATILE}
         about = {
@@ -259,7 +213,7 @@ class TeacherCache:
         key = hashing.of_values(about)
         return self.folder / key[:16], key
 
-    def _found(self, folder: Path, key: str, source: _Source, needs: Needs) -> TeacherRows:
+    def _found(self, folder: Path, key: str, source: Source, needs: Needs) -> TeacherRows:
         """What is needed, read from the folder, with what is not there computed first."""
         wanted = _kept(needs)
 
@@ -280,9 +234,9 @@ class TeacherCache:
                     rows, made = find()
                     found |= made
         assert rows is not None
-        return TeacherRows(found, _Rows(rows[:, 0].numpy(), rows[:, 1].numpy()))
+        return TeacherRows(found, Rows(rows[:, 0].numpy(), rows[:, 1].numpy()))
 
-    def _make(self, folder: Path, key: str, source: _Source, missing: list[_Kept], needs: Needs) -> None:
+    def _make(self, folder: Path, key: str, source: Source, missing: list[_Kept], needs: Needs) -> None:
         rows = source.rows()
         if not missing:
             self._write(folder, key, rows, iter(()))
@@ -300,7 +254,7 @@ class TeacherCache:
         self,
         folder: Path,
         key: str,
-        rows: _Rows,
+        rows: Rows,
         batches: Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]],
     ) -> None:
         starts, dtype = _starts(rows.lengths), PRECISIONS[self.precision][0]
@@ -346,7 +300,7 @@ class TeacherCache:
 class TeacherRows:
     """What a cache holds of a training set; `activations` are those of some of its rows."""
 
-    def __init__(self, values: dict[_Kept, tuple[Tensor, bool]], rows: _Rows) -> None:
+    def __init__(self, values: dict[_Kept, tuple[Tensor, bool]], rows: Rows) -> None:
         self._values = values
         self._lengths, self._prints = rows.lengths, torch.from_numpy(rows.prints)
         self._starts = _starts(rows.lengths)
@@ -410,11 +364,13 @@ class _Uncacheable(Exception):
 
 
 def _computed(
-    wanted: list[_Kept], source: _Source, known: _Rows
+    wanted: list[_Kept], source: Source, known: Rows
 ) -> Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]]:
     """Batches of rows, and of each feature the rows' or the tokens' values, padding left out."""
     teacher = source.teacher
-    layers = {f.kept: frozenset(k.layer for k in wanted if k.feature == f) for f in FEATURES.values() if f.by_layer}
+    layers: dict[str, Any] = {
+        f.kept: frozenset(k.layer for k in wanted if k.feature == f) for f in FEATURES.values() if f.by_layer
+    }
     needs = Needs(_Kept(LOGITS) in wanted, **layers)
     done = 0
     for rows, taken in source.batches():
@@ -453,23 +409,6 @@ def _by_row_or_token(kept: _Kept, found: Activations, real: Tensor) -> tuple[Ten
 def megabytes(size: float) -> str:
     """``12.3 MB``."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def lengths(dataset: Any, prefix: str = "") -> np.ndarray[Any, Any]:
-    """The rows' numbers of tokens, padding that the rows hold left out."""
-    from pyarrow.compute import list_value_length
-
-    name = prefix + ("attention_mask" if prefix + "attention_mask" in dataset.column_names else "input_ids")
-    found = []
-    for rows in dataset.select_columns([name]).with_format("arrow").iter(hashing.ROWS):
-        column = rows.column(name).combine_chunks()
-        sizes = np.asarray(list_value_length(column))
-        numbers = column.flatten().to_numpy(zero_copy_only=False)
-        real = numbers != 0 if name.endswith("attention_mask") else np.ones(len(numbers), bool)
-        totals = np.concatenate([[0], np.cumsum(real)])
-        ends = np.cumsum(sizes)
-        found.append(totals[ends] - totals[ends - sizes])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _starts(lengths: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

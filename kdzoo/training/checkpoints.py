@@ -53,7 +53,7 @@ def _load_adapters(model: Any, folder: Path) -> None:
     for adapter in model.peft_config:
         path = folder / ADAPTER_FILE if adapter == "default" else folder / adapter / ADAPTER_FILE
         kept = load_file(path)
-        result = set_peft_model_state_dict(model, kept, adapter_name=adapter)
+        result: Any = set_peft_model_state_dict(model, kept, adapter_name=adapter)
         if result.unexpected_keys:
             raise ValueError(f"{path.name} holds other adapters than the student's: {result.unexpected_keys[0]}")
 

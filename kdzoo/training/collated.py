@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdzoo import hashing
 from kdzoo.models.masks import real_tokens
 
+PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 # splitmix64's constants (Steele, Lea and Flood 2014), as signed numbers: torch's integers wrap around.
 _GAMMA, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -64,16 +67,6 @@ def fingerprints(taken: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return total, real.sum(1)
 
 
-def scanned(
-    dataset: Any, collate: Collate, inputs: Iterable[str], prefix: str, batch_size: int, order: np.ndarray[Any, Any]
-) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
-    """Batches of a training set, as the collator makes them: the rows' numbers, and what the model is given of them."""
-    inputs = [*inputs]
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        yield rows, given(collate([dataset[int(row)] for row in rows]), inputs, prefix)
-
-
 @contextmanager
 def same_numbers() -> Iterator[None]:
     """What draws random numbers inside leaves those that follow as they would have been."""
@@ -84,6 +77,75 @@ def same_numbers() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+class Rows(NamedTuple):
+    """Of each row, what stands for the teacher's input of it, and its number of tokens; (N,) each."""
+
+    prints: np.ndarray[Any, Any]
+    lengths: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training set as the teacher sees it."""
+
+    teacher: Any
+    dataset: Any
+    inputs: tuple[str, ...]
+    collate: Collate
+    prefix: str
+    batch_size: int
+    autocast: Callable[[], AbstractContextManager[Any]]
+    progress: Callable[[int, int], None]
+
+    def columns(self) -> list[str]:
+        """The columns with the teacher's inputs."""
+        wanted = {self.prefix + name for name in self.inputs}
+        return [name for name in self.dataset.column_names if name in wanted]
+
+    def probe(self) -> Tensor:
+        """The fingerprints of the first rows, as the collator makes them."""
+        order = np.arange(min(PROBED, len(self.dataset)))
+        batches = self._in_order(order)
+        return torch.cat([fingerprints(taken)[0] for _, taken in batches])
+
+    def batches(self) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
+        """All rows, the longest first."""
+        order = np.argsort(-lengths(self.dataset, self.prefix), kind="stable")
+        with same_numbers():
+            yield from self._in_order(order)
+
+    def _in_order(self, order: np.ndarray[Any, Any]) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = self.collate([self.dataset[int(row)] for row in rows])
+            yield rows, given(batch, self.inputs, self.prefix)
+
+    def rows(self) -> Rows:
+        """Of all rows."""
+        found = Rows(np.zeros(len(self.dataset), np.int64), np.zeros(len(self.dataset), np.int64))
+        for rows, taken in self.batches():
+            prints, tokens = fingerprints(taken)
+            found.prints[rows], found.lengths[rows] = prints.numpy(), tokens.numpy()
+        return found
+
+
+def lengths(dataset: Any, prefix: str = "") -> np.ndarray[Any, Any]:
+    """The rows' numbers of tokens, padding that the rows hold left out."""
+    from pyarrow.compute import list_value_length
+
+    name = prefix + ("attention_mask" if prefix + "attention_mask" in dataset.column_names else "input_ids")
+    found = []
+    for rows in dataset.select_columns([name]).with_format("arrow").iter(hashing.ROWS):
+        column = rows.column(name).combine_chunks()
+        sizes = np.asarray(list_value_length(column))
+        numbers = column.flatten().to_numpy(zero_copy_only=False)
+        real = numbers != 0 if name.endswith("attention_mask") else np.ones(len(numbers), bool)
+        totals = np.concatenate([[0], np.cumsum(real)])
+        ends = np.cumsum(sizes)
+        found.append(totals[ends] - totals[ends - sizes])
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _mixed(numbers: Tensor) -> Tensor:

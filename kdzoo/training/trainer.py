@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -18,132 +18,23 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
-from kdzoo.models.activations import Activations, capture, embedding_output
-from kdzoo.models.heads import is_peft, savable, unwrap
-from kdzoo.objectives.objective import Objective, ObjectiveOutput, check_separate_tokens
-from kdzoo.objectives.recipe import Perturbation, Recipe
-from kdzoo.training import checkpoints
+from kdzoo.models.activations import Activations, capture
+from kdzoo.models.heads import savable, unwrap
+from kdzoo.objectives.objective import Objective, check_separate_tokens
+from kdzoo.objectives.recipe import Recipe
+from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
-from kdzoo.training.agreement import (
-    accepted_inputs,
-    check_columns,
-    check_length,
-    check_longest,
-    check_sharing,
-    check_vocabularies,
-    evaluating,
-    frozen,
-    has_own_columns,
-)
-from kdzoo.training.arguments import check_arguments, check_optimizer, resume_from
+from kdzoo.training.agreement import accepted_inputs as accepted_inputs
+from kdzoo.training.arguments import check_arguments, check_kinds, check_optimizer, resume_from
 from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache, TeacherRows
 from kdzoo.training.card import model_card
 from kdzoo.training.collated import given
-from kdzoo.training.order import SeededLengthSampler, staged_rate
-from kdzoo.training.perturbation import gradient_perturbation
+from kdzoo.training.distiller import Distiller
+from kdzoo.training.failure import Step, check_finite
+from kdzoo.training.order import by_length, staged
 from kdzoo.training.stopwatch import Stopwatch
 
 MEASURED_EVERY = 10  # steps between two looks at the terms' gradients, where weights depend on them
-
-
-class Distiller(nn.Module):
-    """A student and the objective it is trained on, as one module, so that both are optimised and synchronised.
-
-    In training mode a forward pass gives the objective's output; in evaluation mode the student's own.
-    """
-
-    accepts_loss_kwargs = False
-
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        objective: Objective,
-        perturbation: Perturbation | None = None,
-        stopwatch: Stopwatch | None = None,
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
-        self.perturbation = perturbation
-        self.stopwatch = stopwatch or Stopwatch(torch.device("cpu"))
-        self.loss_scaler: Any = None  # the GradScaler, in half precision that has one
-        self._inputs = accepted_inputs(student)
-        # PEFT's adapters are inside of what it wraps, whose inputs its own forward function need not name.
-        self._runs = (unwrap(student) if is_peft(savable(student)) else student,)  # in a tuple: not a second child
-
-    @property
-    def config(self) -> Any:
-        """The student's config; the Trainer looks for one."""
-        return unwrap(self.student).config
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The student's; NEFTune puts its noise there."""
-        return unwrap(self.student).get_input_embeddings()
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Pass on to the student what the Trainer asks of a model."""
-        unwrap(self.student).activation_checkpointing_enable(**options)
-
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """The same by the name that the Trainer used before transformers 5.23."""
-        unwrap(self.student).gradient_checkpointing_enable(**options)
-
-    def forward(
-        self,
-        *,
-        teacher: Activations | None = None,
-        progress: float = 0.0,
-        epoch: int | None = None,
-        labels: Tensor | None = None,
-        sample_ids: Tensor | None = None,
-        measure: bool = False,
-        shares: dict[str, Tensor] | None = None,
-        micro_batches: int = 1,
-        **inputs: Any,
-    ) -> Any:
-        """The objective's output on a batch when training, else the student's.
-
-        Args:
-            teacher: what the teacher exposed of this batch.
-            progress: fraction of the training done.
-            epoch: which pass over the rows this is, from 0.
-            labels: (B,).
-            sample_ids: (B,) indices in the training set.
-            measure: measure the terms' gradients too.
-            shares: what this micro-batch weighs in its step (`kdzoo.training.accumulation`).
-            micro_batches: how many batches the update is made of.
-            inputs: the batch; the student is given what it takes.
-        """
-        taken = {name: value for name, value in inputs.items() if name in self._inputs}
-        if not self.training:
-            return self._runs[0](**taken, labels=labels)
-        check_length("the student", self.student, taken)
-        context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "epoch": epoch, "shares": shares}
-        measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
-        if self.perturbation is None:
-            return self._pass(taken, teacher, context | measured)
-        with embedding_output(self.student) as embedded:
-            first = self._pass(taken, teacher, context)
-        assert embedded.value is not None
-        loss = first.total if self.loss_scaler is None else self.loss_scaler.scale(first.total)
-        # One norm over the micro-batches of an update: each gets an equal share of its square.
-        share = micro_batches**-0.5 if self.perturbation.norm == "tensor" else 1.0
-        perturbation = gradient_perturbation(
-            loss, embedded.value, norm=self.perturbation.norm, epsilon=self.perturbation.epsilon * share
-        )
-        self.stopwatch.lap("backward")
-        with embedding_output(self.student, perturbation):
-            return self._pass(taken, teacher, context | measured)
-
-    def _pass(self, inputs: dict[str, Any], teacher: Activations | None, context: dict[str, Any]) -> ObjectiveOutput:
-        needs, _ = self.objective.needs(context["progress"])
-        with capture(self._runs[0], needs) as recorder:
-            outputs = self._runs[0](**inputs)
-            activations = recorder.activations(outputs, mask=inputs.get("attention_mask"))
-        self.stopwatch.lap("forward")
-        output = self.objective(activations, teacher, **context)
-        self.stopwatch.lap("loss")
-        return output
 
 
 class DistillationTrainer(Trainer):
@@ -192,15 +83,8 @@ class DistillationTrainer(Trainer):
     ) -> None:
         if (recipe is None) == (objective is None):
             raise KdzooError("give the DistillationTrainer a recipe or an objective, one of them")
-        for name, value, kind in (
-            ("model", model, nn.Module),
-            ("teacher", teacher, nn.Module),
-            ("objective", objective, Objective),
-            ("cache", cache, TeacherCache),
-        ):
-            if value is not None and not isinstance(value, kind):
-                wanted = "a model" if kind is nn.Module else f"a kdzoo {kind.__name__}"
-                raise KdzooError(f"{name}= is {wanted}, got {type(value).__name__}")
+        check_kinds(model=(model, nn.Module), teacher=(teacher, nn.Module))
+        check_kinds(objective=(objective, Objective), cache=(cache, TeacherCache))
         if isinstance(recipe, str):
             recipe = Recipe.load(recipe)
         self.recipe = recipe
@@ -216,17 +100,17 @@ class DistillationTrainer(Trainer):
             model = model.module  # the Trainer wraps it itself
         self._prefix = ""
         if self.teacher is not None:
-            check_sharing(model, self.teacher)
-            self._prefix = TEACHER_PREFIX if has_own_columns(self.teacher, train_dataset) else ""
+            agreement.check_sharing(model, self.teacher)
+            self._prefix = TEACHER_PREFIX if agreement.has_own_columns(self.teacher, train_dataset) else ""
             if self._prefix:
                 check_separate_tokens(objective, model)
             else:
-                check_vocabularies(model, self.teacher)
+                agreement.check_vocabularies(model, self.teacher)
         # The Trainer seeds too late for projections and banks.
         set_seed(args.seed)
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
-        check_columns(objective, train_dataset)
+        agreement.check_columns(objective, train_dataset)
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
         say_micro_batches(objective, args)
         if args.label_names is None:
@@ -238,7 +122,8 @@ class DistillationTrainer(Trainer):
         self.stopwatch = Stopwatch(args.device)
         super().__init__(model=Distiller(model, objective, perturbation, self.stopwatch), args=args, **arguments)
         self.model.loss_scaler = self.accelerator.scaler
-        self.add_callback(_Laps(self.stopwatch))
+        self._laps = _Laps(self.stopwatch)
+        self.add_callback(self._laps)
         # The columns that the Trainer keeps.
         others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
         self._signature_columns = [*accepted_inputs(model), *others]
@@ -249,7 +134,7 @@ class DistillationTrainer(Trainer):
         self._cache = cache
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
         self.teacher_progress: Callable[[int, int], None] | None = None  # in place of a bar, while the cache is filled
-        self._steps: list[tuple[int, ObjectiveOutput, Tensor | None]] = []
+        self._steps: list[Step] = []
         self._gradients: list[dict[str, Tensor]] = []
         self._shares: list[dict[str, Tensor]] = []  # of the micro-batches that are left of a step
 
@@ -273,7 +158,7 @@ class DistillationTrainer(Trainer):
         self._shares.clear()
         with ExitStack() as undo:
             if self.teacher is not None:
-                undo.enter_context(frozen(self.teacher))
+                undo.enter_context(agreement.frozen(self.teacher))
             self._check_lengths()
             self._open_cache()
             trained = super().train(start, *arguments, **options)
@@ -287,15 +172,15 @@ class DistillationTrainer(Trainer):
         if rows is None or not isinstance(getattr(rows, "column_names", None), list):
             return
         rows = self._remove_unused_columns(rows, description="training")
-        check_longest("the student", self.model.student, rows, self.data_collator)
+        agreement.check_longest("the student", self.model.student, rows, self.data_collator)
         if self.teacher is not None:
-            check_longest("the teacher", self.teacher, rows, self.data_collator, self._prefix)
+            agreement.check_longest("the teacher", self.teacher, rows, self.data_collator, self._prefix)
 
     def _open_cache(self) -> None:
         needs = self.model.objective.teacher_needs()
         if self._cache is None or self.teacher is None or needs is None:
             return
-        with self._teacher_bar() as progress, evaluating(self.teacher):
+        with self._teacher_bar() as progress, agreement.evaluating(self.teacher):
             self.teacher_rows = self._cache.open(
                 self.teacher,
                 self._remove_unused_columns(self.train_dataset, description="training"),
@@ -399,9 +284,9 @@ class DistillationTrainer(Trainer):
             self.teacher.to(self.args.device)
         # no_grad and not inference_mode: losses save what they compare for their backward pass, which inference
         # tensors refuse.
-        check_length("the teacher", self.teacher, taken)
+        agreement.check_length("the teacher", self.teacher, taken)
         watching = capture(self.teacher, needs)
-        with torch.no_grad(), self.accelerator.autocast(), evaluating(self.teacher), watching as recorder:
+        with torch.no_grad(), self.accelerator.autocast(), agreement.evaluating(self.teacher), watching as recorder:
             return recorder.activations(self.teacher(**taken), mask=taken.get("attention_mask"))
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
@@ -420,44 +305,22 @@ class DistillationTrainer(Trainer):
             self._gradients.clear()
         super().log(logs, *arguments, **options)
 
-    def _check_finite(self, steps: list[tuple[int, ObjectiveOutput, Tensor | None]]) -> None:
-        if not steps or torch.stack([output.total for _, output, _ in steps]).isfinite().all():
-            return
-        step, output, ids = next(entry for entry in steps if not entry[1].total.isfinite())
-        bad = {name: value.item() for name, value in output.terms.items() if not value.isfinite()}
-        what = ", ".join(f"the term {name!r} is {value}" for name, value in bad.items()) or f"it is {output.total}"
-        rows = "unknown rows" if ids is None else f"training rows {', '.join(str(row) for row in ids.tolist())}"
-        folder = Path(str(self.args.output_dir))
-        kept = get_last_checkpoint(folder) if folder.is_dir() else None
-        checkpoint = f"the last checkpoint is {kept}" if kept else "no checkpoint had been written yet"
-        raise DistillationFailure(f"the loss is not finite at step {step}: {what}; the batch held {rows}; {checkpoint}")
+    def _check_finite(self, steps: list[Step]) -> None:
+        check_finite(steps, Path(str(self.args.output_dir)))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A recipe's own learning-rate course where its stages name one."""
         own = self.lr_scheduler is None and self.recipe is not None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        spans = self.recipe.spans() if own and self.recipe is not None else []
-        if any(stage.lr_scheduler or stage.warmup_ratio or stage.lr_factor != 1 for _, _, stage in spans):
-            if not isinstance(scheduler, LambdaLR):
-                raise KdzooError(
-                    f"the recipe's stages set the learning rate, which lr_scheduler_type={self.args.lr_scheduler_type} "
-                    "does not go with; take 'linear'"
-                )
-            warmup = self.args.get_warmup_steps(num_training_steps)
-            course = staged_rate(spans, num_training_steps, warmup, scheduler.lr_lambdas[0])
-            self.lr_scheduler = LambdaLR(scheduler.optimizer, course)
+        if own and self.recipe is not None:
+            self.lr_scheduler = staged(scheduler, self.recipe.spans(), num_training_steps, self.args)
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        names = getattr(dataset, "column_names", ())
-        lengths = dataset[self.args.length_column_name] if self.args.length_column_name in names else None
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        lengths = None if lengths is None else list(lengths)
-        return SeededLengthSampler(batch_size, dataset, lengths=lengths, generator=torch.Generator(), seed=seed)
+        return by_length(dataset, self.args)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # In the rows' order, so that predictions come back in it, however the training rows are grouped.
@@ -488,11 +351,16 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.load(self.model.student, self.model.objective, Path(resume_from_checkpoint))
 
-    def _init_training_state(self, max_steps: int, *arguments: Any, **options: Any) -> Any:
-        found = super()._init_training_state(max_steps, *arguments, **options)
+    def _init_training_state(self, max_steps: int, per_epoch: int, epochs: int, *arguments: Any, **options: Any) -> Any:
+        found = super()._init_training_state(max_steps, per_epoch, epochs, *arguments, **options)
         if self.state.global_step > max_steps:
             raise KdzooError(f"the checkpoint is of step {self.state.global_step}, and training ends after {max_steps}")
-        return found
+        # One that has ended has no epoch left; in the midst of one the Trainer would take another step.
+        return (epochs, 0) if self.state.global_step == max_steps else found
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        # The Trainer takes the time by a clock that may be set back meanwhile.
+        return super()._finalize_training(trial, num_train_samples, time.time() - self._laps.seconds)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with checkpoints.resuming(Path(checkpoint or ""), "optimizer.pt"):
@@ -505,8 +373,15 @@ class DistillationTrainer(Trainer):
 class _Laps(TrainerCallback):
     def __init__(self, stopwatch: Stopwatch) -> None:
         self._stopwatch = stopwatch
+        self._began = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, by a clock that nobody sets."""
+        return time.perf_counter() - self._began
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
         self._stopwatch.start()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:

@@ -1,0 +1,324 @@
+"""Capture of models that are not simply bidirectional: what is taken is what it is taken for, whatever the family."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import SEQUENCE, VOCABULARY, batch
+from torch import Tensor
+
+from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.models.activations import Activations, Needs, capture
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.term import Term
+
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0, "initializer_range": 0.3,
+}  # fmt: skip
+_HEADS = {"num_labels": 2, "vocab_size": VOCABULARY, "pad_token_id": 0}
+_XLM = _HEADS | {
+    "emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64, "pad_index": 0, "dropout": 0.0,
+    "embed_init_std": 1.0, "init_std": 0.3,
+}  # fmt: skip
+_XLNET = _HEADS | {
+    "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "initializer_range": 0.3, "summary_last_dropout": 0.0
+}  # fmt: skip
+_GROUPS = {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention", "intermediate", "output")}
+_LLAMA = SIZES | {"num_key_value_heads": 2, "attention_dropout": 0.0}
+FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
+    "XLNet": (
+        _XLNET,
+        "",  # its one rate is that of the states too
+    ),
+    "XLM": (_XLM, "attention_dropout"),
+    "Flaubert": (_XLM, "attention_dropout"),
+    "SqueezeBert": (
+        SIZES | _GROUPS | {"embedding_size": 32},
+        "attention_probs_dropout_prob",
+    ),
+    "MPNet": (SIZES, "attention_probs_dropout_prob"),
+    "DebertaV2": (SIZES | {"relative_attention": True, "pos_att_type": ["c2p"]}, "attention_probs_dropout_prob"),
+    "Deberta": (SIZES | {"relative_attention": True, "pos_att_type": ["c2p"]}, "attention_probs_dropout_prob"),
+    "BigBird": (SIZES | {"attention_type": "original_full"}, "attention_probs_dropout_prob"),
+}  # fmt: skip
+
+
+def made(family: str, sizes: dict[str, Any], seed: int = 0, **options: Any) -> Any:
+    import transformers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = getattr(transformers, f"{family}Config")(**sizes, **options)
+        return getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+
+
+def taken(model: Any, inputs: dict[str, Tensor], needs: Needs) -> Activations:
+    with torch.no_grad(), capture(model, needs) as recorder:
+        return recorder.activations(model(**inputs), mask=inputs["attention_mask"])
+
+
+def padded_left(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    rolls = [int((row == 0).sum()) for row in inputs["attention_mask"]]
+    return {k: torch.stack([row.roll(n) for row, n in zip(v, rolls, strict=True)]) for k, v in inputs.items()}
+
+
+# --- attention that is not shown through the interface ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probabilities_are_probabilities_before_dropout(family: str) -> None:
+    sizes, rate = FAMILIES[family]
+    inputs, needs = batch(), Needs(qkv=frozenset({0, 1}))
+    model = made(family, sizes)
+    quiet = taken(model, inputs, needs)
+    assert not quiet.exact_scores
+    real = inputs["attention_mask"].bool()
+    for layer in (0, 1):
+        sums = quiet.scores[layer].exp().sum(-1)  # (B, A, S)
+        torch.testing.assert_close(sums.transpose(1, 2)[real], torch.ones(int(real.sum()), 4))
+    if family != "SqueezeBert":  # which returns scores by that name
+        shown = model(**inputs, output_attentions=True).attentions[1]
+        torch.testing.assert_close(quiet.scores[1].exp().transpose(1, 2)[real], shown.transpose(1, 2)[real])
+    if rate:
+        dropping = made(family, sizes | {rate: 0.5}).train()
+        dropping.load_state_dict(model.state_dict())
+        found = taken(dropping, inputs, needs)
+        # The first layer is given the same states; what it shows is not what dropout leaves of it.
+        torch.testing.assert_close(found.scores[0].transpose(1, 2)[real], quiet.scores[0].transpose(1, 2)[real])
+
+
+def test_their_gradient_is_exact() -> None:
+    model = made("MPNet", FAMILIES["MPNet"][0]).train()
+    inputs = batch()
+    with capture(model, Needs(qkv=frozenset({1}))) as recorder:
+        found = recorder.activations(model(**inputs), mask=inputs["attention_mask"])
+    weight = model.mpnet.encoder.layer[0].attention.attn.q.weight
+    (slope,) = torch.autograd.grad(found.scores[1].exp()[..., 0].sum(), weight)
+    shown = model(**inputs, output_attentions=True).attentions[1]
+    (expected,) = torch.autograd.grad(shown[..., 0].sum(), weight)
+    torch.testing.assert_close(slope, expected)
+
+
+def big_bird(seed: int = 0) -> Any:
+    return made("BigBird", SIZES | {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}, seed)
+
+
+def test_a_model_without_such_a_softmax_is_refused() -> None:
+    inputs = {k: torch.ones(2, 32, dtype=torch.long) for k in ("input_ids", "attention_mask")}
+    with pytest.raises(KdzooError, match="BigBirdForSequenceClassification shows no attention that can be captured"):
+        taken(big_bird(), inputs, Needs(qkv=frozenset({1})))
+    taken(big_bird(), inputs, Needs(hidden=frozenset({1})))
+
+
+def test_a_short_batch_leaves_a_bigbird_sparse(tmp_path: Any) -> None:
+    """transformers goes over to full attention for short rows and stays there, so that order would decide."""
+    from test_trainer import trainer
+    from tiny_data import rows
+
+    from kdzoo.training.cache import TeacherCache
+
+    short, generator = batch(), torch.Generator().manual_seed(2)
+    ids = torch.randint(5, VOCABULARY, (2, 32), generator=generator)
+    long, needs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, Needs(hidden=frozenset({2}))
+    torch.manual_seed(0)  # its blocks are drawn
+    alone = taken(big_bird(), long, needs)
+    model = big_bird()
+    taken(model, short, needs)
+    torch.manual_seed(0)
+    torch.testing.assert_close(taken(model, long, needs).hidden[2], alone.hidden[2])
+    full = made("BigBird", SIZES | {"attention_type": "original_full"})
+    inputs = short | {"input_ids": short["input_ids"][:, :6], "attention_mask": short["attention_mask"][:, :6]}
+    torch.testing.assert_close(taken(model, inputs, needs).hidden[2], taken(full, inputs, needs).hidden[2])
+
+    cache, objective = TeacherCache(tmp_path / "cache"), Objective([Term("kd")])
+    trained = trainer(
+        tmp_path, objective=objective, model=big_bird(1), guide=model, max_steps=2, data=rows(8, length=6),
+        also={"cache": cache, "eval_dataset": rows(4, length=6).map(lambda row: {"labels": 0})},
+    )  # fmt: skip
+    with pytest.warns(KdzooWarning, match="its attention is sparse or full, by the longest row of the batch"):
+        trained.train()
+    trained.evaluate()
+    assert model.bert.attention_type == trained.student.bert.attention_type == "block_sparse"
+
+
+# --- which keys a query sees ------------------------------------------------------------------------------------------
+
+
+def reference(student: Any, teacher: Any, inputs: dict[str, Tensor], seen: Tensor) -> float:
+    """attention_kl of layer 1 from the probabilities that eager attention returns, over the pairs that are seen."""
+    probabilities = []
+    for model in (student, teacher):
+        model.set_attn_implementation("eager")
+        probabilities.append(model(**inputs, output_attentions=True).attentions[1].double())
+        model.set_attn_implementation("sdpa")
+    ours, theirs = probabilities
+    total, count = 0.0, 0
+    for row in range(len(seen)):
+        for query in range(seen.shape[1]):
+            keys = seen[row, query].nonzero().flatten()
+            if len(keys):
+                s, t = ours[row, :, query, keys], theirs[row, :, query, keys]
+                s, t = s / s.sum(-1, keepdim=True), t / t.sum(-1, keepdim=True)
+                total += float((t * (t / s).log()).sum().detach())
+                count += 4
+    return total / count
+
+
+def kl(student: Any, teacher: Any, inputs: dict[str, Tensor], loss: str = "attention_kl", **options: Any) -> float:
+    objective = Objective([Term(loss, **options)]).bind(student, teacher)
+    needs = objective.needs(0.0)
+    assert needs[1] is not None
+    sides = [taken(model, inputs, need) for model, need in zip((student, teacher), needs, strict=True)]
+    return float(objective(*sides)[0])
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(("family", "window"), [("Llama", None), ("Mistral", None), ("Mistral", 3), ("GPT2", None)])
+def test_causal_attention_is_compared_where_it_is(family: str, window: int | None, padded: bool) -> None:
+    sizes = _LLAMA | ({"sliding_window": window} if family == "Mistral" else {})
+    if family == "GPT2":
+        sizes = _HEADS | {
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+            "initializer_range": 0.3,
+            "attn_pdrop": 0.0,
+        }
+    models = [made(family, sizes, seed).eval() for seed in (1, 2)]
+    inputs = batch(padded=padded)
+    real = inputs["attention_mask"].bool()
+    places = torch.arange(SEQUENCE)
+    seen = (places[:, None] >= places) & real[:, None, :] & real[:, :, None]
+    if window:
+        seen = seen & (places[:, None] - places < window)
+    expected = reference(*models, inputs, seen)
+    found = kl(*models, inputs, layers=[(1, 1)])
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert kl(*models, inputs, "attention_ce", layers=[(1, 1)]) > found  # and the entropy
+    everything = reference(*models, inputs, real[:, None, :] & real[:, :, None]) if padded else math.nan
+    assert found != pytest.approx(everything, rel=1e-3)
+
+
+def test_a_mask_of_pairs_is_the_models_own() -> None:
+    """A prefix mask (B, 1, S, S): the first tokens see each other, the others what stands before them."""
+    models = [made("Bert", SIZES, seed) for seed in (1, 2)]
+    inputs = batch()
+    real, places = inputs["attention_mask"].bool(), torch.arange(SEQUENCE)
+    seen = ((places[:, None] >= places) | (places < 4)) & real[:, None, :] & real[:, :, None]
+    added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min).unsqueeze(1)
+    expected = reference(*models, inputs | {"attention_mask": added}, seen)
+    for mask in (seen.unsqueeze(1), added):
+        assert kl(*models, inputs | {"attention_mask": mask}, layers=[(1, 1)]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_causal_xlm_is_compared_where_it_is() -> None:
+    models = [made("XLM", _XLM | {"causal": True}, seed) for seed in (1, 2)]
+    inputs = batch()
+    real, places = inputs["attention_mask"].bool(), torch.arange(SEQUENCE)
+    seen = (places[:, None] >= places) & real[:, None, :] & real[:, :, None]
+    found = kl(*models, inputs, layers=[(1, 1)])
+    shown = [model(**inputs, output_attentions=True).attentions[1].double() for model in models]
+    terms = (shown[1] * (shown[1].clamp_min(1e-300).log() - shown[0].clamp_min(1e-300).log())).masked_fill(
+        ~seen[:, None], 0
+    )
+    assert found == pytest.approx(float(terms.sum(-1).transpose(1, 2)[real].mean()), rel=1e-4)
+
+
+def test_all_layers_at_once_see_the_same_or_are_refused() -> None:
+    models = [made("Llama", _LLAMA, seed) for seed in (1, 2)]
+    inputs = batch()
+    assert math.isfinite(kl(*models, inputs, "bert_emd", feature="qkv"))
+    mixed = [made("Llama", _LLAMA, 1), made("Bert", SIZES, 2)]
+    assert math.isfinite(kl(*mixed, inputs, "bert_emd", feature="qkv"))
+    windows = made(
+        "ModernBert",
+        SIZES | {"local_attention": 4, "bos_token_id": 1, "eos_token_id": 2, "global_attn_every_n_layers": 2},
+    )
+    with pytest.raises(
+        KdzooError, match="'bert_emd' takes all layers at once, and these do not all see the same tokens"
+    ):
+        kl(windows, made("Bert", SIZES, 2), inputs, "bert_emd", feature="qkv")
+
+
+# --- the state that the head reads ------------------------------------------------------------------------------------
+
+
+def test_cls_is_the_first_real_token() -> None:
+    model, inputs = made("Bert", SIZES), padded_left(batch())
+    found = taken(model, inputs, Needs(cls=frozenset({2})))
+    states = model(**inputs, output_hidden_states=True).hidden_states[2]
+    first = inputs["attention_mask"].argmax(1)
+    assert (first > 0).any()
+    for row, place in enumerate(first):
+        assert torch.equal(found.cls[2][row], states[row, place])
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_cls_of_xlnet_is_what_its_head_reads(left: bool) -> None:
+    model = made("XLNet", FAMILIES["XLNet"][0])
+    inputs = padded_left(batch()) if left else batch()
+    with torch.no_grad(), capture(model, Needs(cls=frozenset({2}))) as recorder:
+        outputs = model(**inputs)
+        cls = recorder.activations(outputs, mask=inputs["attention_mask"]).cls[2]
+    torch.testing.assert_close(model.logits_proj(torch.tanh(model.sequence_summary.summary(cls))), outputs.logits)
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_cls_of_causal_models_is_the_last_real_token(family: str, left: bool) -> None:
+    sizes = _LLAMA if family == "Llama" else _HEADS | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model, inputs = made(family, sizes), padded_left(batch()) if left else batch()
+    with torch.no_grad(), capture(model, Needs(cls=frozenset({2}))) as recorder:
+        outputs = model(**inputs)
+        cls = recorder.activations(outputs, mask=inputs["attention_mask"]).cls[2]
+    torch.testing.assert_close(model.score(cls), outputs.logits)
+
+
+def test_pooled_is_the_mean_over_real_tokens_or_the_models_own() -> None:
+    model, inputs = made("Bert", SIZES), batch()
+    needs = Needs(pooled=frozenset({1}), hidden=frozenset({1}))
+    found = taken(model, inputs, needs)
+    for row, mask in enumerate(inputs["attention_mask"].bool()):
+        torch.testing.assert_close(found.pooled[1][row], found.hidden[1][row, mask].mean(0))
+    model.pooled = lambda states, mask: states.amax(1)
+    assert torch.equal(taken(model, inputs, needs).pooled[1], found.hidden[1].amax(1))
+
+
+# --- models that are none of these ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, None, "12", True])
+def test_a_broken_configuration_is_refused(value: Any) -> None:
+    from transformers import BertConfig
+
+    from kdzoo.models.heads import hidden_size, num_heads, num_layers
+
+    for read, name in (
+        (hidden_size, "hidden_size"),
+        (num_heads, "num_attention_heads"),
+        (num_layers, "num_hidden_layers"),
+    ):
+        config = BertConfig()
+        object.__setattr__(config, name, value)
+        with pytest.raises(
+            KdzooError, match=f"the configuration of 'bert' has {name}={value!r}; it must be a whole number"
+        ):
+            read(config)
+
+
+def test_heads_without_logits_say_what_there_is() -> None:
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    sizes = {name: value for name, value in SIZES.items() if name != "num_labels"}
+    model = BertForQuestionAnswering(BertConfig(**sizes)).eval()
+    with pytest.raises(
+        KdzooError, match="has no logits, which the objective compares; it has start_logits, end_logits"
+    ):
+        taken(model, batch(), Needs())
+    taken(model, batch(), Needs(logits=False, cls=frozenset({2})))

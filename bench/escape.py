@@ -15,7 +15,7 @@ from rich.text import Text
 PLOT = {"text.parse_math": False}  # matplotlib's setting under which $ is a dollar
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+         "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
          "[": "{[}", "]": "{]}",  # after \\ and \midrule they would hold an argument
          **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
@@ -42,7 +42,7 @@ def terminal(text: object, style: str = "") -> Text:
 def markdown(text: object) -> str:
     """For a cell of a Markdown table."""
     shown = " ".join(printable(text).split("\n")).replace("\\", "\\\\")
-    shown = re.sub(r"([|*`\[\]])", r"\\\1", shown)
+    shown = re.sub(r"([|*`]|\](?=[(\[]))", r"\\\1", shown)
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -54,8 +54,9 @@ def latex(text: object) -> str:
 
 def _set(sign: str) -> bool:
     """Whether LaTeX's own fonts have it: ASCII, and Latin letters with an accent that they have."""
-    letter, *accents = unicodedata.normalize("NFD", sign)
-    return sign.isascii() or sign in "ßæœøÆŒØ" or (letter.isascii() and letter.isalpha() and accents[0] in ACCENTS)
+    parts = unicodedata.normalize("NFD", sign)
+    accented = len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in ACCENTS
+    return sign.isascii() or accented or sign in "ßæœøÆŒØ"
 
 
 def _numbered(sign: str) -> str:

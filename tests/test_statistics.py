@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import SIZES, Commands
+from scikit_posthocs import posthoc_nemenyi_friedman
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from kdzoo import KdzooError
 from kdzoo.bench.report import uncertainty as statistics
+from kdzoo.bench.report.guess import Guess, _constant, one_answer
 from kdzoo.bench.report.ranking import ranking
-from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, Estimate, marks
+from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, Estimate, holm, marks
 from kdzoo.tasks import get_task
 from kdzoo.tasks.metrics import get_metric, resampled_values
 from kdzoo.tasks.resampling import counts
@@ -257,12 +262,86 @@ def test_a_ranking_needs_methods_and_tasks() -> None:
     assert ranking({**means, "d": {"rte": 9.0}}, ["rte", "sst2"]) == tied, "one that lacks a task takes no part"
 
 
+def test_holm_is_that_of_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 40):
+        p = rng.random(size) ** 4
+        p[0] = p[-1]
+        np.testing.assert_allclose(holm(p.tolist()), multipletests(p, method="holm")[1], rtol=1e-12)
+    assert holm([]) == []
+
+
+def test_ranks_are_those_of_scikit_posthocs() -> None:
+    """Mean ranks with ties, and which pairs the Nemenyi test tells apart."""
+    rng = np.random.default_rng(0)
+    tasks = [str(number) for number in range(12)]
+    table = rng.integers(0, 9, (12, 6)) + 2 * np.arange(6)
+    means = {f"m{i}": dict(zip(tasks, map(float, table[:, i]), strict=True)) for i in range(6)}
+    found = ranking(means, tasks)
+    assert found is not None
+    frame = pd.DataFrame(means)
+    for name, rank in frame.rank(axis=1, ascending=False).mean().items():
+        assert found.ranks[str(name)] == pytest.approx(rank)
+    p = posthoc_nemenyi_friedman(frame.to_numpy()).to_numpy()
+    apart = {(a, b) for a in range(6) for b in range(6) if p[a, b] < 0.05}
+    names = [*means]
+    assert apart == {(a, b) for a in range(6) for b in range(6)
+                     if abs(found.ranks[names[a]] - found.ranks[names[b]]) > found.critical}  # fmt: skip
+    assert 0 < len(apart) < 30
+
+
+def test_p_is_that_of_a_z_test_on_the_difference() -> None:
+    """Paired rows of one seed: the standard error of their mean is known."""
+    found = records({"kd": 0.75, "none": 0.70}, seeds=1)
+    labels = np.asarray(found[0]["references"]["validation"])
+    own, other = (np.equal(r["predictions"]["validation"], labels).astype(float) for r in found[1:])
+    z = (own - other).mean() / ((own - other).std() / np.sqrt(ROWS))
+    gain = difference(found, "kd", "none", resamples=4000)
+    assert gain is not None and gain.p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=0.25)
+    same, sure = (difference(records(right, seeds=1), "kd", "none") for right in (
+        {"kd": 0.7, "none": 0.7}, {"kd": 1.0, "none": 0.0}))  # fmt: skip
+    assert same is not None and sure is not None and (same.p, sure.p) == (1.0, 0.0)
+
+
+def test_the_best_constant_guess() -> None:
+    """No other constant answer scores more; of numbers the mean, which has no correlation; of labels the usual ones."""
+    rng = np.random.default_rng(0)
+    for task, labels in (("rte", rng.integers(2, size=31)), ("mnli", rng.integers(3, size=50)), ("mrpc", [1, 1, 1, 0])):
+        splits = get_task(task).validation_splits
+        found = Guess([cell(task, "teacher", 0, dict.fromkeys(splits, labels), references={
+            split: [float(label) for label in labels] for split in splits})])  # fmt: skip
+        each = []
+        for answer in set(map(int, labels)):
+            guessed = np.full(len(labels), answer)
+            of = {split: get_task(task).evaluate(guessed, np.asarray(labels)) for split in splits}
+            each.append(get_task(task).score(get_task(task).flatten(of)))
+        assert found.scores == {task: pytest.approx(max(each))}
+        assert found.name == ("largest class" if task == "mnli" else "larger class")
+    numbers = Guess([cell("stsb", "teacher", 0, [1.0], references={"validation": [0.5, 4.0, 3.25]})])
+    assert (numbers.name, numbers.scores) == ("mean", {"stsb": 0.0})
+    assert numbers.records["stsb"]["predictions"]["validation"] == pytest.approx([7.75 / 3] * 3)
+    assert _constant({"validation": [[1, 0, 1], [1, 0, 0], [1, 1, 0]]}) == ("usual labels", [1.0, 0.0, 0.0])
+    assert _constant({"validation": [[1, 0], [1]]}) is None, "rows of several lengths have no constant answer"
+    assert Guess([cell("rte", "kd", 0, [1, 0])]).name == "", "without references there is none"
+
+
+@pytest.mark.parametrize(
+    ("predictions", "says"),
+    [({"a": [1.0, 1.0, 1.0]}, "one class"), ({"a": [1.0, 0.0]}, ""), ({"a": [2.31, 2.31]}, "one value"),
+     ({"a": [1.0, 1.0], "b": [0.0, 0.0]}, "one class"), ({"a": [1.0, 1.0], "b": [0.0, 1.0]}, ""), ({"a": [1.0]}, ""),
+     ({}, ""), ({"a": [[1, 0], [1, 0]]}, "one value"), ({"a": [[1, 0], [1, 1]]}, "")],
+)  # fmt: skip
+def test_a_model_that_answers_alike(predictions: dict[str, list[Any]], says: str) -> None:
+    assert one_answer({"predictions": predictions}) == says
+
+
 def test_the_table_against_a_method(commands: Commands, tmp_path: Path) -> None:
     commands.works("compare", "--tasks", "sst2,stsb", "--methods", "none,kd", *SIZES, "--out", tmp_path)
     assert {"report.html", "results.csv", "results.tex"} <= {path.name for path in tmp_path.iterdir()}
     out = commands.works("table", tmp_path, "--markdown", "--against", "none")
-    head, _, teacher, _guess, none, kd = [[part.strip() for part in line.split("|")[1:-1]] for line in out.splitlines()]
-    assert head[-1] == "to none [95%]" and none[-1] == "" and teacher[0] == "teacher"
+    head, _, teacher, guess, none, kd = [[part.strip() for part in line.split("|")[1:-1]] for line in out.splitlines()]
+    assert head[-1] == "to none [95%]" and none[-1] == guess[-1] == "" and teacher[0] == "teacher"
+    assert guess[0] == "larger class or mean" and float(guess[1]) >= 50 and guess[2] == "0.0"
     for row in (teacher, kd):
         gain = float(row[head.index("average")]) - float(none[head.index("average")])
         assert float(row[-1].split()[0]) == pytest.approx(gain, abs=0.11)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, stdev
 
 from kdzoo.bench.record import TEACHER
@@ -102,10 +103,8 @@ def inference_table(found: Findings) -> Table | None:
     teacher = next((speed for names, speed in zip(groups, speeds, strict=True) if TEACHER in names), None)
     rows = []
     for names, speed in zip(groups, speeds, strict=True):
-        of_batch = [_pooled(found, names, lambda r, b=b: _inference(r, b, "latency_ms")) for b in ("1", "32")]
-        size, flops = (
-            _mean_of(found, names, lambda record, name=name: record.get(name)) for name in ("parameters", "flops")
-        )
+        of_batch = [_pooled(found, names, partial(_inference, batch=batch, name="latency_ms")) for batch in ("1", "32")]
+        size, flops = (_mean_of(found, names, partial(_field, name)) for name in ("parameters", "flops"))
         ratio = f"{speed.mean / teacher.mean:.2f} × the teacher" if speed and teacher and TEACHER not in names else ""
         rows.append(
             [
@@ -134,8 +133,16 @@ def inference_plot(found: Findings) -> Plot | None:
     for names in architectures(found):
         speed = _pooled(found, names, speed_of)
         if speed is not None:
-            points += _points(found, names, lambda _, speed=speed: speed.mean, speed.deviation)
+            points += _points(found, names, partial(_same, speed.mean), speed.deviation)
     return _frontier(points, f"Inference cost: average score against {label}", label, 8)
+
+
+def _field(name: str, record: Record) -> float | None:
+    return record.get(name)
+
+
+def _same(value: float, _: Record) -> float:
+    return value
 
 
 def _title(names: list[str]) -> str:

@@ -109,7 +109,7 @@ def _settle(axes: Axes, texts: Sequence[Text], dots: np.ndarray, strong: int) ->
         found = found or box
         taken.append(found)
         middle = ((found.x0 + found.x1) / 2, (found.y0 + found.y1) / 2)
-        text.set_position(axes.transData.inverted().transform(middle))
+        text.set_position(tuple(axes.transData.inverted().transform(middle)))
 
 
 def _centred(box: Bbox, x: float, y: float) -> Bbox:

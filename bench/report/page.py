@@ -6,6 +6,7 @@ What it shows comes from `scores`, `costs` and `course`; this puts them together
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,48 +71,58 @@ def html(found: Findings, csv: str, latex: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ranks = ranking(found.means, found.tasks)
-    cells = found.of(found.students)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has letters that matplotlib's font lacks
+        parts = _parts(found)
     return environment.get_template("report.html.j2").render(
-        level=f"{LEVEL:.0%}",
-        resamples=found.bootstrap.resamples,
-        reached=f"{REACHED:.0%}",
-        given=[*found.reach],
-        baseline=in_prose(BASELINE),
-        tasks=found.tasks,
-        methods=len(found.students) + len(found.unscored),
-        unscored=len(found.unscored),
-        comparisons=len(found.students) - (BASELINE in found.students),
-        seeds=len({record["seed"] for record in cells}),
-        cells=len(cells),
-        unlabelled=found.bootstrap.unlabelled,
-        guess=found.guess.name,
-        shared=found.config.get("shared", {}),
-        commands=found.config.get("commands", []),
-        failures=found.failures,
-        short=scores.in_short(found),
-        scores=scores.score_table(found, ranks),
-        gains=scores.gain_table(found),
-        behind=scores.behind_table(found),
-        best_two=scores.best_two_table(found),
-        ranks=scores.rank_part(ranks) if ranks else None,
-        training_plot=costs.training_plot(found),
-        training=costs.training_table(found),
-        step_plot=costs.step_plot(found),
-        inference_plot=costs.inference_plot(found),
-        inference=costs.inference_table(found),
-        times=course.time_table(found),
-        curves=list(course.curve_plots(found)),
-        grey=len(found.students) > len(course.shown_methods(found)),
-        losses=list(course.loss_plots(found)),
-        settings=_flat(found.config.get("shared", {})),
-        environment=_environment(found.records),
+        parts,
         tables=[
             Download.of("results.csv", csv, "text/csv"),
             Download.of("results.tex", latex, "application/x-tex"),
         ],
-        downloads=list(_downloads(found)),
     )
+
+
+def _parts(found: Findings) -> dict[str, Any]:
+    """What the template takes, by name."""
+    ranks = ranking(found.means, found.tasks)
+    cells = found.of(found.students)
+    return {
+        "level": f"{LEVEL:.0%}",
+        "resamples": found.bootstrap.resamples,
+        "reached": f"{REACHED:.0%}",
+        "given": [*found.reach],
+        "baseline": in_prose(BASELINE),
+        "tasks": found.tasks,
+        "methods": len(found.students) + len(found.unscored),
+        "unscored": len(found.unscored),
+        "comparisons": len(found.students) - (BASELINE in found.students),
+        "seeds": len({record["seed"] for record in cells}),
+        "cells": len(cells),
+        "unlabelled": found.bootstrap.unlabelled,
+        "guess": found.guess.name,
+        "shared": found.config.get("shared", {}),
+        "commands": found.config.get("commands", []),
+        "failures": found.failures,
+        "short": scores.in_short(found),
+        "scores": scores.score_table(found, ranks),
+        "gains": scores.gain_table(found),
+        "behind": scores.behind_table(found),
+        "best_two": scores.best_two_table(found),
+        "ranks": scores.rank_part(ranks) if ranks else None,
+        "training_plot": costs.training_plot(found),
+        "training": costs.training_table(found),
+        "step_plot": costs.step_plot(found),
+        "inference_plot": costs.inference_plot(found),
+        "inference": costs.inference_table(found),
+        "times": course.time_table(found),
+        "curves": list(course.curve_plots(found)),
+        "grey": len(found.students) > len(course.shown_methods(found)),
+        "losses": list(course.loss_plots(found)),
+        "settings": _flat(found.config.get("shared", {})),
+        "environment": _environment(found.records),
+        "downloads": list(_downloads(found)),
+    }
 
 
 def _shown(value: Any) -> Any:

@@ -77,7 +77,7 @@ def frontier(points: Sequence[Point], label: str, title: str, text: str, *, name
     best = front(points)
     others = sorted((point for point in points if point not in best), key=lambda point: -point.y)
     with rc_context(STYLE):
-        figure, (axes,) = _figure(WIDE, 4.4, left=0.6, right=0.35)
+        figure, (axes,) = _figure(WIDE, 4.4, left=0.8, right=0.35)
         for point in points:
             if point.interval is not None:
                 axes.plot([point.x] * 2, [point.interval.low, point.interval.high], color=PALE, lw=0.7, zorder=1)
@@ -106,7 +106,7 @@ def curves(
         title, text: as for `frontier`.
     """
     with rc_context(STYLE):
-        figure, (axes,) = _figure(WIDE, 3.2, left=0.65, right=room(shown))
+        figure, (axes,) = _figure(WIDE, 3.2, left=0.8, right=room(shown))
         for name, line in lines.items():
             if name not in shown:
                 axes.plot(*zip(*line, strict=True), color=PALE, lw=0.8)
@@ -129,9 +129,8 @@ def losses(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], ti
     with rc_context(STYLE):
         beside = room(names) + 0.45
         deep = max(1.2, len(names) * LINE / 72) + 0.7  # so that each name has its line
-        wide, high = 0.1 + (1.8 + beside) * across, 0.1 + deep * down
-        figure, found = _figure(wide, high, across, down, left=0.62, right=beside - 0.4,
-                                bottom=0.3, top=0.25, between=(beside, 0.45))  # fmt: skip
+        figure, found = _figure(0.2 + (1.8 + beside) * across, 0.1 + deep * down, across, down, left=0.62,
+                                right=beside - 0.4, bottom=0.3, top=0.25, between=(beside, 0.45))  # fmt: skip
         for axes, (task, lines) in zip(found, panels.items(), strict=False):
             values = [value for line in lines.values() for _, value in line]
             if min(values) > 0 and max(values) > 20 * min(values):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import stdev
 
@@ -28,7 +29,9 @@ def score_table(found: Findings, ranking: Ranking | None) -> Table:
     return Table("Validation scores", head, rows, above=above)
 
 
-def _score_row(found: Findings, method: str, seen: dict[tuple[str, str], str], ranking: Ranking | None) -> list[Cell]:
+def _score_row(
+    found: Findings, method: str, seen: Mapping[tuple[str, str], str], ranking: Ranking | None
+) -> list[Cell]:
     row = found.rows[method]
     spread = {**row.scores, AVERAGE: averages_of(found.records, method, found.tasks)}
     value = {**row.means, **({AVERAGE: row.average} if found.complete(method) else {})}

@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow kernels bench check format figures docs release clean build/layout
+.PHONY: help compare compare-glue test test-slow fuzz kernels bench check format figures docs release clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -35,13 +35,16 @@ compare-glue: .venv/.bench ## the same on your own: DATA= TEACHER= [TASKS= METHO
 		$(if $(OUT),--out "$(OUT)") $(ARGS)
 
 # No test reaches a hub.
-test test-slow: export HF_HUB_OFFLINE := 1
+test test-slow fuzz: export HF_HUB_OFFLINE := 1
 
 test: .venv/.dev ## the fast tests; PYTEST_ARGS="..." goes to pytest
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -n logical --maxprocesses 8 --dist loadgroup $(PYTEST_ARGS)
 
 test-slow: .venv/.dev ## the slow tests
 	@.venv/bin/pytest -m "slow and not cuda" $(PYTEST_ARGS)
+
+fuzz: .venv/.dev ## recipes, expressions, settings and records at random, for MINUTES=10
+	@KDZOO_FUZZ_MINUTES=$(or $(MINUTES),10) OMP_NUM_THREADS=1 .venv/bin/pytest tests/test_fuzz.py -q $(PYTEST_ARGS)
 
 kernels: .venv/.dev ## compiles every kernel ahead of time for sm_80, sm_90, gfx942: no spills, no GPU needed
 	@OMP_NUM_THREADS=1 .venv/bin/pytest tests/kernels/test_ahead_of_time.py -m slow -n logical -q $(PYTEST_ARGS)

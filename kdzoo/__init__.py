@@ -74,7 +74,10 @@ _LATER = {
 
 
 def __dir__() -> list[str]:
-    there = all(importlib.util.find_spec(package) for package in _NEEDED)
+    try:
+        there = all(importlib.util.find_spec(package) for package in _NEEDED)
+    except (ImportError, ValueError):  # an import that was blocked
+        there = False
     return sorted({*globals(), *(name for name in __all__ if there or name not in _LATER)})
 
 

@@ -70,8 +70,8 @@ def test_a_teacher_that_has_a_head(labels: int, commands: Commands, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--batch-sizes", "2,x"), "the batch size 'x' is no whole number above 0"),
-        (("--lengths", "0"), "the length '0' is no whole number above 0"),
+        (("--batch-sizes", "2,x"), "the batch size 'x' is no whole number from 1 to 65536"),
+        (("--lengths", "0"), "the length '0' is no whole number from 1 to 131072"),
         (("--precision", "fp8"), "precision = 'fp8'"),
         (("--methods", "kdd"), "kdd"),
         (("--methods", "attention_kl + ce", "--student", "1x8,heads=4"), "heads"),

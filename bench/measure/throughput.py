@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.files import write_atomically
-from kdzoo.bench.runs.budget import Budget, check_precision
+from kdzoo.bench.runs.budget import MOST_BATCH, MOST_LENGTH, Budget, check_precision
 from kdzoo.bench.runs.evaluate import INFERENCE
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
@@ -99,10 +100,10 @@ class Request:
         Raises:
             KdzooError: for an unknown method, or a batch size or length that is no whole number above 0.
         """
-        for name, texts in (("batch size", batch_sizes), ("length", lengths)):
+        for name, texts, most in (("batch size", batch_sizes, MOST_BATCH), ("length", lengths, MOST_LENGTH)):
             for text in texts:
-                if not text.isdigit() or int(text) < 1:
-                    raise KdzooError(f"the {name} {text!r} is no whole number above 0")
+                if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= most:
+                    raise KdzooError(f"the {name} {text!r} is no whole number from 1 to {most}")
         if given["precision"] not in PRECISIONS:
             raise unknown("precision", given["precision"], PRECISIONS)
         check_precision(Budget(precision=given["precision"]))

@@ -24,6 +24,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 MOST_ROWS = 10**8
 MOST_MADE_ROWS = 10**6  # of synthetic data, which are held in memory
 MOST_BATCH = 2**16
+MOST_LENGTH = 2**17
+MOST_REPEATS = 10**6
 
 
 class Told(BaseModel):
@@ -49,7 +51,7 @@ class Budget(Told):
     """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    max_length: int = Field(default=128, ge=8, le=2**17)
+    max_length: int = Field(default=128, ge=8, le=MOST_LENGTH)
     """Most tokens a row keeps."""
     precision: Precision = "fp32"
     """fp32, or mixed precision in bf16 or fp16."""

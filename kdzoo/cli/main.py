@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import traceback
@@ -125,5 +126,6 @@ def _told(error: BaseException) -> tuple[int, str]:
     if full := out_of_memory(error):
         return 1, full
     if isinstance(error, (DistillationFailure, OSError)):
-        return 1, str(error)
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        return 2 if too_long else 1, str(error)
     return 1, f"unexpected {type(error).__name__}: {error}; --debug shows where"

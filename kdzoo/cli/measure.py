@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdzoo.bench.runs.budget import Budget, validated
+from kdzoo.bench.files import check_file
+from kdzoo.bench.runs.budget import MOST_BATCH, MOST_LENGTH, MOST_REPEATS, Budget, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Set, Student, console, listed
 
 
@@ -15,9 +16,9 @@ def cost(
     losses: Annotated[str, typer.Argument(help="Losses, separated by commas; all by default.")] = "",
     student: Annotated[str, typer.Option(help="The student's size.")] = "4x312,heads=12,ffn=1200",
     teacher: Annotated[str, typer.Option(help="The teacher's size.")] = "6x384,heads=12",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows.")] = 32,
-    length: Annotated[int, typer.Option(min=2, help="Tokens a row, a quarter of them padding.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="Calls to take the median of.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="Rows.")] = 32,
+    length: Annotated[int, typer.Option(min=2, max=MOST_LENGTH, help="Tokens a row, a quarter of them padding.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Calls to take the median of.")] = 5,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """What each loss costs in time and memory, against the student's own backward pass."""
@@ -26,6 +27,8 @@ def cost(
     from kdzoo.losses.registry import loss_class
     from kdzoo.objectives.registry import available
 
+    if out is not None:
+        check_file(out)
     names = listed(losses) or tuple(available())
     for name in names:
         loss_class(name)
@@ -52,7 +55,7 @@ def profile(
         str, typer.Option(help="naive, reference, compile, torch, triton, and other libraries; all by default.")
     ] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = "",
-    seconds: Annotated[float, typer.Option(min=0, help="How long each time is taken for.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0, max=3600, help="How long each time is taken for.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Folder for the JSON record and the plot.")] = Path("runs/profile"),
     explain: Annotated[bool, typer.Option("--explain", help="Only show which backend is chosen, and why.")] = False,
 ) -> None:
@@ -88,9 +91,9 @@ def throughput(
     student: Student = "4x312",
     batch_sizes: Annotated[str, typer.Option(help="Rows a step, separated by commas.")] = "32",
     lengths: Annotated[str, typer.Option(help="Tokens a row, separated by commas.")] = "128",
-    steps: Annotated[int, typer.Option(min=1, help="Steps a repeat.")] = 5,
-    warmup: Annotated[int, typer.Option(min=1, help="Steps before the first repeat.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats to take medians of.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Steps a repeat.")] = 5,
+    warmup: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Steps before the first repeat.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, max=MOST_REPEATS, help="Repeats to take medians of.")] = 3,
     out: Annotated[Path, typer.Option(help="A JSON file for the figures.")] = Path("runs/throughput.json"),
     set_: Set = None,
 ) -> None:
@@ -98,6 +101,7 @@ def throughput(
     from kdzoo.bench.measure import throughput as bench
     from kdzoo.bench.progress import progress
 
+    check_file(out)
     request = bench.Request.of(
         methods,
         tuple(set_ or ()),

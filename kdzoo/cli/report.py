@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdzoo.bench.files import check_file
 from kdzoo.cli.options import console
 from kdzoo.errors import KdzooError
 
@@ -88,6 +90,8 @@ def report(
     from kdzoo.bench.report.page import write_results
 
     scores = dict(_score(text) for text in reach or [])
+    if out is not None:
+        check_file(out)
     with console.status("drawing the report"):
         files = write_results(folder, out, scores)
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
@@ -96,6 +100,9 @@ def report(
 def _score(text: str) -> tuple[str, float]:
     task, _, score = text.partition("=")
     try:
-        return task, float(score)
+        found = float(score)
     except ValueError:
-        raise KdzooError(f"--reach is {text!r}; give TASK=SCORE, such as mrpc=80") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise KdzooError(f"--reach is {text!r}; give TASK=SCORE, such as mrpc=80")
+    return task, found

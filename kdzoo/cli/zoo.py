@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,6 +161,6 @@ def _years(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     if not text:
         return 0, 9999
-    if not first.isdigit() or (last and not last.isdigit()):
+    if not re.fullmatch("[0-9]{1,4}", first) or not re.fullmatch("[0-9]{0,4}", last):
         raise KdzooError(f"--year is {text!r}; give a year such as 2020, or two such as 2019-2021")
     return int(first), int(last or first)

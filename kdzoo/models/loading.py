@@ -103,8 +103,8 @@ def check_attention(config: Any, name: str) -> None:
         asked = str(getattr(part, "_attn_implementation", None) or "")
         if "/" in asked:
             raise KdzooError(
-                f"the configuration of {name!r} asks for the attention {asked!r}, which is code of the hub; kdzoo "
-                "runs none; remove attn_implementation from its config.json"
+                f"the configuration of {name!r} asks for the attention {asked!r}, which is code from the hub, and "
+                "kdzoo runs none; remove attn_implementation from its config.json"
             )
 
 
@@ -119,7 +119,7 @@ def machine_memory() -> int | None:
 def why_not(name: str, error: Exception) -> str:
     """Why what transformers was asked for by a folder's or hub name could not be had, in a line."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return reason
     if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name
         return "there is no such folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,7 +81,7 @@ class ModelSpec:
         if text.startswith("teacher:"):
             return cls(text, teacher_layers=_parse_layers(text))
         if not (size := re.fullmatch(r"(\d{1,9})\s*x\s*(\d{1,9})((?:,[^,]*)*)", text)):
-            if re.match(r"\d+\s*x|x\d", text) and not Path(text).exists():
+            if re.match(r"\d+\s*x|x\d", text) and not os.path.exists(text):
                 raise KdzooError(f"{text!r} is malformed; give {FORMS}")
             return cls(text, path=text)
         options: dict[str, int] = {}
@@ -135,7 +136,7 @@ class ModelSpec:
     @property
     def folder(self) -> Path | None:
         """The folder that it is loaded from; None for a hub name, a size or a teacher's layers."""
-        return Path(self.path) if self.path is not None and Path(self.path).is_dir() else None
+        return Path(self.path) if self.path is not None and os.path.isdir(self.path) else None
 
     def absolute(self) -> ModelSpec:
         """The same with its folder from the root, for a process that may stand in another."""

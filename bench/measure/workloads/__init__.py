@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import Decision
+from kdzoo.models.loading import machine_memory
 
 Inputs = dict[str, Any]
 
@@ -82,8 +84,12 @@ class Workload:
         """
         parts = text.lower().split("x")
         for letters in self.axes:
-            if len(letters) == len(parts) and all(part.isdecimal() and int(part) > 0 for part in parts):
-                return dict(zip(letters, map(int, parts), strict=True))
+            if len(letters) == len(parts) and all(re.fullmatch("0*[1-9][0-9]{0,9}", part) for part in parts):
+                sizes = dict(zip(letters, map(int, parts), strict=True))
+                largest, memory = 4 * math.prod(sorted(sizes.values())[-2:]), machine_memory()
+                if memory is not None and largest > memory:
+                    raise KdzooError(f"the shape {text!r} is of {largest / 1e9:,.0f} GB, more than the machine has")
+                return sizes
         forms = " or ".join("x".join(letters) for letters in self.axes)
         raise KdzooError(f"the shape {text!r} is not of the form {forms}, such as {self.shapes['cpu'][0]}")
 

@@ -1,0 +1,512 @@
+"""Everything in `tests/hostile` is refused in one line, before anything runs, or set aside; and kdzoo trusts nobody."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import ROWS, SIZES, STUDENT, TEACHER, Commands, records
+from hostile import configurations, files, names, numbers
+
+import kdzoo
+from kdzoo.bench.files import DamagedRecord, write_atomically
+from kdzoo.bench.folder import Records, undone
+from kdzoo.bench.grid import cells
+from kdzoo.bench.grid.settings import resolve
+from kdzoo.bench.record import read_failure, read_record
+from kdzoo.errors import DistillationFailure, KdzooError, check_name, out_of_memory, printable
+from kdzoo.objectives.overrides import load_recipes
+from kdzoo.objectives.recipe import Recipe
+
+GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
+TERMS = [{"terms": [{"loss": "kd"}]}]
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison."""
+    from kdzoo.cli.main import main
+
+    folder = tmp_path_factory.mktemp("grid")
+    with pytest.raises(SystemExit, match="0"):
+        main([*GRID, "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def copy(grid: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(grid, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def shown(case: Any) -> str:
+    return ascii(case)[:40]
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*names.REFUSED, *names.REFUSED_METHODS], ids=shown)
+def test_no_recipe_or_method_is_called_so(name: str) -> None:
+    with pytest.raises(KdzooError) as of_recipe:
+        Recipe.parse({"name": name, "stages": TERMS})
+    said = [str(of_recipe.value)]
+    assert "cannot be called" in said[0]
+    if name.strip() not in names.FINE and name != "name\n":
+        with pytest.raises(KdzooError) as of_method:
+            Recipe.load(f"{name} = kd + ce")
+        said.append(str(of_method.value))
+    assert all(line.isprintable() and len(line) < 600 for line in said)
+
+
+@pytest.mark.parametrize("name", names.REFUSED, ids=shown)
+def test_no_task_is_called_so(name: str) -> None:
+    from kdzoo.tasks import Classification
+    from kdzoo.tasks.registry import register_task
+
+    with pytest.raises(KdzooError, match="cannot be called"):
+        register_task(Classification(name, ("text",), labels=("a", "b")))
+
+
+@pytest.mark.parametrize("name", names.FINE)
+def test_these_are_names(name: str) -> None:
+    assert check_name("recipe", name) == name
+    assert Recipe.load(f"{name}=kd+ce").name == name
+    assert Recipe.parse({"name": name, "stages": TERMS}).name == name
+
+
+@pytest.mark.parametrize("name", ["../x", "teacher", "$x$", "=1+1"])
+def test_a_name_is_refused_before_anything_is_there(name: str, commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({"name": name, "stages": TERMS}))
+    before = sorted(tmp_path.iterdir())
+    for method in (tmp_path / "mine.yaml", f"{name} = kd + ce"):
+        options = ("--tensorboard", "--out", tmp_path / "out")
+        commands.fails("compare", "--methods", method, *SIZES, *options, says=("cannot be called",))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_long_expression_has_a_name_of_its_own() -> None:
+    text = "hidden_mse(name=a)*0.125 + cos_nce@cls[skip](name=b)*0.25 + kd(temperature={}) + ce"
+    one, other = (Recipe.load(text.format(temperature)) for temperature in (2, 3))
+    assert one.name != other.name and len(one.name) == len(other.name) == 64
+    assert check_name("method", one.name)
+
+
+def test_two_methods_that_a_file_system_takes_for_one() -> None:
+    with pytest.raises(KdzooError, match="two methods are called 'mine' and 'MINE'"):
+        load_recipes(["mine = kd + ce", "MINE = kd*2 + ce"])
+
+
+def test_records_of_two_cells_in_one_file(tmp_path: Path) -> None:
+    with pytest.raises(KdzooError, match=r"the records of kd on my-a and of a-kd on my would be one file, my-a-kd"):
+        Records(tmp_path, {}, {"tasks": ["my", "my-a"], "methods": ["a-kd", "kd"]})
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "says"), numbers.REFUSED, ids=shown)
+def test_a_number_that_is_none(
+    arguments: tuple[str, ...], says: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdzoo.bench.grid.comparison.load", lambda *_, **__: pytest.fail("rows were made"))
+    if arguments[0].startswith("-"):
+        arguments = (
+            ("compare", "--methods", "kd", *arguments) if "--methods" not in arguments else ("compare", *arguments)
+        )
+    if arguments[0] in ("compare", "finetune"):
+        arguments += ("--out", str(tmp_path / "out"))
+    said = commands.fails(*arguments, says=(says,))
+    assert len(said) < 2500 and not (tmp_path / "out").exists()
+
+
+# --- settings without effect ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "says"), configurations.IDLE, ids=shown)
+def test_a_setting_without_effect(arguments: tuple[str, ...], says: str, commands: Commands, tmp_path: Path) -> None:
+    out = () if arguments[0] in ("check", "bench") else ("--out", tmp_path / "out")
+    commands.fails(*arguments, *out, says=(says,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_s_own_training_is_trained_with(commands: Commands, tmp_path: Path) -> None:
+    """Of three methods alike one has another rate, and one more epochs of smaller batches."""
+    grid = ("compare", "--tasks", "sst2", "--methods", "a = ce,b = ce,c = ce", *SIZES, "--batch-size", "32")
+    own = (
+        "--set",
+        "b:training.learning_rate=1e-9",
+        "--set",
+        "c:training.epochs=2",
+        "--set",
+        "c:training.batch_size=16",
+    )
+    out = commands.works(*grid, *own, "--out", tmp_path)
+    kept = records(tmp_path)
+    a, b, c = (kept[f"sst2-{name}-0"] for name in "abc")
+    assert (a["steps"], b["steps"], c["steps"]) == (2, 2, 8)
+    rates = [max(entry.get("learning_rate", 0) for entry in record["history"]) for record in (a, b, c)]
+    assert rates[1] <= 1e-9 < rates[0] and rates[2] > 1e-3
+    assert "budget" not in a["configuration"]
+    assert b["configuration"]["budget"]["learning_rate"] == 1e-9 and b["configuration"]["budget"]["batch_size"] == 32
+    assert c["configuration"]["budget"] | {"epochs": 2, "batch_size": 16} == c["configuration"]["budget"]
+    assert "one budget but for b, c" in " ".join(out.split())
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    commands.works(*grid, *own, "--out", tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == before
+    commands.fails(*grid, *own[:-2], "--out", tmp_path, says=("another configuration", "overrides"))
+
+
+def test_each_recipe_s_own_training() -> None:
+    recipe = Recipe.load("kd").override(["training.learning_rate=1e-4", "training.epochs=7", "training.max_length=16"])
+    plain = resolve(methods=("kd",), budget={"batch_size": 8})
+    assert plain.budget_of(recipe) == plain.budget and plain.trained == "one budget for all"
+    own = resolve(methods=("kd",), budget={"batch_size": 8, "epochs": 1}, recipe_training=True)
+    found = own.budget_of(recipe)
+    assert found.learning_rate == 1e-4, "the recipe's"
+    assert found.epochs == 1 and found.batch_size == 8, "what was given comes first"
+    assert found.max_length == own.budget.max_length, "the rows have one length for all"
+    assert own.trained == "each recipe's own training"
+    # A number of a setting comes before one of an option.
+    overrides = ("training.epochs=3",)
+    both = resolve(methods=("kd",), overrides=overrides, budget={"epochs": 1}, recipe_training=True)
+    changed = load_recipes(["kd"], overrides, training="own")["kd"]
+    assert both.budget_of(changed).epochs == 3
+    assert "recipe_training" in own.shared() and "recipe_training" not in plain.shared()
+
+
+# --- recipes and records ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("content", "says"), [case[1:] for case in files.RECIPES], ids=[of[0] for of in files.RECIPES])
+def test_a_recipe_s_file_that_is_none(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(KdzooError, match=says) as raised:
+        Recipe.load(tmp_path / "mine.yaml")
+    assert "mine.yaml" in str(raised.value) and len(str(raised.value)) < 2100
+
+
+def test_aliases_are_honoured(tmp_path: Path) -> None:
+    text = "name: mine\nstages:\n- terms: &t [{loss: kd}]\n  fraction: 0.5\n- terms: *t\n  fraction: 0.5\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    assert [len(stage.terms) for stage in Recipe.load(tmp_path / "mine.yaml").stages] == [1, 1]
+
+
+@pytest.mark.parametrize("content", [of[1] for of in files.RECORDS], ids=[of[0] for of in files.RECORDS])
+def test_a_text_that_is_no_record(content: bytes, copy: Path, commands: Commands) -> None:
+    path = copy / "cells" / "sst2-kd-0.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedRecord, match="remove it"):
+        read_record(path)
+    with pytest.raises(DamagedRecord, match="remove it"):
+        read_failure(path)
+    commands.fails("table", copy, says=(str(path), "remove it"))
+
+
+@pytest.mark.parametrize(("field", "value"), files.FIELDS, ids=shown)
+def test_a_record_that_the_report_cannot_draw(field: str, value: Any, copy: Path) -> None:
+    path = copy / "cells" / "sst2-kd-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(DamagedRecord, match=f"{path} (lacks|is of|cannot)"):
+        read_record(path)
+
+
+def test_such_a_record_is_set_aside(copy: Path, commands: Commands) -> None:
+    path, other = copy / "cells" / "sst2-kd-0.json", copy / "cells" / "sst2-none-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"curve": [{}]}))
+    other.write_bytes(other.read_bytes().replace(b'"method": "none"', b'"method": "kd"'))
+    out = commands.works(*GRID, "--out", copy)
+    assert out.count("set aside as") == 2 and f"{other} is of sst2, kd, seed 0, which its name does not say" in out
+    assert read_record(path)["method"] == "kd" and read_record(other)["method"] == "none"
+
+
+def test_a_teacher_s_record_in_another_s_folder(copy: Path) -> None:
+    shutil.copytree(copy / "teachers" / "sst2", copy / "teachers" / "mrpc")
+    with pytest.raises(DamagedRecord, match="which its name does not say"):
+        read_record(copy / "teachers" / "mrpc" / "record.json")
+
+
+# --- files that are none ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "loop", "below a file"])
+def test_no_file_is_written_there(kind: str, tmp_path: Path, commands: Commands, grid: Path) -> None:
+    path = tmp_path / "x"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            os.chdir(tmp_path)  # the path of a socket is short
+            listening.bind("x")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "loop":
+            path.symlink_to("x")
+        else:
+            path.write_text("here first")
+            path = path / "y"
+        before = path.lstat().st_mode if kind != "below a file" else None
+        with pytest.raises(KdzooError, match="cannot write"):
+            write_atomically(path, "text")
+        commands.fails("report", grid, "--out", path, says=("cannot write", str(path)))
+        commands.fails("cost", "kd", "--out", path, says=("cannot write", str(path)))
+        assert before is None or path.lstat().st_mode == before
+        assert [of.name for of in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_device_is_not_replaced(grid: Path, commands: Commands) -> None:
+    before = os.stat(os.devnull)
+    commands.fails("report", grid, "--out", os.devnull, says=("cannot write /dev/null", "a device"))
+    commands.fails("compare", *GRID[1:], "--out", os.devnull, says=("/dev/null",))
+    assert os.stat(os.devnull).st_rdev == before.st_rdev
+
+
+def test_behind_a_link_the_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_atomically(tmp_path / "link", "one")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "one"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_files_and_folders_have_the_umask_s_rights(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", "text")
+        with Records(tmp_path / "out", {}, {}).building(tmp_path / "out" / "teachers" / "sst2") as scratch:
+            (scratch / "record.json").write_text("{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "out" / "teachers" / "sst2").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def _link(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/nowhere/at/all")
+
+
+def _pipe(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_link, _pipe])
+@pytest.mark.parametrize("part", [".lock", "config.json", "cells", "teachers", "teachers/sst2", "failed", "work"])
+def test_something_else_in_the_folder(make: Any, part: str, tmp_path: Path, commands: Commands) -> None:
+    make(tmp_path / "out" / part)
+    commands.fails(*GRID, "--out", tmp_path / "out", says=(str(tmp_path / "out" / part), "another --out"))
+
+
+def test_a_lock_that_is_a_link_leaves_its_target(tmp_path: Path, commands: Commands) -> None:
+    (tmp_path / "precious").write_text("here first")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "precious")
+    commands.fails(*GRID, "--out", tmp_path / "out", says=("is a link",))
+    assert (tmp_path / "precious").read_text() == "here first"
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, copy: Path, commands: Commands) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    commands.fails("check", tmp_path / "mine.yaml", says=("mine.yaml", "is no file"))
+    os.mkfifo(copy / "cells" / "sst2-pkd-0.json")
+    commands.fails("table", copy, says=("sst2-pkd-0.json", "a pipe"))
+
+
+def test_a_path_that_is_not_utf8(commands: Commands) -> None:
+    for arguments in ((*GRID, "--out", "/tmp/\udcff"), ("table", "\udcff"), ("check", "\udcff.yaml")):
+        commands.fails(*arguments, says=("is not UTF-8",))
+
+
+def test_a_file_of_a_name_that_is_not_utf8(copy: Path, commands: Commands) -> None:
+    (copy / "cells" / os.fsdecode(b"\xff.json")).write_text("{}")
+    commands.fails("table", copy, says=("lacks task",))
+    assert "set aside as" in commands.works(*GRID, "--out", copy)
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_the_folder_is_removed_while_it_runs(
+    left: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = cells.train
+
+    def train(*given: Any, **options: Any) -> Any:
+        found = trained(*given, **options)
+        if options["evaluations"] and given[2].name == "none":
+            shutil.rmtree(tmp_path / "out")
+            if left != "nothing":
+                (tmp_path / "out").mkdir()
+        return found
+
+    monkeypatch.setattr(cells, "train", lambda *given, **options: train(*given, **{"evaluations": 0} | options))
+    commands.fails(*GRID, "--out", tmp_path / "out", code=1, says=("was removed while it was written",))
+
+
+def test_a_model_s_folder_is_removed_while_it_runs(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdzoo.bench.runs import single
+
+    trained = single.train
+
+    def train(*given: Any, **options: Any) -> Any:
+        found = trained(*given, **options)
+        shutil.rmtree(tmp_path / "out")
+        return found
+
+    monkeypatch.setattr(single, "train", train)
+    finetune = ("finetune", "--task", "sst2", "--model", STUDENT, *ROWS, "--out", tmp_path / "out")
+    commands.fails(*finetune, code=1, says=("was removed while it was written",))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you ..."),
+                                   torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")])  # fmt: skip
+def test_out_of_memory(
+    error: BaseException, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(cells, "train", full)
+    monkeypatch.setattr("kdzoo.bench.runs.single.train", full)
+    commands.fails(*GRID, "--out", tmp_path / "grid", code=1, says=("out of memory", "lower --batch-size"))
+    finetune = ("finetune", "--task", "sst2", "--model", STUDENT, *ROWS, "--out", tmp_path / "one")
+    commands.fails(*finetune, code=1, says=("out of memory", "lower --batch-size"))
+    assert out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_what_is_refused_leaves_nothing(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdzoo.bench.grid.launchers.local import InProcess
+
+    def refused(*_: Any) -> Any:
+        raise KdzooError("no Ray cluster at 127.0.0.1:1")
+
+    monkeypatch.setattr(InProcess, "run", refused)
+    out = tmp_path / "new" / "out"
+    commands.fails(*GRID, "--out", out, says=("no Ray cluster",))
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    (out / "mine.txt").write_text("here first")
+    commands.fails(*GRID, "--out", out, says=("no Ray cluster",))
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_what_is_trained_or_another_s_is_left(tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        with pytest.raises(KdzooError), undone(tmp_path / "out"):
+            (tmp_path / "out" / name).parent.mkdir(parents=True)
+            (tmp_path / "out" / name).write_text("{}")
+            raise KdzooError("no")
+
+    refuse("cells/sst2-kd-0.json")
+    assert (tmp_path / "out" / "cells").exists()
+    shutil.rmtree(tmp_path / "out")
+    refuse("config.json")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DistillationFailure), undone(tmp_path / "out"):
+        (tmp_path / "out").mkdir()
+        raise DistillationFailure("that is no refusal")
+    assert (tmp_path / "out").exists()
+
+
+def test_a_refused_pretraining_leaves_no_folder(commands: Commands, tmp_path: Path) -> None:
+    from kdzoo.models.spec import ModelSpec
+    from kdzoo.tasks import get_task
+    from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
+
+    tokenizer = synthetic_tokenizer()
+    ModelSpec.parse(TEACHER).build(get_task("sst2"), tokenizer=tokenizer).bert.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("a good film\n" * 20)
+    options = ("--text", tmp_path / "text.txt", "--teacher", tmp_path / "model", "--student", STUDENT)
+    commands.fails("pretrain", *options, "--method", "ce*1", "--out", tmp_path / "out", says=("needs a task's labels",))
+    assert not (tmp_path / "out").exists()
+
+
+# --- messages, and a bare installation --------------------------------------------------------------------------------
+
+
+def test_a_message_is_a_screen_long_and_printable() -> None:
+    error = KdzooError("\x1b[31m" + "x" * 10**6 + "\ud800\u202e")
+    assert len(str(error)) < 2100 and str(error).isprintable() and str(error).startswith("\\x1b[31m")
+    assert str(error).endswith("\\ud800\\u202e")
+    assert printable("ümläut σ × ŝ") == "ümläut σ × ŝ"
+
+
+def test_help_in_a_bare_installation() -> None:
+    code = """
+import pydoc, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pydantic", "transformers", "yaml", "typer", "rich", "datasets", "accelerate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+import kdzoo
+text = pydoc.plain(pydoc.render_doc(kdzoo))
+assert "class DistillationLoss" in text and "Recipe" not in dir(kdzoo)
+try:
+    from kdzoo import Recipe
+except ModuleNotFoundError as error:
+    assert "kdzoo.Recipe needs" in str(error) and "pip install 'kdzoo[bench]'" in str(error), error
+else:
+    raise SystemExit("Recipe was there")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+# --- trust ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changed", "says"), configurations.MODELS, ids=shown)
+def test_a_configuration_that_would_run_code(
+    changed: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from kdzoo.models.loading import load_model
+    from kdzoo.models.spec import ModelSpec
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForSequenceClassification(BertConfig(vocab_size=30, **sizes)).save_pretrained(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(KdzooError, match=says):
+        _ = ModelSpec.parse(str(tmp_path)).config
+    with pytest.raises(KdzooError):
+        load_model(tmp_path)
+    assert not ran.exists()
+
+
+def test_no_code_of_a_hub_is_asked_for() -> None:
+    """Every call that could run a repository's code says that it must not."""
+    root = Path(kdzoo.__file__).resolve().parents[1]
+    sources = [path for folder in ("kdzoo", "bench", "baselines") for path in (root / folder).rglob("*.py")]
+    calls = []
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("from_pretrained", "from_config"):
+                told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                calls.append(path)
+                assert told.get("trust_remote_code") == "False", f"{path.name}, line {node.lineno}"
+    assert len(calls) >= 5

@@ -15,8 +15,8 @@ from tiny_models import batch, tiny
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import capture, embedding_output
 from kdzoo.objectives.recipe import Perturbation, Recipe
-from kdzoo.training.perturbation import NORMS, gradient_perturbation
 from kdzoo.training.distiller import Distiller
+from kdzoo.training.perturbation import NORMS, gradient_perturbation
 
 OVER = {"tensor": (0, 1, 2), "sample": (1, 2), "token": (2,)}  # the axes that each norm goes over
 

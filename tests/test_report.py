@@ -250,9 +250,7 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_cut_off_or_lies_on_another(
-    folder: Path, tmp_path: Path, width: int, browser: str
-) -> None:
+def test_nothing_is_cut_off_or_lies_on_another(folder: Path, tmp_path: Path, width: int, browser: str) -> None:
     found = measured(browser, folder / "report.html", width, tmp_path)
     assert found["width"] == width and found["page"] <= width and found["texts"] > 100
     assert (found["wide"], found["cut"], found["over"]) == ([], [], [])
@@ -263,9 +261,7 @@ def test_nothing_is_cut_off_or_lies_on_another(
     assert "DIVwide" in found["wide"] and found["page"] > width, "it would be seen"
 
 
-def test_on_paper_no_page_is_nearly_empty_and_the_losses_are_there(
-    folder: Path, tmp_path: Path, browser: str
-) -> None:
+def test_on_paper_no_page_is_nearly_empty_and_the_losses_are_there(folder: Path, tmp_path: Path, browser: str) -> None:
     pdftotext = program("BROWSER", "pdftotext")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
                "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}"]  # fmt: skip
@@ -564,9 +560,7 @@ def test_one_method_and_no_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda path: path.name)
 def test_the_published_records(path: Path, tmp_path: Path, browser: str) -> None:
     page = Page(write_results(path, tmp_path / "report.html")[0].read_text())
     for width in WIDTHS:
@@ -626,7 +620,7 @@ def test_a_model_of_one_class_is_marked(tmp_path: Path) -> None:
 
 def test_the_time_to_reach_a_share_of_a_negative_best() -> None:
     curve = [{"step": 5, "seconds": 1.0, "score": -30.0}, {"step": 10, "seconds": 2.0, "score": -20.0}]
-    found = Findings(Study(records=cells({"teacher": 0.9, "kd": 0.5}, curve=curve) ))
+    found = Findings(Study(records=cells({"teacher": 0.9, "kd": 0.5}, curve=curve)))
     found.means["kd"] = {"rte": -20.0}
     table = course.time_table(found)
     assert table is not None and table.head[1] == "rte, -21.0" and table.rows[0][1].text == "2.0"

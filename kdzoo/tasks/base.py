@@ -182,15 +182,17 @@ class Task(ABC):
         Args:
             rows: with the task's `fields`.
             seed: of the drawing.
+
+        Raises:
+            KdzooError: there are too few rows.
         """
-        from kdzoo.tasks.splitting import held_out
+        from kdzoo.tasks.splitting import HELD_OUT
 
-        kept, taken = held_out(self.strata(rows), seed)
-        return rows.select(kept), rows.select(taken)
-
-    def strata(self, rows: Dataset) -> Sequence[Any]:
-        """Of each row, which others it must be divided evenly with; all are alike by default."""
-        return [0] * len(rows)
+        taken = max(2, round(HELD_OUT * len(rows)))
+        if len(rows) - taken < 2:
+            raise KdzooError(f"{self.name}: {len(rows)} rows are too few to hold some out")
+        order = np.random.default_rng(seed).permutation(len(rows))
+        return rows.select(sorted(order[taken:])), rows.select(sorted(order[:taken]))
 
     def flatten(self, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The metrics of every validation split as one mapping, which `score` takes.

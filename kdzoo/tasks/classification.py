@@ -24,6 +24,7 @@ KINDS = {
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
+READ = "read:"  # before the names of a row's columns while it is encoded
 DEFAULT_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # all of them, and the headline
     "classification": (("accuracy", "macro_f1", "matthews_correlation"), ("accuracy",)),
     "multilabel": (("micro_f1", "macro_f1", "accuracy"), ("micro_f1",)),
@@ -175,15 +176,15 @@ class Classification(Task):
         Raises:
             KdzooError: the value is none of the task's labels; the message names the valid ones.
         """
-        if value is None or value == "":
-            if self.kind == "multilabel" and value is not None:
+        if is_missing(value):
+            if self.kind == "multilabel" and isinstance(value, str):
                 return [0] * len(self.labels)
             raise KdzooError(f"the row has no label, which {self.name} needs")
         if self.kind == "multilabel":
             return self._several(value)
         if self.regression:
             return self._number(value)
-        return self._class(value)
+        return self.class_of(value)
 
     def _number(self, value: object) -> float:
         number = as_number(value)
@@ -193,7 +194,12 @@ class Classification(Task):
         form = "a number" if self.label_range is None else f"a number from {low:g} to {high:g}"
         raise KdzooError(f"label {value!r} is not {form}, as {self.name} needs")
 
-    def _class(self, value: object) -> int:
+    def class_of(self, value: object) -> int:
+        """The id of one class or label, from its name or, where the names are no numbers, from its id.
+
+        Raises:
+            KdzooError: there is none; the message names the valid ones.
+        """
         # A name counts for more than an id: labels may be called "2" and "1".
         name, number = as_name(value), as_number(value)
         if name in self.labels:
@@ -223,7 +229,7 @@ class Classification(Task):
             raise KdzooError(f"labels {value!r} are no list, and no text parted by {self.separator!r}")
         marked = [0] * len(self.labels)
         for name in names:
-            marked[self._class(name)] = 1
+            marked[self.class_of(name)] = 1
         return marked
 
     def features(self) -> Any:
@@ -241,10 +247,7 @@ class Classification(Task):
         """The feature of one prediction."""
         from datasets import Sequence, Value
 
-        from kdzoo.tasks.metrics import get_metric
-
-        scores = self.regression or any(get_metric(name, self.kind).takes_scores for name in self.metrics)
-        one = Value("float64" if scores else "int64")
+        one = Value("float64" if self.regression or self._takes_scores else "int64")
         return Sequence(one) if self.kind == "multilabel" or (self.regression and self.num_labels > 1) else one
 
     # --- models ---
@@ -253,15 +256,19 @@ class Classification(Task):
         """See `Task.encode`; pairs are cut from their longer side."""
 
         def encoded(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
+            batch = {column.removeprefix(READ): values for column, values in batch.items()}
             inputs = tokenizer(*(batch[column] for column in self.columns), truncation=True, max_length=max_length)
             length = [len(ids) for ids in inputs["input_ids"]]
-            return {**inputs, "labels": self._labels(batch), "sample_ids": numbers, "length": length}
+            return {**inputs, "labels": self.labels_of(batch), "sample_ids": numbers, "length": length}
 
+        # Whatever a user's columns are called, none is taken for one that is made here, whose type it then would have.
+        rows = rows.rename_columns({column: READ + column for column in rows.column_names})
         return rows.map(
             encoded, batched=True, with_indices=True, remove_columns=rows.column_names, desc=f"tokenize {self.name}"
         )
 
-    def _labels(self, batch: Mapping[str, list[Any]]) -> list[Any]:
+    def labels_of(self, batch: Mapping[str, list[Any]]) -> list[Any]:
+        """The labels of rows as a model takes them, from their columns."""
         if self.kind == "multilabel":
             return [[float(mark) for mark in marks] for marks in batch[self.label_columns[0]]]
         if len(self.label_columns) == 1:
@@ -281,20 +288,24 @@ class Classification(Task):
 
         Where a metric takes scores, the probabilities (N, C) instead.
         """
-        from kdzoo.tasks.metrics import get_metric
-
         logits = np.asarray(outputs)
         if logits.ndim != 2 or logits.shape[1] != self.num_labels:
             raise KdzooError(f"{self.name} needs logits of shape (N, {self.num_labels}), got {logits.shape}")
         if self.regression:
             return logits[:, 0] if self.num_labels == 1 else logits
-        scores = any(get_metric(name, self.kind).takes_scores for name in self.metrics)
         if self.kind == "multilabel":
-            return 1 / (1 + np.exp(-logits.astype(float))) if scores else (logits >= 0).astype(int)
-        if not scores:
+            return 1 / (1 + np.exp(-logits.astype(float))) if self._takes_scores else (logits >= 0).astype(int)
+        if not self._takes_scores:
             return np.asarray(logits.argmax(axis=1))
         grown = np.exp(logits.astype(float) - logits.max(1, keepdims=True))
         return np.asarray(grown / grown.sum(1, keepdims=True))
+
+    @property
+    def _takes_scores(self) -> bool:
+        """Whether probabilities are predicted, which a metric needs."""
+        from kdzoo.tasks.metrics import get_metric
+
+        return any(get_metric(name, self.kind).takes_scores for name in self.metrics)
 
     def references(self, rows: Dataset) -> np.ndarray:
         return np.asarray(rows["labels"][:])
@@ -304,17 +315,17 @@ class Classification(Task):
         labels = np.asarray(train["labels"][:])
         if self.kind == "classification":
             guess: Any = np.bincount(labels.astype(int), minlength=self.num_labels).argmax()
+            if self._takes_scores:
+                return np.tile(np.eye(self.num_labels)[guess], (len(references), 1))
         else:
             guess = labels.mean(0) if self.regression else (labels.mean(0) >= 0.5).astype(int)
         return np.broadcast_to(guess, np.shape(references)).copy()
 
-    def strata(self, rows: Dataset) -> list[Any]:
-        """The class, the set of labels, or the tenth that the number lies in."""
-        values = [rows[column][:] for column in self.label_columns]
-        if self.regression:
-            ranks = np.argsort(np.argsort(np.asarray(values[0]), kind="stable"), kind="stable")
-            return [int(rank) for rank in ranks * 10 // max(len(rows), 1)]
-        return [tuple(value) if isinstance(value, list) else value for value in values[0]]
+    def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+        """See `Task.held_out`; stratified by class, by set of labels, or by tenths of the number."""
+        from kdzoo.tasks.splitting import held_out
+
+        return held_out(rows, self, seed)
 
     def one_class(self, predictions: Any) -> bool:
         from kdzoo.tasks.metrics import decided
@@ -325,10 +336,10 @@ class Classification(Task):
         what = {
             "classification": f"{len(self.labels)} classes",
             "multilabel": f"{len(self.labels)} labels, several a row",
-            "regression": "a number" if self.num_labels == 1 else f"{self.num_labels} numbers",
+            "regression": "a number" if self.num_labels == 1 else f"{self.num_labels} numbers a row",
         }[self.kind]
         names = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-        columns = f"{' and '.join(self.columns)} to {', '.join(self.label_columns)}"
+        columns = f"{' and '.join(self.columns)} to {' and '.join(self.label_columns)}"
         others = [name for name in self.metrics if name not in self.headline]
         measured = f"scored by {' and '.join(self.headline)}" + (f"; also {', '.join(others)}" if others else "")
         return f"{self.name}: {columns}, {what}" + (f" ({names})" if names else "") + f"; {measured}"
@@ -338,6 +349,8 @@ def as_number(value: object) -> float:
     """A value as a number, NaN where it is none."""
     if isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "_" in value:
+        return math.nan  # which Python would take for a number's digits in groups
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -345,11 +358,18 @@ def as_number(value: object) -> float:
 
 
 def as_name(value: object) -> str:
-    """How a label is called: 2, 2.0 and "2" are one."""
+    """How a label is called: 2, 2.0 and "2" are one, and blanks around it do not count."""
     number = as_number(value)
     if not isinstance(value, (str, bool)) and math.isfinite(number) and number.is_integer():
         return str(int(number))
-    return str(value)
+    return str(value).strip()
+
+
+def is_missing(value: object) -> bool:
+    """Whether a row has no label there: nothing, blanks or NaN."""
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
+    )
 
 
 def _collate(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ others are scikit-learn's and scipy's under their names there.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -168,15 +170,24 @@ def decided(kind: str, predictions: Values) -> Values:
 def _own(name: str) -> Callable[[Values, Values], float]:
     """A user's function, by module and name."""
     module, _, attribute = name.partition(":")
+    here = os.getcwd()  # the command may lie elsewhere, and Python looks beside it alone
+    sys.path.append(here)
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KdzooError(f"the metric {name!r} cannot be imported: {error}; give package.module:function") from None
+    except Exception as error:  # whatever a user's module raises
+        raise KdzooError(
+            f"the metric {name!r} cannot be imported: {type(error).__name__}: {error}; give package.module:function"
+        ) from None
+    finally:
+        sys.path.remove(here)
     if not callable(function):
         raise KdzooError(f"the metric {name!r} is no function, but {type(function).__name__}")
 
     def compute(predictions: Values, references: Values) -> float:
-        value = function(predictions, references)
+        try:
+            value = function(predictions, references)
+        except Exception as error:  # whatever a user's function raises
+            raise KdzooError(f"the metric {name!r} fails: {type(error).__name__}: {error}") from error
         try:
             number = float(value)
         except (TypeError, ValueError):

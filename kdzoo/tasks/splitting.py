@@ -1,39 +1,86 @@
-"""Rows divided in two: seeded, and stratified where there are strata."""
+"""Training rows divided in two, seeded and stratified, and rows that stand in two splits."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-HELD_OUT = 0.1  # of the rows
+from kdzoo.errors import KdzooError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from kdzoo.tasks.classification import Classification
+
+HELD_OUT = 0.1  # of the training rows
 
 
-def held_out(strata: Sequence[Hashable], seed: int, share: float = HELD_OUT) -> tuple[list[int], list[int]]:
-    """The numbers of the rows that are kept and of those that are taken, each in rising order.
-
-    Of every stratum its share is taken; of a stratum with one row nothing, or what is kept would not know it.
+def held_out(rows: Dataset, task: Classification, seed: int, share: float = HELD_OUT) -> tuple[Dataset, Dataset]:
+    """Rows divided in two, seeded and stratified: by class, by set of labels, or by tenths of the (first) number.
 
     Args:
-        strata: of each row, what it must be like to be alike; one value for all where order alone decides.
+        rows: with the task's `fields`.
+        task: whose.
         seed: of the drawing.
-        share: of each stratum, and of all rows, that is taken; two rows at least.
+        share: of the rows, and as nearly as may be of each stratum, in the second part; no class or label loses its
+            last row to it.
+
+    Returns:
+        What is left, and what was taken, each in the rows' order.
+
+    Raises:
+        KdzooError: there are too few rows.
     """
-    wanted = max(2, round(share * len(strata)))
-    order = np.random.default_rng(seed).permutation(len(strata)).tolist()
-    by_stratum: dict[Hashable, list[int]] = {}
-    for row in order:
+    count = len(rows)
+    wanted = max(2, round(share * count))
+    if count - wanted < 2:
+        raise KdzooError(f"{task.name}: {count} rows are too few to take validation rows from; give a validation split")
+    values = rows[task.label_columns[0]][:]
+    marked: list[tuple[int, ...]] = [()] * count  # the classes or labels of each row
+    if task.kind == "classification":
+        marked = [(value,) for value in values]
+    elif task.kind == "multilabel":
+        marked = [tuple(np.flatnonzero(value).tolist()) for value in values]
+    strata: list[Any] = list(marked)
+    if task.regression:
+        strata = list(np.argsort(np.argsort(np.asarray(values), kind="stable"), kind="stable") * 10 // count)
+    by_stratum: dict[Any, list[int]] = {}
+    for row in np.random.default_rng(seed).permutation(count).tolist():
         by_stratum.setdefault(strata[row], []).append(row)
-    left = {stratum: len(rows) for stratum, rows in by_stratum.items()}
+    left = Counter(mark for marks in marked for mark in marks)
     taken: set[int] = set()
-    for stratum, rows in by_stratum.items():
-        first = rows[: min(round(share * len(rows)), len(rows) - 1)]
-        taken.update(first)
-        left[stratum] -= len(first)
-    for row in order:  # what rounding left out
-        if len(taken) >= wanted:
-            break
-        if row not in taken and left[strata[row]] > 1:
+    for row in _in_turn([*by_stratum.values()], share):
+        if len(taken) < wanted and all(left[mark] > 1 for mark in marked[row]):
             taken.add(row)
-            left[strata[row]] -= 1
-    return [row for row in range(len(strata)) if row not in taken], sorted(taken)
+            left.subtract(marked[row])
+    if len(taken) < 2:
+        raise KdzooError(f"{task.name}: no class has a row to spare for validation; give a validation split")
+    return rows.select([row for row in range(count) if row not in taken]), rows.select(sorted(taken))
+
+
+def _in_turn(strata: list[list[int]], share: float) -> list[int]:
+    """The rows in the order they are asked for: each stratum's whole share, what its fraction gives, and the others."""
+    whole = [math.floor(share * len(rows)) for rows in strata]
+    nearest = sorted(range(len(strata)), key=lambda at: whole[at] - share * len(strata[at]))
+    first = [row for rows, number in zip(strata, whole, strict=True) for row in rows[:number]]
+    following = [strata[at][whole[at]] for at in nearest]
+    return [*first, *following, *(row for at in nearest for row in strata[at][whole[at] + 1 :])]
+
+
+def leaks(task: Classification, rows: Mapping[str, Dataset]) -> list[str]:
+    """A line for each split with rows whose texts stand in training too."""
+    notes = []
+    known = set(zip(*(rows["train"][column][:] for column in task.columns), strict=True))
+    for split in rows:
+        if split != "train":
+            texts = zip(*(rows[split][column][:] for column in task.columns), strict=True)
+            twice = sum(row in known for row in texts)
+            if twice:
+                notes.append(
+                    f"{task.name}: {twice} of {len(rows[split])} {split} rows stand in training too, by their text"
+                )
+    return notes

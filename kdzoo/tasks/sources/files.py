@@ -17,10 +17,6 @@ from kdzoo.errors import KdzooError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-if TYPE_CHECKING:
-    pass
-
-
 Reader = Callable[[], "Dataset"]  # of one split
 SUFFIXES = (".tsv", ".tsv.gz", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet", ".parquet.gz")
 SHARDS = re.compile(r"(?P<split>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
@@ -84,8 +80,13 @@ def open_text(path: Path) -> io.StringIO:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise KdzooError(f"{path}: not readable as UTF-8{' gzip' * (path.suffix == '.gz')} text ({error})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise KdzooError(
+            f"{path}, line {line}: not UTF-8 ({error.reason} {error.object[error.start]:#04x}); save the file as UTF-8"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise KdzooError(f"{path}: not readable as{' gzip' * (path.suffix == '.gz')} text ({error})") from error
     return io.StringIO(text, newline="")
 
 
@@ -93,13 +94,16 @@ def tsv(file: Iterable[str]) -> Iterator[list[str]]:
     # Not the csv module: it takes a stray carriage return inside a sentence for the end of a row.
     text = "".join(file)
     lines = text.split("\n")
-    if lines and not lines[-1]:
+    while lines and lines[-1] in ("", "\r"):
         lines.pop()
     return (line.removesuffix("\r").split("\t") for line in lines)
 
 
 def _csv(path: Path, file: Iterable[str]) -> Iterator[list[str]]:
-    reader = csv.reader(file, strict=True)
+    lines = [*file]
+    while lines and not lines[-1].strip("\r\n"):  # blank ones at the end are no rows
+        lines.pop()
+    reader = csv.reader(lines, strict=True)
     try:
         yield from reader
     except csv.Error as error:

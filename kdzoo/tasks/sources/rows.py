@@ -52,8 +52,15 @@ def columns_of(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for name in names:
         values = list(dataset[name][:])
-        classes = getattr(dataset.features.get(name), "names", None)
-        if classes:
-            values = [classes[value] if value in range(len(classes)) else value for value in values]
+        feature = dataset.features.get(name)
+        several = getattr(feature, "feature", None)  # of a column of lists
+        if classes := getattr(feature, "names", None):
+            values = [_named(classes, value) for value in values]
+        elif classes := getattr(several, "names", None):
+            values = [value if value is None else [_named(classes, one) for one in value] for value in values]
         columns[name] = values
     return columns
+
+
+def _named(classes: Sequence[str], value: Any) -> Any:
+    return classes[value] if value in range(len(classes)) else value

@@ -17,9 +17,9 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
 from kdzoo.tasks.metrics import get_metric
 from kdzoo.tasks.own_reading import Table, tables_of
-from kdzoo.tasks.splitting import held_out, leaks
 from kdzoo.tasks.sources.files import suffix_of
 from kdzoo.tasks.sources.rows import checked
+from kdzoo.tasks.splitting import held_out, leaks
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -261,7 +261,7 @@ def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:
 
 
 def _marked(task: Classification, table: Table, column: str) -> Iterator[tuple[int, dict[int | None, str]]]:
-    """Each row's number and its labels, by id; one that is none of the task's has None. What is no label is left out."""
+    """Each row's number and its labels, by id; one that is none of the task's has None. What is no label is left."""
     for row, value in enumerate(table.columns[column], 1):
         marks: dict[int | None, str] = {}
         for name in _marks(value, task.kind, task.separator):

@@ -1,4 +1,4 @@
-"""Numbers on the command line: the option and its value, and what the refusal says. `compare` where no other is named."""
+"""Numbers on the command line: option, value, and what the refusal says; by `compare` where none is named."""
 
 HUGE = "9" * 5000
 

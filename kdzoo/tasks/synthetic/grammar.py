@@ -1,5 +1,7 @@
 """Synthetic GLUE: a seeded grammar that makes every task's rows, so that all of kdzoo runs without network or files.
 
+In one file because the nine grammars share their events and sentences.
+
 Each task keeps the structure of its namesake: sentiment with negation and contrast, agreement, paraphrase against
 changed roles, graded overlap, entailment by kinds, negation and quantifiers, questions with and without their answer,
 pronouns. Rows are a pure function of task, split, number and seed.

@@ -16,9 +16,9 @@ def cosine_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `cosine`."""
-    teacher, mask, count = rows.check_plain("cosine", student, teacher, mask, count)
+    teacher, mask, number = rows.check_plain("cosine", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
-    return rows.total(1 - (unit(student) * unit(teacher)).sum(-1), real) / count
+    return rows.total(1 - (unit(student) * unit(teacher)).sum(-1), real) / number
 
 
 @without_autocast

@@ -34,7 +34,7 @@ def divergence_reference(
 ) -> Tensor:
     """The formula on log-probabilities of all classes at once; see `divergence`."""
     kind, mixture = _checked(kind, mixture, temperature)
-    teacher, mask, count = rows.check_plain("divergence", student, teacher, mask, count)
+    teacher, mask, number = rows.check_plain("divergence", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
     s, t = (_limited(side, temperature).log_softmax(-1) for side in (student, teacher))
     if kind == "tvd":
@@ -46,7 +46,7 @@ def divergence_reference(
         first, second = (s, t) if kind == "reverse_kl" else (t, s)
         m = _log_mixture(first, second, mixture) if mixture else second
         values = (first.exp() * (-m if kind == "cross_entropy" else first - m)).sum(-1)
-    return rows.total(values, real) / count
+    return rows.total(values, real) / number
 
 
 def _limited(logits: Tensor, temperature: float) -> Tensor:

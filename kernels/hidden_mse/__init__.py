@@ -16,11 +16,11 @@ def hidden_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `hidden_mse`."""
-    teacher, mask, count = rows.check_plain("hidden_mse", student, teacher, mask, count)
+    teacher, mask, number = rows.check_plain("hidden_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
-    if isinstance(count, int) and student.numel():
+    if isinstance(number, int) and student.numel():
         return F.mse_loss(student, teacher)
-    return F.mse_loss(student, teacher, reduction="sum") / (count * max(student.shape[-1], 1))
+    return F.mse_loss(student, teacher, reduction="sum") / (number * max(student.shape[-1], 1))
 
 
 @without_autocast

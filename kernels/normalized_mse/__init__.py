@@ -16,9 +16,9 @@ def normalized_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `normalized_mse`."""
-    teacher, mask, count = rows.check_plain("normalized_mse", student, teacher, mask, count)
+    teacher, mask, number = rows.check_plain("normalized_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
-    return (unit(student) - unit(teacher)).square().sum() / count
+    return (unit(student) - unit(teacher)).square().sum() / number
 
 
 @without_autocast

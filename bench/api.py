@@ -13,7 +13,8 @@ from kdzoo.bench.folder import undone
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.launchers import make_launcher
 from kdzoo.bench.grid.settings import Settings, resolve
-from kdzoo.bench.report.table import rows_of, terminal_table
+from kdzoo.bench.report.rows import rows_of
+from kdzoo.bench.report.table import terminal_table
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.bench.runs.tasks import asked_for
 from kdzoo.errors import DistillationFailure, unknown

@@ -48,7 +48,7 @@ def proposals(recipe: Recipe, budget: Budget, trials: int) -> list[Params]:
     try:
         import optuna
     except ImportError:
-        raise KdzooError("--tune needs Optuna; install it with: pip install 'kdzoo[tune]'") from None
+        raise KdzooError("--tune needs Optuna; install it with: pip install 'kdzoo[bench]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions: Any = {
         name: optuna.distributions.FloatDistribution(low, high, log=low > 0)

@@ -1,0 +1,128 @@
+"""--tune: equal numbers of trials, drawn alike everywhere, scored on training rows alone, and resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Commands
+from rich.console import Console
+
+from kdzoo.bench.grid.comparison import Comparison
+from kdzoo.bench.grid.settings import Settings, resolve
+from kdzoo.bench.grid.tuning import RATE, parted, proposals, set_to, space_of, trial_name
+from kdzoo.bench.runs.budget import Budget
+from kdzoo.errors import KdzooError
+from kdzoo.objectives.recipe import Recipe
+
+TINY: dict[str, Any] = {
+    "tasks": ("sst2",), "methods": ("none", "kd"), "seeds": (0, 3), "data": "synthetic", "teacher": "1x16,heads=2",
+    "student": "1x8,heads=2", "train_rows": 40, "validation_rows": 12, "tune": 2, "evaluations": 0,
+    "budget": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "max_length": 16},
+    "teacher_budget": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "max_length": 16},
+}  # fmt: skip
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+def run(folder: Path) -> Comparison:
+    comparison = Comparison(resolve(**TINY), folder, Console(quiet=True))
+    comparison.run()
+    return comparison
+
+
+def trials(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))}
+
+
+def test_what_is_tried_depends_on_the_recipe_alone() -> None:
+    kd, budget = Recipe.load("kd"), Budget()
+    drawn = proposals(kd, budget, 6)
+    assert drawn[0] == {} and drawn == proposals(kd, budget, 6) and drawn[:3] == proposals(kd, budget, 3)
+    space = space_of(kd, budget)
+    assert set(space) == {RATE, "kd.weight", "kd.temperature"}
+    for params in drawn[1:]:
+        assert all(low <= params[name] <= high for name, (low, high) in space.items())
+    assert len({tuple(params.items()) for params in drawn}) == 6
+    recipe, tried = set_to(kd, budget, drawn[1])
+    assert tried.learning_rate == drawn[1][RATE]
+    assert recipe.stages[0].terms[0].weight == drawn[1]["kd.weight"]
+
+
+def test_what_a_recipe_marks_is_what_is_sought() -> None:
+    recipe = Recipe.load("kd").model_copy(update={"tunable": {"kd.temperature": (2.0, 4.0)}})
+    assert set(space_of(recipe, Budget())) == {RATE, "kd.temperature"}
+    assert space_of(Recipe.load("none"), Budget()).keys() == {RATE}
+    assert parted(trial_name("kd", 7)) == ("kd", 7) and parted("kd") == ("kd", None)
+
+
+def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: Path) -> None:
+    run(tmp_path)
+    found = trials(tmp_path)
+    assert set(found) == {f"sst2-{method}#{trial}-0" for method in ("none", "kd") for trial in (0, 1)}
+    rows = {record["rows"]["train"] for record in found.values()}
+    assert rows == {40}
+    assert all(len(record["predictions"]["validation"]) == 4 for record in found.values()), "a tenth of 40"
+    for method in ("none", "kd"):
+        scores = [found[f"sst2-{method}#{trial}-0"]["score"] for trial in (0, 1)]
+        best = 1 if scores[1] > scores[0] else 0
+        chosen = found[f"sst2-{method}#{best}-0"]["configuration"]
+        for seed in (0, 3):
+            cell = json.loads((tmp_path / "cells" / f"sst2-{method}-{seed}.json").read_text())
+            assert cell["configuration"].get("budget") == chosen.get("budget")
+            assert cell["configuration"]["recipe"] == chosen["recipe"]
+            assert len(cell["predictions"]["validation"]) == 12
+
+
+def test_no_trial_reads_a_validation_row(tmp_path: Path) -> None:
+    run(tmp_path / "clean")
+    comparison = Comparison(resolve(**TINY), tmp_path / "poisoned", Console(quiet=True))
+    validation = comparison.work.data["sst2"]["validation"]
+    comparison.work.data["sst2"]["validation"] = validation.map(lambda row: {"sentence": "", "label": 1 - row["label"]})
+    comparison.run()
+    clean, dirty = trials(tmp_path / "clean"), trials(tmp_path / "poisoned")
+    assert clean.keys() == dirty.keys()
+    for name in clean:
+        assert clean[name]["predictions"] == dirty[name]["predictions"] and clean[name]["score"] == dirty[name]["score"]
+
+
+def test_a_killed_tuning_goes_on(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    comparison = run(tmp_path / "part")
+    for path in [*(tmp_path / "part" / "cells").iterdir(), tmp_path / "part" / "trials" / "sst2-kd#1-0.json"]:
+        path.unlink()
+    kept = (tmp_path / "part" / "trials" / "sst2-kd#0-0.json").stat().st_mtime_ns
+    assert run(tmp_path / "part").work.chosen == comparison.work.chosen
+    assert (tmp_path / "part" / "trials" / "sst2-kd#0-0.json").stat().st_mtime_ns == kept
+    for path in (tmp_path / "whole" / "cells").iterdir():
+        again = json.loads((tmp_path / "part" / "cells" / path.name).read_text())
+        assert again["predictions"] == json.loads(path.read_text())["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("told", "seeds"), [(2, (0, 1)), ("3", (0, 1, 2)), ("0,3,7", (0, 3, 7)), ("7,", (7,)), ((5,), (5,))]
+)
+def test_seeds_are_a_number_of_them_or_which(told: Any, seeds: tuple[int, ...]) -> None:
+    settings = Settings(tasks=("sst2",), methods=("none",), data="synthetic", teacher="1x8", seeds=told)
+    assert settings.seeds == seeds
+
+
+@pytest.mark.parametrize("told", ["0", "a", "1,b", "3,3", "-1", "", 0, 10**6])
+def test_seeds_that_are_none(told: Any) -> None:
+    with pytest.raises(KdzooError, match="seeds"):
+        resolve(**{**TINY, "seeds": told})
+
+
+def test_the_command_tunes(commands: Commands, tmp_path: Path) -> None:
+    out = commands.works(
+        "compare", "--tasks", "sst2", "--methods", "kd", "--tune", 2, "--seeds", "1,", "--teacher", "1x16,heads=2",
+        "--student", "1x8,heads=2", "--train-rows", 40, "--validation-rows", 12, "--epochs", 1, "--batch-size", 8,
+        "--max-length", 16, "--evaluations", 0, "--out", tmp_path,
+    )  # fmt: skip
+    assert "kd is trained with" in out and "tuned with 2 trials a method" in " ".join(out.split())
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == {"sst2-kd-1.json"}

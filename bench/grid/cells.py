@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -141,26 +142,40 @@ class Cells:
             if method == TEACHER:
                 record = self._train_teacher(job, started, shared)
             else:
-                (recipe, budget), teacher = self.method(job), self._teacher(task)
-                cache, methods, _ = self.cache(task)
-                name, trial = parted(method)
-                outcome = train(
-                    self.student.build(task, teacher=teacher, seed=seed).train(),
-                    teacher if recipe.needs_teacher else None,
-                    recipe,
-                    cache=cache if name in methods else None,
-                    evaluations=self.settings.evaluations if trial is None else 0,
-                    budget=budget,
-                    folder=self.records.folder / "work",
-                    tokenizer=self.encoder.student,
-                    collator=self.encoder.collator(task),
-                    **shared,
-                )
-                record = self._record(self.configuration(job), outcome, started)
-                teacher.cpu()  # so that the next cell's memory is its own
+                record = self._train_student(job, started, shared)
             for callback in shared["callbacks"]:
                 callback.end(record)
         return record
+
+    def _train_student(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
+        task: Task = shared["task"]
+        (recipe, budget), teacher = self.method(job), self._teacher(task)
+        cache, methods, _ = self.cache(task)
+        name, trial = parted(job[1])
+        kept = self.path(self.student_part(job)) if self.settings.save_students != "none" and trial is None else None
+        with self.records.building(kept) if kept is not None else nullcontext() as scratch:
+            outcome = train(
+                self.student.build(task, teacher=teacher, seed=job[2]).train(),
+                teacher if recipe.needs_teacher else None,
+                recipe,
+                cache=cache if name in methods else None,
+                evaluations=self.settings.evaluations if trial is None else 0,
+                budget=budget,
+                folder=self.records.folder / "work",
+                keep=scratch,
+                tokenizer=self.encoder.student,
+                collator=self.encoder.collator(task),
+                **shared,
+            )
+            record = self._record(self.configuration(job), outcome, started)
+            if scratch is not None:
+                self.records.write(scratch / "record.json", record)
+        teacher.cpu()  # so that the next cell's memory is its own
+        return record
+
+    def student_part(self, job: Job) -> str:
+        """The part of the folder that a cell's student is kept in."""
+        return f"students/{'-'.join(map(str, job))}"
 
     def _train_teacher(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
         settings = self.settings
@@ -203,7 +218,9 @@ class Cells:
 
     def writes(self, job: Job) -> list[str]:
         """The parts of the folder that a training leaves there itself."""
-        return [self._logs(job), *([f"teachers/{job[0]}"] if job[1] == TEACHER else [])]
+        if job[1] == TEACHER:
+            return [self._logs(job), f"teachers/{job[0]}"]
+        return [self._logs(job), *([self.student_part(job)] if self.settings.save_students != "none" else [])]
 
     def receive(self, part: str, files: Files) -> None:
         """Put such a part in its place, whole or not at all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -195,9 +196,23 @@ class Comparison:
             for task, method, seed in self.cells():
                 grid[task.name, TEACHER, 0].append((task.name, method, seed))
             done = self._run_grid(grid, launcher, retry_failed)
+            if self.settings.save_students == "best":
+                self._keep_the_best(done)
             if done and self.printer is not None:
                 self.printer.write(self.records.folder)
         return [done[job] for teacher, cells in grid.items() for job in (teacher, *cells) if job in done]
+
+    def _keep_the_best(self, done: dict[Job, dict[str, Any]]) -> None:
+        """Of each method's students on a task, remove all but the seed with the highest score."""
+        by_method: dict[tuple[str, str], list[Job]] = {}
+        for job in done:
+            if job[1] != TEACHER:
+                by_method.setdefault(job[:2], []).append(job)
+        for jobs in by_method.values():
+            best = max(jobs, key=lambda job: (done[job]["score"], -job[2]))
+            for job in jobs:
+                if job != best:
+                    shutil.rmtree(self.work.path(self.work.student_part(job)), ignore_errors=True)
 
     def _trials(self) -> Iterator[Job]:
         """The trials of all methods, those of one task together."""

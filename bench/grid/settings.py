@@ -5,7 +5,7 @@ The text under a field is also the help of the command line's option, which is m
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -34,7 +34,7 @@ QUICKSTART: dict[str, Any] = {
 
 
 AXES = {"tasks", "methods", "seeds"}
-MEASURING = {"evaluations", "cache_folder", "cache_limit"}  # no score depends on them
+MEASURING = {"evaluations", "cache_folder", "cache_limit", "save_students"}  # no score depends on them
 # Left out of the records while they are at their defaults.
 OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first", "tune"}
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
@@ -90,6 +90,8 @@ class Settings(Distilled):
     """Keep the teachers' activations there; in OUT/cache by default."""
     cache_limit: float = Field(default=1.0, ge=0)
     """Most gigabytes of them a task; where a method needs more, the teacher runs live; 0: none."""
+    save_students: Literal["none", "best", "all"] = "none"
+    """Keep the trained students in OUT/students: the best seed of each method and task, or all."""
     overrides: tuple[str, ...] = ()
     """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE, of one method with METHOD: before them."""
     recipe_training: bool = False

@@ -98,6 +98,7 @@ def train(
     seed: int,
     folder: Path,
     save: bool = False,
+    keep: Path | None = None,
     evaluate_only: bool = False,
     log_gradients: bool = False,
     evaluations: int = 0,
@@ -119,6 +120,7 @@ def train(
         seed: of dropout, of what the losses learn, and of the order of the rows.
         folder: for checkpoints, and for the model where ``save`` is set.
         save: keep a checkpoint an epoch, go on from the last one, and write the model in the end.
+        keep: write the model into this folder in the end, without checkpoints before.
         evaluate_only: leave the training out.
         log_gradients: put the terms' gradient norms and cosines into the history.
         evaluations: how often to take the score while training, at even distances; it changes nothing else.
@@ -167,9 +169,9 @@ def train(
     start = time.perf_counter()
     metrics, predictions, references = evaluated(trainer, task, data)
     predicting = time.perf_counter() - start
-    if save:
+    if save or keep is not None:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
-        trainer.save_model(str(folder))
+        trainer.save_model(str(keep or folder))
     done = trainer.state.global_step - resumed
     rows = budget.epochs * len(data["train"]) * done / max(trainer.state.global_step, 1)
     per_second = rows / seconds if seconds else 0.0

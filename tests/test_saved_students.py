@@ -1,0 +1,45 @@
+"""--save-students: what is kept loads with plain transformers, and is the student that the record is of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import ROWS, SIZES, Commands
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kdzoo.tasks import get_task, load
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@pytest.mark.parametrize("which", ["best", "all"])
+def test_students_are_kept(commands: Commands, tmp_path: Path, which: str) -> None:
+    given = ("--tasks", "sst2", "--methods", "none,kd", "--seeds", 2, *SIZES, "--evaluations", 0)
+    commands.works("compare", *given, "--save-students", which, "--out", tmp_path)
+    kept = {path.name for path in (tmp_path / "students").iterdir()}
+    scores = {path.stem: json.loads(path.read_text())["score"] for path in (tmp_path / "cells").iterdir()}
+    if which == "all":
+        assert kept == set(scores)
+    else:
+        assert len(kept) == 2
+        for method in ("none", "kd"):
+            own = {name: score for name, score in scores.items() if name.startswith(f"sst2-{method}-")}
+            [name] = kept & set(own)
+            assert own[name] == max(own.values())
+    folder = tmp_path / "students" / sorted(kept)[0]
+    record = json.loads((folder / "record.json").read_text())
+    assert record["score"] == scores[folder.name] and (folder / "README.md").is_file()
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = load(get_task("sst2"), "synthetic", train_rows=int(ROWS[1]), validation_rows=int(ROWS[3]))["validation"]
+    with torch.no_grad():
+        inputs = tokenizer(rows["sentence"][:], padding=True, return_tensors="pt")
+        logits = model(**{name: value for name, value in inputs.items() if name != "length"}).logits
+    assert np.array_equal(logits.argmax(-1).numpy(), record["predictions"]["validation"])

@@ -31,7 +31,7 @@ from kdzoo.bench.report.page import html as page_of
 from kdzoo.bench.report.page import write_results
 from kdzoo.bench.report.plots import Point, front
 from kdzoo.bench.report.ranking import ranking
-from kdzoo.bench.report.table import csv_table, latex_table, markdown_table, read_records, terminal_table
+from kdzoo.bench.report.table import PARTS, csv_table, latex_table, markdown_table, read_records, terminal_table
 
 RATES = {"teacher": 0.95, "none": 0.7, "kd": 0.8, "p_k.d": 0.79, "late": 0.6}
 TASKS = ("rte", "sst2", "stsb")
@@ -496,7 +496,7 @@ def test_names_in_plots_are_neither_cut_nor_over_one_another(monkeypatch: pytest
         points = [Point(name, 100 + x, 60 + y) for name, x, y in far]
         plots.frontier(points, "rows/s", "", "", named=14)
         plots.frontier([Point(p.name, 5.0, p.y, deviation=1.0) for p in points], "rows/s", "", "", named=8)
-        plots.steps({p.name: {"forward": 0.1, "loss": 9.0} for p in points}, "", "")
+        plots.steps({p.name: dict.fromkeys(PARTS, 0.1) for p in points}, "", "")
         plots.critical_difference(ranking({p.name: {"a": p.x, "b": p.y} for p in points}, ["a", "b"]), "", "")
     for figure in figures:
         edge = figure.bbox

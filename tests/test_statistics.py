@@ -319,10 +319,14 @@ def test_the_best_constant_guess() -> None:
         assert found.name == ("largest class" if task == "mnli" else "larger class")
     numbers = Guess([cell("stsb", "teacher", 0, [1.0], references={"validation": [0.5, 4.0, 3.25]})])
     assert (numbers.name, numbers.scores) == ("mean", {"stsb": 0.0})
-    assert numbers.records["stsb"]["predictions"]["validation"] == pytest.approx([7.75 / 3] * 3)
+    assert _constant({"validation": [0.5, 4.0, 3.25]}) == ("mean", pytest.approx(7.75 / 3))
     assert _constant({"validation": [[1, 0, 1], [1, 0, 0], [1, 1, 0]]}) == ("usual labels", [1.0, 0.0, 0.0])
     assert _constant({"validation": [[1, 0], [1]]}) is None, "rows of several lengths have no constant answer"
     assert Guess([cell("rte", "kd", 0, [1, 0])]).name == "", "without references there is none"
+    known = cell("rte", "teacher", 0, [1, 0, 0], references={"validation": [1.0, 0.0, 0.0]}, guess={"score": 33.3})
+    assert Guess([known]).scores == {"rte": 33.3}, "the training rows' larger class may be the validation rows' smaller"
+    words = known | {"references": {"validation": [["B-PER"], ["O"]]}}
+    assert (Guess([words]).name, Guess([words]).scores) == ("constant guess", {"rte": 33.3})
 
 
 @pytest.mark.parametrize(
@@ -333,6 +337,7 @@ def test_the_best_constant_guess() -> None:
 )  # fmt: skip
 def test_a_model_that_answers_alike(predictions: dict[str, list[Any]], says: str) -> None:
     assert one_answer({"predictions": predictions}) == says
+    assert one_answer({"predictions": predictions, "one_class": True}) == "one class", "as the task itself found"
 
 
 def test_the_table_against_a_method(commands: Commands, tmp_path: Path) -> None:

@@ -14,38 +14,39 @@ Record = dict[str, Any]
 
 
 class Guess:
-    """A constant prediction of each task whose references are kept: the most frequent class, the mean of numbers.
+    """A constant prediction of each task: the most frequent class, the mean of numbers.
+
+    Of the training rows, where the teacher's record has its score; in older ones of the validation rows.
 
     Args:
         records: of a comparison.
 
     Attributes:
         name: of its row: ``larger class``, ``mean``, or both where the tasks are of both kinds.
-        records: by task, a record as a method's would be, with its score.
+        scores: by task.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self.records: dict[str, Record] = {}
+        self.scores: dict[str, float] = {}
         names: dict[str, None] = {}
         for record in records:
-            if record["method"] != TEACHER or not record.get("references") or record["task"] in self.records:
+            if record["method"] != TEACHER or not record.get("references") or record["task"] in self.scores:
                 continue
             found = _constant(record["references"])
-            if found is None:
-                continue
-            name, answer = found
-            names[name] = None
-            own = {"task": record["task"], "method": name, "seed": 0, "references": record["references"],
-                   "predictions": {s: [answer] * len(of) for s, of in record["references"].items()}}  # fmt: skip
-            score = Bootstrap([own], resamples=2).score(name, record["task"])
+            score = record.get("guess", {}).get("score")
+            if score is None and found is not None:
+                score = _score(record, found[1])
             if score is not None:
-                self.records[record["task"]] = own | {"score": score.value}
+                names["constant guess" if found is None else found[0]] = None
+                self.scores[record["task"]] = score
         self.name = " or ".join(names)
 
-    @property
-    def scores(self) -> dict[str, float]:
-        """By task."""
-        return {task: record["score"] for task, record in self.records.items()}
+
+def _score(record: Record, answer: Any) -> float | None:
+    """What an answer scores that is the same for every row of a record's references."""
+    constant = {split: [answer] * len(of) for split, of in record["references"].items()}
+    found = Bootstrap([record | {"predictions": constant}], resamples=2).score(record["method"], record["task"])
+    return None if found is None else found.value
 
 
 def _constant(references: dict[str, list[Any]]) -> tuple[str, Any] | None:
@@ -69,6 +70,8 @@ def _constant(references: dict[str, list[Any]]) -> tuple[str, Any] | None:
 
 def one_answer(record: Record) -> str:
     """What a model that predicts the same for every row of a split is said to predict; empty for all others."""
+    if record.get("one_class"):
+        return "one class"
     splits = [of for of in record.get("predictions", {}).values() if len(of) > 1]
     if not splits or any(row != of[0] for of in splits for row in of):
         return ""

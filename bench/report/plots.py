@@ -153,7 +153,8 @@ def steps(parts: Mapping[str, Mapping[str, float]], title: str, text: str) -> st
     """
     names = list(dict.fromkeys(part for of in parts.values() for part in of))
     with rc_context(STYLE):
-        figure, (axes,) = _figure(WIDE, 0.8 + 0.2 * len(parts), left=room([*parts]), right=0.25, top=0.52)
+        top = 0.12 + 0.2 * math.ceil(len(names) / 3)  # the legend's lines
+        figure, (axes,) = _figure(WIDE, top + 0.46 + 0.2 * len(parts), left=room([*parts]), right=0.25, top=top)
         methods = [printable(method) for method in parts]
         left = [0.0] * len(parts)
         for number, name in enumerate(names):

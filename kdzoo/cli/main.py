@@ -44,7 +44,7 @@ def make_app() -> typer.Typer:
         """Takes --debug, which main() has read already, and --version, which is done by now."""
 
     commands: list[Callable[..., None]] = [zoo.show, zoo.check, train.finetune, train.distill, train.pretrain]
-    commands += [compare.compare, measure.cost, measure.profile, report.table, report.report]
+    commands += [compare.compare, measure.cost, measure.profile, report.table, report.report, report.pack]
     app.command("list")(zoo.list_)
     for function in commands:
         app.command()(command(function))

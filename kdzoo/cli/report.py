@@ -1,4 +1,4 @@
-"""What was measured, shown again: ``kdzoo table`` and ``report``."""
+"""What was measured, shown again: ``kdzoo table`` and ``report``; and packed: ``kdzoo pack``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def table(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, or the record of a measurement.")],
+    folder: Annotated[Path, typer.Argument(help="A comparison (its folder, or packed), or a measurement's record.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
     against: Annotated[
@@ -25,12 +25,13 @@ def table(
     ] = None,
 ) -> None:
     """The table of a comparison's records, or of what was measured."""
-    from kdzoo.bench.record import jobs_of, read_failures
-    from kdzoo.bench.report.table import latex_table, markdown_table, read_records, terminal_table
+    from kdzoo.bench.packed import is_packed
+    from kdzoo.bench.record import jobs_of
+    from kdzoo.bench.report.table import latex_table, load, markdown_table, terminal_table
 
-    if folder.is_file():
+    if folder.is_file() and not is_packed(folder):
         if latex or against:
-            raise KdzooError(f"--{'latex' if latex else 'against'} is for the folder of a comparison")
+            raise KdzooError(f"--{'latex' if latex else 'against'} is for a comparison")
         for number, columns in enumerate(_measured(folder)):
             if markdown:
                 typer.echo(("\n" if number else "") + columns.markdown(), nl=False)
@@ -39,14 +40,25 @@ def table(
         return
     if latex and markdown:
         raise KdzooError("--latex is not together with --markdown")
-    records = read_records(folder)
-    failed = jobs_of(read_failures(folder))
+    study = load(folder)
+    records, failed = study.records, jobs_of(study.failures)
     if latex:
         typer.echo(latex_table(records, against, failed), nl=False)
     elif markdown:
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         console.print(terminal_table(records, str(folder), against, failed))
+
+
+def pack(
+    source: Annotated[Path, typer.Argument(help="The folder of a comparison, or a packed one to be unpacked.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, NAME.jsonl.gz; or the folder to unpack into.")],
+) -> None:
+    """A comparison's records as one small file, which table and report read as they read the folder; and back."""
+    from kdzoo.bench.packed import is_packed, pack, unpack
+
+    records = (unpack if is_packed(source) else pack)(source, out)
+    console.print(f"{records} records: {out}", highlight=False, soft_wrap=True)
 
 
 def _measured(path: Path) -> list[Columns]:
@@ -79,7 +91,7 @@ def _measured(path: Path) -> list[Columns]:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    folder: Annotated[Path, typer.Argument(help="A comparison: its folder, or packed.")],
     out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
     reach: Annotated[
         list[str] | None,

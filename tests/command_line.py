@@ -10,7 +10,7 @@ import pytest
 
 TEACHER, STUDENT = "2x32,heads=2", "1x16,heads=2"
 ROWS = ("--train-rows", "64", "--validation-rows", "32", "--epochs", "1", "--learning-rate", "0.01")
-SIZES = ("--teacher", TEACHER, "--student", STUDENT, *ROWS)
+SIZES = ("--teacher", TEACHER, "--student", STUDENT, "--batch-size", "32", *ROWS)
 
 
 class Ran(NamedTuple):

@@ -122,7 +122,7 @@ def one_term(folder: Path, term: str) -> Path:
         (("compare", "--methods", ","), ("methods is missing",)),
         (("compare", "--methods", "kd,kd"), ("two methods are called 'kd'",)),
         (("compare", "--tasks", "sst2,sst2"), ("'sst2' is named twice",)),
-        (("compare", "--max-length", "4096"), ("max_length is 4096", "at most 128 tokens")),
+        (("compare", "--max-length", "4096"), ("max_length is 4096", "takes at most 512 tokens")),
         (("compare", "--data", "hub"), ("needs a --teacher",)),
         (("distill", "--task", "sst2", "--method", "kd"), ("'--teacher'",)),
     ],
@@ -245,9 +245,9 @@ def test_a_score_out_of_range(commands: Commands, models: Path, tmp_path: Path) 
         ("loss: attention_mse, layers: [[0, 2]]", STUDENT, ("teacher index 2 is out of range", "0 to 1")),
         ("loss: pkd, layers: skip", STUDENT, ("'skip' leaves no layer",)),
         ("loss: kd, layers: last", STUDENT, ("logits", "no layers to map")),
-        ("loss: kd", "4x", ("student '4x' is malformed", "4x312")),
+        ("loss: kd", "4x", ("'4x' is malformed", "4x312")),
         ("loss: kd", "4x10,heads=3", ("3 heads do not divide", "10")),
-        ("loss: kd", "1x16,head=2", ("unknown student option 'head'", "did you mean 'heads'?")),
+        ("loss: kd", "1x16,head=2", ("unknown option of a size 'head'", "did you mean 'heads'?")),
         ("loss: kd", "teacher:0,5", ("the teacher has 2 layers", "layer 5")),
         ("loss: kd", "teacher:", ("names no layers",)),
         ("loss: kd", "nowhere/at/all", ("'nowhere/at/all'", "there is no such folder")),
@@ -271,7 +271,7 @@ def test_vocabularies_and_classes(command: str, commands: Commands, models: Path
         options = ("--teacher", teacher, "--student", student, "--out", tmp_path / "out", *ROWS)
         commands.fails(command, *names, *options, says=says)
 
-    fails("sst2", models / "sst2", models / "words", "vocabulary of 50", str(models / "words"))
+    fails("sst2", models / "sst2", models / "words", "471 tokens", "embeddings for 50", str(models / "words"))
     fails("sst2", models / "sst2", models / "mnli", "head for 3 labels", "has 2", str(models / "mnli"))
     fails("mnli", models / "sst2", models / "sst2", "head for 2 labels", "has 3", str(models / "sst2"))
     fails("sst2", tmp_path / "none", models / "sst2", str(tmp_path / "none"), "there is no such folder")
@@ -303,11 +303,6 @@ def test_a_truncated_model(side: str, commands: Commands, models: Path, tmp_path
     says = (str(tmp_path / "broken" / "model.safetensors"), "truncated or damaged")
     commands.fails("compare", "--tasks", "sst2", "--methods", "kd", *options, "--out", tmp_path / "grid", says=says)
     commands.fails("distill", "--task", "sst2", "--method", "kd", *options, "--out", tmp_path / "one", says=says)
-
-
-def test_a_size_reads_synthetic_data_alone(commands: Commands, tmp_path: Path) -> None:
-    says = ("2x32,heads=2", "synthetic sentences only", "--teacher")
-    commands.fails("compare", "--data", tmp_path, "--teacher", TEACHER, "--out", tmp_path / "out", says=says)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the machine has the precision")

@@ -53,9 +53,8 @@ fuzzed = settings(
 
 LOSSES = kdzoo.available()
 NAMES = [*LOSSES, *kdzoo.available("recipes"), *names.REFUSED, *names.FINE]
-WORDS = [*NAMES,
-         "hidden", "cls", "logits", "skip", "uniform[-1]", "last", "all", "together", "mean", "linear", "tensor",
-         "teacher:1,3", "4x312", "1e5", ".inf", "null"]  # fmt: skip
+WORDS = [*NAMES, "hidden", "cls", "logits", "skip", "uniform[-1]", "last", "all", "together", "mean", "linear",
+         "tensor", "teacher:1,3", "4x312", "1e5", ".inf", "null"]  # fmt: skip
 NUMBERS = [0, 1, -1, 2, 0.5, 1e-300, 1e300, -0.0, 10**400, 2**63, float("inf"), float("nan")]
 KEYS = sorted({*Recipe.model_fields, *Stage.model_fields, *TermSpec.model_fields, *Training.model_fields, "temperature",
                "beta", "norm", "epsilon", "points", "variant", "", "../x", "model_config", "__class__"})  # fmt: skip

@@ -498,6 +498,18 @@ def test_a_configuration_that_would_run_code(
     assert not ran.exists()
 
 
+def test_a_record_names_no_function_to_run(copy: Path, tmp_path: Path, commands: Commands, monkeypatch: Any) -> None:
+    """A metric of one's own is imported where a task of one's own has it, and not because a record says so."""
+    (tmp_path / "evil_metric.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef score(*_): return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in [*(copy / "cells").glob("*.json"), copy / "teachers" / "sst2" / "record.json"]:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"headline": ["evil_metric:score"]}))
+    commands.works("report", copy)
+    commands.works("table", copy, "--against", "none")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_no_code_of_a_hub_is_asked_for() -> None:
     """Every call that could run a repository's code says that it must not."""
     root = Path(kdzoo.__file__).resolve().parents[1]

@@ -159,6 +159,9 @@ def _resampled(
     kind, headline = _scored_by(name, records[0])
     try:
         for metric in headline:
+            if ":" in metric and metric not in get_task(name).headline:
+                # A record may name any function: none is imported but that of a task that is registered here.
+                raise KdzooError(f"the metric {metric!r} is of no task that is known here")
             get_metric(metric, kind)
     except KdzooError:  # a function of somebody's own, which is not here
         return np.full((len(records), 1 + times), np.nan)

@@ -15,7 +15,7 @@ from kdzoo.bench.grid.launchers import make_launcher
 from kdzoo.bench.grid.settings import Settings, resolve
 from kdzoo.bench.report.rows import rows_of
 from kdzoo.bench.report.table import terminal_table
-from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
+from kdzoo.bench.runs.budget import Budget
 from kdzoo.bench.runs.tasks import asked_for
 from kdzoo.errors import DistillationFailure, unknown
 
@@ -75,6 +75,7 @@ def compare(
     kind: str | None = None,
     labels: Sequence[str] | None = None,
     metric: str | Sequence[str] | None = None,
+    label_separator: str | None = None,
     methods: str | Sequence[str] = METHODS,
     teacher: str | None = None,
     student: str | None = None,
@@ -93,7 +94,7 @@ def compare(
         tasks: names of tasks, or YAML files that describe data of one's own.
         data: ``"synthetic"``, ``"hub"`` or a folder of GLUE files; or with ``text`` and ``label`` data of one's own: a
             path, a hub data set's name, a pandas DataFrame, a `datasets.Dataset`, or a mapping of splits to these.
-        text, label, kind, labels, metric: see `kdzoo.tasks.own.from_data`.
+        text, label, kind, labels, metric, label_separator: see `kdzoo.tasks.own.from_data`.
         methods: recipes, YAML files or expressions.
         teacher, student: folders, hub names or sizes.
         seeds: how many.
@@ -116,8 +117,14 @@ def compare(
             raise unknown("setting", setting, known)
     budget = {key: settings.pop(key) for key in list(settings) if key in Budget.model_fields}
     above = {key: settings.pop(f"teacher_{key}") for key in ("epochs", "learning_rate") if f"teacher_{key}" in settings}
-    told = {"text": text, "label": label, "metric": metric, "labels": labels}
-    columns = validated(OwnColumns, kind=kind, **{key: _joined(value) for key, value in told.items()})
+    columns = {
+        "text": text,
+        "label": label,
+        "kind": kind,
+        "labels": labels,
+        "metric": metric,
+        "label_separator": label_separator,
+    }
     asked = asked_for([tasks] if isinstance(tasks, str) else list(tasks), data, columns, name=name)
     resolved = resolve(
         tasks=asked.tasks,
@@ -138,7 +145,3 @@ def compare(
     if comparison.failed:
         raise DistillationFailure(comparison.summary_of_failures())
     return Results(Path(out), records, asked.notes)
-
-
-def _joined(value: str | Sequence[str] | None) -> str | None:
-    return value if value is None or isinstance(value, str) else ",".join(value)

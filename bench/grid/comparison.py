@@ -31,7 +31,7 @@ from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.loading import check_weights
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length, every_other_layer
-from kdzoo.objectives.objective import check_labels
+from kdzoo.objectives.objective import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes
@@ -93,6 +93,8 @@ class Comparison:
         if not settings.finetune_teacher:
             for task in self.tasks:
                 teacher.check_head(task.head())
+                if (line := teacher.about_labels(task)) is not None:
+                    self._say(line)
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
@@ -138,6 +140,8 @@ class Comparison:
                         rows = len(self.work.data[task.name]["train"]) * copies
                         objective.bind(student, teacher, num_samples=rows)
                         check_labels(objective)
+                        if encoder.separate:
+                            check_separate_tokens(objective, student)
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None

@@ -6,25 +6,35 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from kdzoo.bench.record import TEACHER
 from kdzoo.models.spec import ModelSpec
+from kdzoo.training.agreement import accepted_inputs
 
 if TYPE_CHECKING:
     from kdzoo.bench.grid.comparison import Comparison
+    from kdzoo.bench.runs.budget import Budget
     from kdzoo.tasks import Task
 
 REPEATS = 3  # timed steps, after one that is not
 
 
+class Speed(NamedTuple):
+    """Seconds a row, of a training step and of a forward pass alone."""
+
+    training: float
+    forward: float
+
+
 def estimate(comparison: Comparison) -> Iterator[str]:
     """Lines that say what would be run.
 
-    The time is that of a few steps on random weights of the models' sizes and rows of the tasks, forward and backward,
-    times the number of steps; what losses and evaluations add is not in it, nor what several workers save.
+    The time is that of a few steps on random weights of the models' sizes and the tasks' first rows, forward and
+    backward, times the number of rows, with the evaluations; what losses and optimizers add is not in it, nor what
+    several workers save.
 
     Args:
         comparison: checked, not run.
@@ -32,26 +42,38 @@ def estimate(comparison: Comparison) -> Iterator[str]:
     work, settings = comparison.work, comparison.settings
     total = 0.0
     for task in comparison.tasks:
-        cells = [(method, seed) for name, method, seed in comparison.cells() if name is task]
-        splits = ", ".join(f"{len(rows)} {split}" for split, rows in work.data[task.name].items())
-        methods = list(dict.fromkeys(method for method, _ in cells))
-        yield f"{task.name}: {len(cells)} cells ({', '.join(methods)}), {splits} rows"
+        jobs = [(task.name, method, seed) for of, method, seed in comparison.cells() if of is task]
+        rows = {split: len(part) for split, part in work.data[task.name].items()}
+        methods = list(dict.fromkeys(method for _, method, _ in jobs))
+        trials = f" and {_counted(len(methods) * settings.tune, 'trial')}" if settings.tune else ""
+        yield (
+            f"{task.name}: {_counted(len(jobs), 'cell')}{trials} ({', '.join(methods) or 'no method works'}), "
+            f"{', '.join(f'{number} {split}' for split, number in rows.items())} rows"
+        )
         teacher, student = _models(comparison, task)
-        own, below = _seconds(comparison, task, teacher, train=True), _seconds(comparison, task, student, train=True)
-        above = _seconds(comparison, task, teacher, train=False)
-        needing = sum(comparison.recipes[method].needs_teacher for method, _ in cells)
-        steps = work.steps(task.name, cells[0][0], 0) if cells else 0
-        first = work.steps(task.name, TEACHER, 0) * own if settings.finetune_teacher else 0.0
-        cached = {method for method, _ in cells} & work.cache(task)[1]
-        live = sum(method not in cached and comparison.recipes[method].needs_teacher for method, _ in cells)
-        once = len(work.data[task.name]["train"]) / settings.budget.batch_size * above if needing > live else 0.0
-        seconds = first + len(cells) * steps * below + live * steps * above + once
+        above, below = _speed(comparison, task, teacher), _speed(comparison, task, student)
+        scored = sum(rows.get(split, 0) for split in task.validation_splits)
+        seconds = scored * above.forward
+        if settings.finetune_teacher:
+            seconds += _rows(work.steps(task.name, TEACHER, 0), settings.teacher_budget) * above.training
+        cached = work.cache(task)[1]
+        if cached.intersection(methods):
+            seconds += rows["train"] * above.forward
+        for method in methods:
+            of = [job for job in jobs if job[1] == method]
+            recipe, budget = work.method(of[0])
+            trained = _rows(work.steps(*of[0]), budget)
+            live = above.forward if recipe.needs_teacher and method not in cached else 0.0
+            evaluated = scored * (1 + settings.evaluations) * below.forward
+            seconds += (len(of) + settings.tune) * (trained * (below.training + live) + evaluated)
+        steps = sorted({work.steps(*job) for job in jobs})
         yield (
             f"{task.name}: teacher {settings.teacher}, {_millions(teacher)}; student {settings.student}, "
-            f"{_millions(student)}; {steps} steps a cell; about {timedelta(seconds=round(seconds))}"
+            f"{_millions(student)}; {' to '.join(map(str, steps[:1] + steps[1:][-1:])) or 'no'} steps a cell; about "
+            f"{_time(seconds)}"
         )
         total += seconds
-    yield f"about {timedelta(seconds=round(total))} in all, one training after the other"
+    yield f"about {_time(total)} in all, one training after the other"
 
 
 def _models(comparison: Comparison, task: Task) -> tuple[Any, Any]:
@@ -62,19 +84,29 @@ def _models(comparison: Comparison, task: Task) -> tuple[Any, Any]:
         if spec.is_size:
             teacher = spec.build(task, tokenizer=work.encoder.teacher, positions=length)
         else:
-            teacher = type(spec.build_on_meta(task))(spec.build_on_meta(task).config)
+            on_meta = spec.build_on_meta(task)
+            teacher = type(on_meta)(on_meta.config)
         return teacher, work.student.build(task, teacher=teacher)
 
 
-def _seconds(comparison: Comparison, task: Task, model: Any, *, train: bool) -> float:
-    """The median time of a step on rows from the middle of the training rows by length."""
-    work = comparison.work
-    of_teacher = work.encoder.for_teacher(task, work.data[task.name]["train"].select(range(_few(comparison, task))))
-    batch = task.collator(work.encoder.teacher)([of_teacher[row] for row in range(len(of_teacher))])
-    from kdzoo.training.agreement import accepted_inputs
+def _speed(comparison: Comparison, task: Task, model: Any) -> Speed:
+    """The median times of a batch of the first training rows, by row."""
+    encoder, train = comparison.work.encoder, comparison.work.data[task.name]["train"]
+    tokenizer = encoder.teacher if len(encoder.teacher) <= model.config.vocab_size else encoder.student
+    size = min(comparison.settings.budget.batch_size, len(train))
+    rows = task.encode(train.select(range(size)), tokenizer, encoder.max_length)
+    size = min(size, len(rows))
+    batch = task.collator(tokenizer)([rows[row] for row in range(size)])
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    taken = accepted_inputs(model) - {*task.label_names}
+    inputs = {name: value.to(device) for name, value in batch.items() if name in taken}
+    model.to(device)
+    found = Speed(*(_median(task, model, inputs, train=train) / size for train in (True, False)))
+    model.cpu()
+    return found
 
-    inputs = {name: value for name, value in batch.items() if name in accepted_inputs(model) - {*task.label_names}}
-    inputs = {name: value % model.config.vocab_size if name == "input_ids" else value for name, value in inputs.items()}
+
+def _median(task: Task, model: Any, inputs: dict[str, Any], *, train: bool) -> float:
     model.train(train)
     spent = []
     for _ in range(1 + REPEATS):
@@ -83,13 +115,24 @@ def _seconds(comparison: Comparison, task: Task, model: Any, *, train: bool) -> 
             outputs = task.logits(model(**inputs))
             if train:
                 outputs.sum().backward()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         spent.append(time.perf_counter() - start)
     return median(spent[1:])
 
 
-def _few(comparison: Comparison, task: Task) -> int:
-    return min(comparison.settings.budget.batch_size, len(comparison.work.data[task.name]["train"]))
+def _rows(steps: int, budget: Budget) -> int:
+    """How many rows pass in a number of updates."""
+    return steps * budget.batch_size * budget.gradient_accumulation
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=max(1, round(seconds))))
 
 
 def _millions(model: Any) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters"
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M parameters"

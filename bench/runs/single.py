@@ -23,7 +23,7 @@ from kdzoo.bench.timing import device_name, versions
 from kdzoo.distributed import launched
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
-from kdzoo.objectives.objective import check_labels
+from kdzoo.objectives.objective import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import get_task, load
 from kdzoo.training.cache import TeacherCache, megabytes
@@ -75,6 +75,9 @@ def run_one(
         KdzooError: for anything that cannot work, before training.
         DistillationFailure: when the loss becomes NaN or infinite.
     """
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     quiet()
     check_precision(budget)
     task = get_task(task_name)
@@ -92,12 +95,16 @@ def run_one(
         "seed": seed,
         "train_rows": train_rows,
         "validation_rows": validation_rows,
+        **({"own_task": task.identity()} if task.brings_rows else {}),
         **({"log_gradients": True} if log_gradients else {}),
         **({"cache_precision": cache.precision} if cache is not None and cache.precision != "fp32" else {}),
         **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
     }
     records, old = Records.of_model(folder, configuration)
     if old is not None:
+        of_files = task.brings_rows or data not in ("synthetic", "hub")
+        again = load(task, data, train_rows=train_rows, validation_rows=validation_rows) if of_files else None
+        records.check_contents(contents_of(above, below, {} if again is None else {task.name: again}))
         return old
     rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
     encoder = encoder_for(above, below, [task], {task.name: rows}, data, budget.max_length, folder)
@@ -106,16 +113,17 @@ def run_one(
         guide = None
     else:
         above.check_head(task.head())
+        if (line := above.about_labels(task)) is not None:
+            say(line)
         guide = above.build(task)
         model = below.build(task, teacher=guide, seed=seed).train()
     check_length(budget.max_length, encoder.student, model)
     with torch.device("meta"):
         objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
         check_labels(objective)
+        if encoder.separate:
+            check_separate_tokens(objective, model)
     records.check_contents(contents_of(above, below, {task.name: rows}))
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     if augment:
         rows["train"] = augmented_rows(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdzoo.bench.runs.budget import OwnColumns
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import register_task
 from kdzoo.tasks.sources.files import suffix_of
@@ -28,13 +27,13 @@ class Asked(NamedTuple):
     notes: tuple[str, ...]
 
 
-def asked_for(tasks: Sequence[str], data: Any, columns: OwnColumns, *, name: str | None = None) -> Asked:
+def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, name: str | None = None) -> Asked:
     """The tasks of a request, with those of one's own data made and registered.
 
     Args:
         tasks: names, and YAML files that describe data of one's own.
-        data: a source of GLUE's rows, or with ``columns.text`` and ``columns.label`` data of one's own.
-        columns: of one's own data.
+        data: a source of GLUE's rows, or with ``text`` and ``label`` among the columns data of one's own.
+        columns: of one's own data, the fields of `OwnColumns`; names may be lists too.
         name: of the task of one's own data; the file's or the folder's by default.
 
     Raises:
@@ -54,7 +53,7 @@ def asked_for(tasks: Sequence[str], data: Any, columns: OwnColumns, *, name: str
         else:
             names.append(entry)
     if not _is_own(data, columns):
-        given = [option for option, value in columns.model_dump().items() if value is not None]
+        given = [option for option, value in columns.items() if value is not None]
         if given:
             option = given[0].replace("_", "-")
             raise KdzooError(f"--{option} is for data of your own, and --data is {data}; name its file with --data")
@@ -66,24 +65,18 @@ def asked_for(tasks: Sequence[str], data: Any, columns: OwnColumns, *, name: str
             f"--data {_short(data)} is data of your own, so {', '.join(names)} has no source; describe your data in a "
             "YAML file, name that in --tasks too, and give --data for the others"
         )
-    told = columns.model_dump(exclude={"label_separator", "labels"})
-    own = from_data(data, labels=_listed(columns.labels), separator=columns.label_separator or "|", name=name, **told)
+    told = {option: value for option, value in columns.items() if option != "label_separator"}
+    own = from_data(data, separator=columns.get("label_separator") or "|", name=name, **told)
     return Asked((register_task(own.task).name,), _short(data), own.notes)
 
 
-def _is_own(data: Any, columns: OwnColumns) -> bool:
+def _is_own(data: Any, columns: Mapping[str, Any]) -> bool:
     """Whether it is data of one's own: no source by name, but a file, an object, or what has its columns named."""
     if not isinstance(data, (str, Path)):
         return True
     if str(data) in ("synthetic", "hub"):
         return False
-    return columns.text is not None or columns.label is not None or suffix_of(Path(data)) is not None
-
-
-def _listed(labels: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if labels is None:
-        return None
-    return tuple(label.strip() for label in (labels.split(",") if isinstance(labels, str) else labels))
+    return columns.get("text") is not None or columns.get("label") is not None or suffix_of(Path(data)) is not None
 
 
 def _short(data: Any) -> str:

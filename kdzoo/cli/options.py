@@ -125,7 +125,7 @@ def tasks_of(tasks: str, given: Given, columns: Given) -> Asked:
     """The tasks that are asked for, data of one's own among them, of which it says what was found."""
     from kdzoo.bench.runs.tasks import asked_for
 
-    asked = asked_for(listed(tasks), given.get("data", "synthetic"), validated(OwnColumns, **columns))
+    asked = asked_for(listed(tasks), given.get("data", "synthetic"), validated(OwnColumns, **columns).model_dump())
     for note in asked.notes:
         said(note)
     return asked

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from kdzoo.tasks import Head
 
 
+def unnamed(found: dict[Any, str] | None) -> bool:
+    """Whether a model's labels have no names: transformers' own ``LABEL_0`` and so on, where nobody gave any."""
+    return not found or all(re.fullmatch(r"LABEL_\d+", str(name)) for name in found.values())
+
+
 def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str) -> list[int] | None:
     """Where each of the task's labels stands among a model's; None where the model's have no names.
 
@@ -28,11 +33,9 @@ def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str)
         KdzooError: the model's names are others; both lists are given.
     """
     wanted = head.config.get("id2label")
-    if not wanted or not found:
+    if not wanted or not found or unnamed(found):
         return None
     theirs = [str(found[key]) for key in sorted(found, key=int)]
-    if all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
-        return None  # transformers' own, where nobody gave names
     ours = [str(wanted[index]) for index in range(len(wanted))]
     places = {_plain(name): index for index, name in enumerate(theirs)}
     if set(places) != set(map(_plain, ours)) or len(places) < len(theirs):
@@ -43,24 +46,47 @@ def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str)
     return [places[_plain(name)] for name in ours]
 
 
-def in_task_order(model: Any, head: Head, name: str, task: str) -> Any:
-    """The model with its head's rows in the order of the task's labels, which its configuration then says.
+def check_config(config: Any, head: Head, name: str, task: str) -> list[int] | None:
+    """Refuse a model with a head that is for something else than a task; its labels' order, see `label_order`.
 
     Args:
-        model: a transformers model with the task's head.
+        config: the model's.
         head: the task's.
         name, task: how the model and the task are called in messages.
 
     Raises:
-        KdzooError: its labels have other names, it is for another kind of problem, or its head has no layer of theirs.
+        KdzooError: it is for another number of labels, for another kind of problem, or its labels have other names.
     """
-    config = model.config
+    labels = head.config.get("num_labels")
+    if labels is not None and config.num_labels != labels:
+        theirs = "" if unnamed(config.id2label) else f" ({', '.join(map(str, config.id2label.values()))})"
+        ours = ", ".join(head.config.get("id2label", {}).values())
+        raise KdzooError(
+            f"the model {name} has a head for {config.num_labels} labels{theirs} and {task} has {labels}"
+            f"{f' ({ours})' if ours and theirs else ''}; take one fine-tuned on {task}, or a pretrained one without a "
+            "head"
+        )
     wanted, has = head.config.get("problem_type"), getattr(config, "problem_type", None)
     if wanted is not None and has is not None and has != wanted:
         raise KdzooError(
             f"the model {name} is for {has} (its problem_type) and {task} is {wanted}; take one for {task}"
         )
-    order = label_order(config.id2label, head, name, task)
+    return label_order(config.id2label, head, name, task)
+
+
+def in_task_order(model: Any, head: Head, order: list[int] | None, name: str) -> Any:
+    """The model with its head's rows in the order of the task's labels, which its configuration then says.
+
+    Args:
+        model: a transformers model with the task's head.
+        head: the task's.
+        order: where each of the task's labels stands among the model's; None for the same places.
+        name: how the model is called in messages.
+
+    Raises:
+        KdzooError: its head has no layer that could be put in order.
+    """
+    config = model.config
     if order is not None and order != sorted(order):
         last = _last_layer(model, len(order), name)
         with torch.no_grad():

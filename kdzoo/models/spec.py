@@ -15,7 +15,7 @@ from torch import nn
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
 from kdzoo.models.heads import num_layers, unwrap
-from kdzoo.models.labels import in_task_order
+from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import auto_class, check_attention, class_of, load_model, machine_memory, seeded, why_not
 
 if TYPE_CHECKING:
@@ -256,9 +256,9 @@ class ModelSpec:
                 config = fresh_config(self, tokenizer, head.config, positions)
                 return class_of(head.auto_class).from_config(config, trust_remote_code=False)
         assert self.path is not None
-        self.check_labels(task)
+        order = self.check_labels(task)
         model = load_model(self.path, head.config.get("num_labels"), head=head.auto_class, seed=seed)
-        return in_task_order(model, head, f"{self.text!r}", task.name)
+        return in_task_order(model, head, order, f"{self.text!r}")
 
     def student_of(self, teacher: nn.Module, kind: Any = None, seed: int = 0) -> Any:
         """A student of a teacher's architecture: of a size, or of its layers.
@@ -297,19 +297,27 @@ class ModelSpec:
         with torch.device("meta"):
             return class_of(head.auto_class).from_config(config, trust_remote_code=False)
 
-    def check_labels(self, task: Task) -> None:
-        """Refuse a head for other labels than the task's.
+    def check_labels(self, task: Task) -> list[int] | None:
+        """Refuse a head for other labels than the task's; where each of those stands among its own.
+
+        Returns:
+            None where the labels have no names, or the head will be new.
 
         Raises:
             KdzooError: says which it is for.
         """
         head = task.head()
-        wanted = head.config.get("num_labels")
-        if self.has_head(head) and wanted is not None and self.config.num_labels != wanted:
-            raise KdzooError(
-                f"the teacher {self.text!r} has a head for {self.config.num_labels} labels and {task.name} has "
-                f"{wanted}; take one fine-tuned on {task.name}, or a pretrained one without a head"
-            )
+        return check_config(self.config, head, f"{self.text!r}", task.name) if self.has_head(head) else None
+
+    def about_labels(self, task: Task) -> str | None:
+        """A line where a task's order has to be taken for that of labels without names; None where it has not."""
+        names = task.head().config.get("id2label")
+        if not names or not self.has_head(task.head()) or not unnamed(self.config.id2label):
+            return None
+        return (
+            f"{task.name}: the teacher {self.text!r} has no names for its labels (LABEL_0 ...); they are taken in the "
+            f"task's order: {', '.join(names.values())}"
+        )
 
 
 _HEAD_NAMES = {

@@ -367,9 +367,9 @@ def as_name(value: object) -> str:
 
 def is_missing(value: object) -> bool:
     """Whether a row has no label there: nothing, blanks or NaN."""
-    return (
-        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
-    )
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _collate(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:

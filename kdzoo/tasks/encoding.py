@@ -74,10 +74,12 @@ class Both:
     label_names: tuple[str, ...]
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The students' batch, with the teacher's inputs as ``teacher_...``."""
+        """The students' batch, with the teacher's inputs as ``teacher_...``, where the rows still have them."""
         own = [{name: value for name, value in row.items() if not name.startswith(TEACHER)} for row in rows]
         theirs = [
             {name.removeprefix(TEACHER): value for name, value in row.items() if name.startswith(TEACHER)}
             for row in rows
         ]
+        if not any(theirs):  # without a teacher, its columns are left out before
+            return self.student(own)
         return {**self.student(own), **{f"{TEACHER}{name}": value for name, value in self.teacher(theirs).items()}}

@@ -261,7 +261,7 @@ def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:
 
 
 def _marked(task: Classification, table: Table, column: str) -> Iterator[tuple[int, dict[int | None, str]]]:
-    """Each row's number and its labels, by id; one that is none of the task's has None. What is no label is left."""
+    """Each row's number and its labels by id, None for one that is none of the task's; what is no label is left out."""
     for row, value in enumerate(table.columns[column], 1):
         marks: dict[int | None, str] = {}
         for name in _marks(value, task.kind, task.separator):

@@ -35,7 +35,10 @@ def register_task(task: Task) -> Task:
         raise KdzooError(f"register_task takes an instance of a Task, such as kdzoo.tasks.Classification; got {task!r}")
     check_name("task", task.name)
     if task.name in _built_in and _tasks[task.name] is not task:
-        raise KdzooError(f"a task named {task.name!r} is one of kdzoo's own, such as GLUE's; choose another name")
+        raise KdzooError(
+            f"a task named {task.name!r} is one of kdzoo's own, such as GLUE's; choose another name, "
+            "or rename the file that it comes from"
+        )
     _tasks[task.name] = task
     return task
 

@@ -57,6 +57,13 @@ def test_rows_that_no_dataset_tells_of_are_looked_at_as_they_come(tmp_path: Path
         made.train()
 
 
+def test_rows_that_stream(tmp_path: Path) -> None:
+    """What has no length is trained on as it comes."""
+    plain = first(trainer(tmp_path, "kd", max_steps=1, train_sampling_strategy="sequential"))
+    made = trainer(tmp_path, "kd", data=rows().to_iterable_dataset(), max_steps=1)
+    assert first(made) == pytest.approx(plain, rel=1e-6)
+
+
 def test_positions() -> None:
     """RoBERTa's begin after the padding's; a DeBERTa without absolute ones has no end."""
     found = {family: positions(tiny(family)) for family in ("bert", "roberta", "electra", "distilbert")}

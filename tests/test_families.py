@@ -318,7 +318,7 @@ def test_heads_without_logits_say_what_there_is() -> None:
     sizes = {name: value for name, value in SIZES.items() if name != "num_labels"}
     model = BertForQuestionAnswering(BertConfig(**sizes)).eval()
     with pytest.raises(
-        KdzooError, match="has no logits, which the objective compares; it has start_logits, end_logits"
+        KdzooError, match="QuestionAnsweringModelOutput has no logits, which the objective compares; it has start_"
     ):
         taken(model, batch(), Needs())
     taken(model, batch(), Needs(logits=False, cls=frozenset({2})))

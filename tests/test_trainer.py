@@ -174,6 +174,36 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
     assert logged_in_pieces == pytest.approx(logged, rel=1e-5)
 
 
+def test_labels_that_count_are_those_of_the_whole_step(tmp_path: Path) -> None:
+    """Token classification with -100: cross-entropy is the mean over all labels of a step, kd over all its tokens."""
+    from transformers import BertForTokenClassification
+
+    def model(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return BertForTokenClassification(student().config)
+
+    def labelled(row: dict[str, Any]) -> dict[str, Any]:
+        size = len(row["input_ids"])
+        return {"labels": [-100 if place % (2 + row["sample_ids"] % 3) else place % 3 for place in range(size)]}
+
+    def collator(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = [torch.tensor(row["labels"]) for row in batch]
+        made = collate([{k: v for k, v in row.items() if k != "labels"} for row in batch])
+        return made | {"labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)}
+
+    found = []
+    for pieces in (1, 4):
+        made = trainer(
+            tmp_path, objective=Objective([Term("ce"), Term("kd")]), model=model(1), guide=model(2),
+            data=rows(8).map(labelled), per_device_train_batch_size=8 // pieces, gradient_accumulation_steps=pieces,
+            train_sampling_strategy="sequential", max_steps=1,
+        )  # fmt: skip
+        made.data_collator = collator
+        made.train()
+        found.append({k: v for k, v in made.state.log_history[0].items() if k.startswith("loss")})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_rows_that_are_related_are_those_of_a_micro_batch(tmp_path: Path) -> None:
     said = "cos_nce relates rows to each other and sees the 4 of a micro-batch, not the 8 of a step"
     with pytest.warns(KdzooWarning, match=said):

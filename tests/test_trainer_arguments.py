@@ -67,6 +67,15 @@ def test_what_cannot_be_honoured_is_refused(name: str, value: Any, tmp_path: Pat
     assert "\n" not in str(error.value)
 
 
+def test_means_over_one_process_of_several_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainingArguments
+
+    trainer(tmp_path, "kd", average_tokens_across_devices=False)  # one process has no others
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(KdzooError, match=r"^average_tokens_across_devices=False cannot be honoured: means are over"):
+        trainer(tmp_path, "kd", average_tokens_across_devices=False)
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED_ARGUMENTS))
 def test_arguments_of_the_trainer_itself(name: str, tmp_path: Path) -> None:
     with pytest.raises(KdzooError, match=f"^{name}= cannot be honoured: "):

@@ -359,8 +359,8 @@ def _output(outputs: Any, name: str) -> Any:
     if found is None:
         has = ", ".join(outputs) if hasattr(outputs, "keys") else type(outputs).__name__
         raise KdzooError(
-            f"the model's output has no {name}, which the objective compares; it has {has}. Encoders with logits for a "
-            "text or its tokens can be distilled; question answering (start_logits) and encoder-decoders cannot"
+            f"the output of {type(outputs).__name__} has no {name}, which the objective compares; it has {has}. Take a "
+            "loss on what it has: question answering has no single logits, an encoder-decoder no single stack of layers"
         )
     return found
 

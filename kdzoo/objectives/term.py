@@ -102,7 +102,8 @@ class Term:
         if self.kind.token_labels:
             return "labels"
         if self.feature == LOGITS:
-            return "tokens" if by_token else "rows"
+            # A loss on labels alone leaves out the tokens that have none.
+            return "rows" if not by_token else "tokens" if self.kind.needs_teacher else "labels"
         padded = self.options.get("variant") in self.kind.counts_padding  # a mean over what the batch is padded to
         return "rows" if padded or not self.feature.by_token else self.kind.mean_over or "tokens"
 

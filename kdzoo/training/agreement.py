@@ -84,19 +84,18 @@ def check_columns(objective: Objective, dataset: Any) -> None:
                 )
 
 
-def check_length(what: str, model: nn.Module, taken: Mapping[str, Tensor]) -> None:
+def check_length(what: str, most: int | None, taken: Mapping[str, Tensor]) -> None:
     """Refuse a batch longer than a model has positions for.
 
     Args:
         what: the model, in words.
-        model: the student or the teacher.
+        most: its `positions`.
         taken: what it is given.
 
     Raises:
         KdzooError: names both lengths.
     """
     ids = taken.get("input_ids")
-    most = positions(model)
     if ids is not None and most is not None and ids.dim() == 2 and ids.shape[1] > most:
         raise KdzooError(f"a row has {ids.shape[1]} tokens, and {what} has positions for {most}; cut the rows to that")
 
@@ -124,7 +123,7 @@ def check_longest(what: str, model: nn.Module, dataset: Any, collate: Collate, p
     if len(found) and found.max() > most:
         with same_numbers():
             batch = collate([dataset[int(found.argmax())]])
-        check_length(what, model, given(batch, accepted_inputs(model), prefix))
+        check_length(what, most, given(batch, accepted_inputs(model), prefix))
 
 
 def positions(model: nn.Module) -> int | None:

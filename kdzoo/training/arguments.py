@@ -13,7 +13,7 @@ from kdzoo.errors import KdzooError
 _LOSS = "the objective is the loss"
 # By the name of a TrainingArguments field, why it cannot be honoured and what to do.
 REFUSED = {
-    "label_smoothing_factor": f"{_LOSS}, and its terms take the labels as they are; leave it at 0",
+    "label_smoothing_factor": f"{_LOSS}; give the term on the labels its own, ce(label_smoothing=0.1)",
     "use_liger_kernel": "its kernels replace the student's loss, which is not taken; leave it off",
     "auto_find_batch_size": "it would change the batch that losses see; set per_device_train_batch_size",
     "push_to_hub": "checkpoints hold the objective too; save_model() the student and push that folder",
@@ -43,6 +43,10 @@ def check_arguments(args: Any, given: Mapping[str, Any]) -> None:
     for name, reason in REFUSED_ARGUMENTS.items():
         if given.get(name) is not None:
             raise KdzooError(f"{name}= cannot be honoured: {reason}")
+    if args.world_size > 1 and not getattr(args, "average_tokens_across_devices", True):
+        raise KdzooError(
+            "average_tokens_across_devices=False cannot be honoured: means are over the tokens of all processes"
+        )
     if args.n_gpu > 1:
         raise KdzooError(
             f"one process cannot distil on {args.n_gpu} GPUs; start one process a GPU with torchrun, or choose one "

@@ -13,7 +13,7 @@ from kdzoo.models.attention import attention_kept
 from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Perturbation
-from kdzoo.training.agreement import accepted_inputs, check_length
+from kdzoo.training.agreement import accepted_inputs, check_length, positions
 from kdzoo.training.perturbation import gradient_perturbation
 from kdzoo.training.stopwatch import Stopwatch
 
@@ -40,6 +40,7 @@ class Distiller(nn.Module):
         self.stopwatch = stopwatch or Stopwatch(torch.device("cpu"))
         self.loss_scaler: Any = None  # the GradScaler, in half precision that has one
         self._inputs = accepted_inputs(student)
+        self._most = positions(student)
         # PEFT's adapters are inside of what it wraps, whose inputs its own forward function need not name.
         self._runs = (unwrap(student) if is_peft(savable(student)) else student,)  # in a tuple: not a second child
 
@@ -90,7 +91,7 @@ class Distiller(nn.Module):
         if not self.training:
             with attention_kept(unwrap(self.student)):
                 return self._runs[0](**taken, labels=labels)
-        check_length("the student", self.student, taken)
+        check_length("the student", self._most, taken)
         context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "epoch": epoch, "shares": shares}
         measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:

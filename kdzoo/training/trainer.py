@@ -130,6 +130,7 @@ class DistillationTrainer(Trainer):
         if self.teacher is not None:
             self.teacher.to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
+            self._teacher_most = agreement.positions(self.teacher)
             self._signature_columns += [self._prefix + name for name in self._teacher_inputs]
         self._cache = cache
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
@@ -284,7 +285,7 @@ class DistillationTrainer(Trainer):
             self.teacher.to(self.args.device)
         # no_grad and not inference_mode: losses save what they compare for their backward pass, which inference
         # tensors refuse.
-        agreement.check_length("the teacher", self.teacher, taken)
+        agreement.check_length("the teacher", self._teacher_most, taken)
         watching = capture(self.teacher, needs)
         with torch.no_grad(), self.accelerator.autocast(), agreement.evaluating(self.teacher), watching as recorder:
             return recorder.activations(self.teacher(**taken), mask=taken.get("attention_mask"))
@@ -351,12 +352,14 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.load(self.model.student, self.model.objective, Path(resume_from_checkpoint))
 
-    def _init_training_state(self, max_steps: int, per_epoch: int, epochs: int, *arguments: Any, **options: Any) -> Any:
-        found = super()._init_training_state(max_steps, per_epoch, epochs, *arguments, **options)
+    def _init_training_state(  # type: ignore[override]
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *others: Any
+    ) -> tuple[int, int]:
+        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *others)
         if self.state.global_step > max_steps:
             raise KdzooError(f"the checkpoint is of step {self.state.global_step}, and training ends after {max_steps}")
         # One that has ended has no epoch left; in the midst of one the Trainer would take another step.
-        return (epochs, 0) if self.state.global_step == max_steps else found
+        return (num_train_epochs, 0) if self.state.global_step == max_steps else found
 
     def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
         # The Trainer takes the time by a clock that may be set back meanwhile.

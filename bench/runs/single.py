@@ -75,6 +75,7 @@ def run_one(
         KdzooError: for anything that cannot work, before training.
         DistillationFailure: when the loss becomes NaN or infinite.
     """
+
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -253,7 +253,7 @@ def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:
         for row, marks in _marked(task, table, column):
             for mark, name in marks.items():
                 if mark not in trained:
-                    known = ", ".join(task.labels[index] for index in sorted(trained)[:20])
+                    known = ", ".join(task.labels[index] for index in sorted(i for i in trained if i is not None)[:20])
                     raise KdzooError(
                         f"{table.origin}, row {row}, column {column!r}: no training row has the label {name!r}; "
                         f"training has {known}{', ...' if len(trained) > 20 else ''}"

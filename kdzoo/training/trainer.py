@@ -352,7 +352,7 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.load(self.model.student, self.model.objective, Path(resume_from_checkpoint))
 
-    def _init_training_state(  # type: ignore[override]
+    def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *others: Any
     ) -> tuple[int, int]:
         found = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *others)

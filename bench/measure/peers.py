@@ -1,6 +1,6 @@
 """kdzoo, TextBrewer and torchdistill: the same student, teacher, loss and batches, in one run.
 
-    python -m kdzoo.bench.measure.peers --out peers.json
+    python -m kdzoo.bench.peers --out peers.json
 
 needs the extra ``peers``. All three train with the cross-entropy of the student to the teacher's soft labels at
 temperature 1, where the three libraries' conventions agree in the gradient, with the same AdamW and clipping. They take
@@ -284,7 +284,8 @@ def main(
     typer.echo(f"largest difference of a weight to kdzoo's: {record['apart']}\nrecord: {out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command line; a `KdzooError` is one line and exit status 2."""
     try:
         typer.run(main)
     except KdzooError as error:

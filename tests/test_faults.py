@@ -34,6 +34,7 @@ from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.runs import train as training
 from kdzoo.errors import DistillationFailure
+from kdzoo.models.spec import ModelSpec
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
 
@@ -296,7 +297,7 @@ def test_other_contents_under_the_same_name_are_refused(commands: Commands, tmp_
     before = weights.read_bytes()
     tensors = {name: tensor + 1e-3 for name, tensor in load_file(weights).items()}
     save_file(tensors, weights, {"format": "pt"})
-    says = (str(out), "other contents of the student, which changed since", "Choose another --out")
+    says = (str(out), "other contents of the files of the student, which changed since", "Choose another --out")
     commands.fails(*grid, "--seeds", 2, "--out", out, says=says)
     assert records(out).keys() == {"sst2-teacher", "sst2-none-0"}
     weights.write_bytes(before)
@@ -322,9 +323,11 @@ def test_relative_folders_are_found_by_a_worker_elsewhere(
 def test_contents_are_those_of_rows_and_weights() -> None:
     def of(*sentences: str) -> dict[str, str]:
         rows = Dataset.from_dict({"sentence": list(sentences), "label": [0] * len(sentences)})
-        return contents_of("4x128", "teacher:0,2", {"rte": DatasetDict({"train": rows})})
+        return contents_of(
+            ModelSpec.parse("4x128"), ModelSpec.parse("teacher:0,2"), {"rte": DatasetDict({"train": rows})}
+        )
 
-    assert of("one", "two") == of("one", "two") and of("one", "two").keys() == {"rte's rows"}
+    assert of("one", "two") == of("one", "two") and of("one", "two").keys() == {"the rows of rte"}
     assert len({json.dumps(found) for found in (of("one", "two"), of("two", "one"), of("onet", "wo"), of("one"))}) == 4
 
 

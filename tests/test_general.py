@@ -19,7 +19,8 @@ from kdzoo.bench.runs import on_text as pretraining
 from kdzoo.bench.runs.on_text import TextCollator, check_on_text
 from kdzoo.models.students import load_model, make_student
 from kdzoo.objectives.recipe import Recipe
-from kdzoo.tasks.synthetic.grammar import generate, synthetic_tokenizer
+from kdzoo.tasks.synthetic.grammar import generate
+from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 from kdzoo.tasks.text import Text, packed
 
 SMALL = ("--student", "1x16,heads=4", "--batch-size", "8", "--max-length", "24", "--learning-rate", "0.01")

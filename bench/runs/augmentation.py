@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import Dataset, load_from_disk
-from filelock import FileLock
 
-from kdzoo.bench.files import scratch_folder
+from kdzoo import hashing
 from kdzoo.errors import KdzooError
 from kdzoo.models.loading import MissingHead, load_model
 from kdzoo.models.spec import ModelSpec
@@ -72,21 +68,15 @@ def augmented_rows(
     Raises:
         KdzooError: for a model or a GloVe file that cannot be read.
     """
-    texts = [rows[column][:] for column in task.fields]
-    about = [FORMAT, PROBABILITY, CANDIDATES, copies, str(_source(teacher, model)), glove, texts]
-    path = folder / f"{task.name}-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
-        if not path.exists():
-            replacement, how = _replacement(_source(teacher, model), glove)
-            say(f"{task.name:<6} {copies} copies of each of {len(rows)} training rows, words exchanged for {how}")
-            made = augmented(rows, task.columns, replacement, copies, progress=progress)
-            scratch = scratch_folder(folder, task.name)
-            try:
-                made.save_to_disk(str(scratch))
-                os.replace(scratch, path)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    source = _source(teacher, model)
+    about = [FORMAT, PROBABILITY, CANDIDATES, copies, str(source), glove, task.columns, hashing.of_rows(rows)]
+
+    def build(scratch: Path) -> None:
+        replacement, how = _replacement(source, glove)
+        say(f"{task.name:<6} {copies} copies of each of {len(rows)} training rows, words exchanged for {how}")
+        augmented(rows, task.columns, replacement, copies, progress=progress).save_to_disk(str(scratch))
+
+    path = hashing.built_once(folder / f"{task.name}-{hashing.of_values(*about)[:16]}", build)
     return load_from_disk(str(path))
 
 

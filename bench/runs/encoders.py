@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from kdzoo import hashing
 from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import SIZE, learned_tokenizer
@@ -60,16 +58,10 @@ def _fresh(
         from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 
         return synthetic_tokenizer()
-    digest = hashlib.sha256(str(SIZE).encode())
-    for text in _texts(tasks, data):
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    kept = folder / FOLDER / digest.hexdigest()[:16]
-    if not (kept / "tokenizer.json").is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            learned_tokenizer(_texts(tasks, data)).save_pretrained(f"{scratch}/made")
-            with suppress(OSError):  # another process was first
-                Path(scratch, "made").rename(kept)
+    about = hashing.of_values(SIZE, [hashing.of_rows(data[task.name]["train"], task.columns) for task in tasks])
+    kept = hashing.built_once(
+        folder / FOLDER / about[:16], lambda scratch: learned_tokenizer(_texts(tasks, data)).save_pretrained(scratch)
+    )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(kept), trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -7,14 +7,13 @@ memory-mapped, so that the text may be larger than the memory.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdzoo import hashing
 from kdzoo.errors import KdzooError
 
 if TYPE_CHECKING:
@@ -61,14 +60,8 @@ class Text:
 
     def sha256(self) -> str:
         """Of all of its bytes, in order."""
-        found = hashlib.sha256(self.column.encode())
-        for part in self.parts:
-            for path in sorted(part.rglob("*.arrow")) if part.is_dir() else [part]:
-                found.update(path.stat().st_size.to_bytes(8, "little"))
-                with path.open("rb") as file:
-                    while chunk := file.read(2**22):
-                        found.update(chunk)
-        return found.hexdigest()
+        files = [path for part in self.parts for path in (sorted(part.rglob("*.arrow")) if part.is_dir() else [part])]
+        return hashing.of_values(self.column, hashing.of_files(files, named=False))
 
 
 def packed(
@@ -90,40 +83,34 @@ def packed(
         KdzooError: for text that cannot be read, or a length that leaves no room for text.
     """
     from datasets import Dataset
-    from filelock import FileLock
 
     before, after = _special_tokens(tokenizer)
     room = max_length - len(before) - len(after)
     if room < 1:
         raise KdzooError(f"max_length is {max_length}, which the {len(before) + len(after)} special tokens fill")
     about = [FORMAT, text.sha256(), max_length, pack, before, after, sorted(tokenizer.get_vocab().items())]
-    path = folder / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.arrow"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # whoever waits here finds what the other process made
-        if not path.exists():
-            rows = _rows(_tokenized(text.lines(), tokenizer), room, pack)
-            _write(path, ([*before, *row, *after] for row in rows))
+
+    def build(scratch: Path) -> None:
+        rows = _rows(_tokenized(text.lines(), tokenizer), room, pack)
+        _write(scratch, ([*before, *row, *after] for row in rows))
+
+    path = hashing.built_once(folder / f"{hashing.of_values(*about)[:16]}.arrow", build)
     return Dataset.from_file(str(path))
 
 
 def _write(path: Path, rows: Iterator[list[int]]) -> None:
-    """Write an Arrow file of rows so that it is there whole or not at all."""
+    """Write an Arrow file of rows."""
     import pyarrow
 
     number = pyarrow.int64()
     schema = pyarrow.schema({"input_ids": pyarrow.list_(pyarrow.int32()), "length": number, "sample_ids": number})
-    scratch = path.with_name(f".{path.name}")
-    try:
-        with pyarrow.OSFile(str(scratch), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
-            written = 0
-            while ids := list(islice(rows, LINES)):
-                places = list(range(written, written + len(ids)))
-                columns = {"input_ids": ids, "length": list(map(len, ids)), "sample_ids": places}
-                writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, schema=schema))
-                written += len(ids)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+        written = 0
+        while ids := list(islice(rows, LINES)):
+            places = list(range(written, written + len(ids)))
+            columns = {"input_ids": ids, "length": list(map(len, ids)), "sample_ids": places}
+            writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, schema=schema))
+            written += len(ids)
 
 
 def _rows(lines: Iterable[list[int]], room: int, pack: bool) -> Iterator[list[int]]:

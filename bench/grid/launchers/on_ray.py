@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import kdzoo
+from kdzoo import hashing
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Launcher, Result, Watch, Work
 from kdzoo.errors import KdzooError
 
@@ -193,16 +194,14 @@ _here: dict[str, Work] = {}  # a Ray worker's own, by run
 
 def _work(run: str, there: list[Any], parts: dict[str, Any], job: Job, threads: int) -> tuple[Result, dict[str, Files]]:
     import ray
-    from filelock import FileLock
 
     torch.set_num_threads(threads)
     folder = _scratch(run)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if run not in _here:
             _here[run] = ray.get(there[0]).moved(folder)
         work = _here[run]
-        with FileLock(folder / ".lock"):  # a machine's workers share what they are sent
+        with hashing.locked(folder):  # a machine's workers share what they are sent
             for part, files in parts.items():
                 if not work.path(part).exists():
                     work.receive(part, ray.get(files))

@@ -26,12 +26,13 @@ from datasets import Dataset
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.progress import Progressed, progress
+from kdzoo.bench.runs.budget import silent_arguments
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
@@ -84,10 +85,10 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 def with_kdzoo(setting: Setting, folder: Path, cache: TeacherCache | None = None) -> tuple[float, Tensor]:
     """Seconds of an epoch, and a weight of the student after it."""
-    arguments = TrainingArguments(
-        output_dir=str(folder),
+    arguments = silent_arguments(
+        folder,
+        setting.batch_size,
         num_train_epochs=1,
-        per_device_train_batch_size=setting.batch_size,
         train_sampling_strategy="sequential",
         learning_rate=RATE,
         lr_scheduler_type="constant",
@@ -95,11 +96,6 @@ def with_kdzoo(setting: Setting, folder: Path, cache: TeacherCache | None = None
         max_grad_norm=NORM,
         save_strategy="no",
         logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        use_cpu=setting.device.type == "cpu",
-        dataloader_pin_memory=setting.device.type != "cpu",
     )
     student = setting.student()
     trainer = DistillationTrainer(

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.files import write_atomically
-from kdzoo.bench.runs.budget import MOST_BATCH, MOST_LENGTH, Budget, check_precision
+from kdzoo.bench.runs.budget import MOST_BATCH, MOST_LENGTH, Budget, Precision, check_precision, silent_arguments
 from kdzoo.bench.runs.evaluate import INFERENCE
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
@@ -89,7 +89,7 @@ class Request:
     steps: int
     warmup: int
     repeats: int
-    precision: str
+    precision: Precision
 
     @classmethod
     def of(
@@ -336,19 +336,8 @@ def _stage(
             "length": [length] * rows,
         }
     )
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        bf16=request.precision == "bf16",
-        fp16=request.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
+    arguments = silent_arguments(
+        folder, batch_size, request.precision, max_steps=steps, logging_strategy="no", save_strategy="no"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KdzooWarning)

@@ -173,6 +173,31 @@ def total_steps(budget: Budget, rows: int) -> int:
     return max(1, int(np.ceil(rows / rows_an_update) * budget.epochs))
 
 
+def silent_arguments(folder: Path, batch_size: int, precision: Precision = "fp32", **more: Any) -> TrainingArguments:
+    """The Trainer's arguments of every training of ours: on the accelerator where there is one, and without a word.
+
+    Args:
+        folder: for checkpoints.
+        batch_size: rows a step and process.
+        precision: of the budget.
+        more: further arguments.
+    """
+    from transformers import TrainingArguments  # which takes seconds, and the command line is made of this file
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        **more,
+    )
+
+
 def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **more: Any) -> TrainingArguments:
     """The Trainer's arguments for a budget.
 
@@ -183,31 +208,23 @@ def training_arguments(budget: Budget, total: int, seed: int, folder: Path, **mo
         folder: for checkpoints.
         more: further arguments.
     """
-    from transformers import TrainingArguments  # which takes seconds, and the command line is made of this file
-
-    return TrainingArguments(
-        output_dir=str(folder),
+    return silent_arguments(
+        folder,
+        budget.batch_size,
+        budget.precision,
         num_train_epochs=budget.epochs,
-        per_device_train_batch_size=budget.batch_size,
         per_device_eval_batch_size=2 * budget.batch_size,
         gradient_accumulation_steps=budget.gradient_accumulation,
         learning_rate=budget.learning_rate,
         warmup_steps=int(np.ceil(budget.warmup_ratio * total)),
         weight_decay=budget.weight_decay,
         max_grad_norm=budget.max_grad_norm,
-        bf16=budget.precision == "bf16",
-        fp16=budget.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
         seed=seed,
         data_seed=seed,
         train_sampling_strategy="group_by_length",
         length_column_name="length",
-        dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=max(1, total // 20),
         save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
         **more,
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
+import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
+from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
@@ -126,6 +128,23 @@ class _Config(BaseModel):
     order: dict[str, list[str]] = {}
     contents: dict[str, str] = {}
     commands: list[str] = []
+
+
+def new_record(configuration: dict[str, Any], **found: Any) -> dict[str, Any]:
+    """The record of a training that has ended, here: what it found, and where and with what it ran.
+
+    Args:
+        configuration: all that the training depends on.
+        found: what it gave, by field.
+    """
+    return {
+        "format": FORMAT,
+        "configuration": configuration,
+        **found,
+        "versions": versions("transformers", "datasets"),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def record_paths(folder: Path) -> list[Path]:

@@ -152,7 +152,7 @@ def test_a_rows_copies_depend_on_seed_and_place_alone(replacement: WordReplaceme
 
 @pytest.fixture(scope="module")
 def glove(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from kdzoo.tasks.synthetic.grammar import vocabulary
+    from kdzoo.tasks.synthetic.tokenizer import vocabulary
 
     path = tmp_path_factory.mktemp("glove") / "glove.txt"
     draw = np.random.default_rng(0)

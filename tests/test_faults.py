@@ -248,15 +248,15 @@ def test_a_failed_cell_of_another_recipe_is_run(commands: Commands, tmp_path: Pa
 
 def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     grid = ("compare", "--tasks", "rte,sst2", "--methods", "kd,lrc", *SIZES, "--out", tmp_path)
-    make_teacher = cells.make_teacher
+    build = ModelSpec.build
 
-    def fail_rte(name: str, tokenizer: Any, task: Any, seed: int = 0) -> Any:
+    def fail_rte(spec: ModelSpec, task: Any, **given: Any) -> Any:
         if task.name == "rte":
             raise MemoryError("no more")
-        return make_teacher(name, tokenizer, task, seed)
+        return build(spec, task, **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "make_teacher", fail_rte)
+        patch.setattr(ModelSpec, "build", fail_rte)
         ran = commands(*grid)
     assert ran.code == 1 and "rte teacher 0 failed: MemoryError: no more" in ran.err
     assert "seed 0  failed: MemoryError: no more; 2 cells are left out" in ran.out

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
@@ -20,10 +19,9 @@ from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
 from kdzoo.bench.grid.tuning import SEED, parted, proposals, set_to
 from kdzoo.bench.progress import Progress
-from kdzoo.bench.record import FORMAT, TEACHER
+from kdzoo.bench.record import TEACHER, new_record
 from kdzoo.bench.runs.budget import Budget, total_steps
 from kdzoo.bench.runs.train import Outcome, quiet, train
-from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs
 from kdzoo.models.spec import ModelSpec
@@ -344,18 +342,14 @@ class Cells:
         found = asdict(outcome)
         if parted(configuration["method"])[1] is None and configuration["method"] != TEACHER:
             del found["references"], found["guess"]  # the teacher's record holds them for the whole task
-        return {
-            "format": FORMAT,
+        return new_record(
+            configuration,
             **{name: configuration[name] for name in names},
-            "configuration": configuration,
             **found,
-            "rows": {split: len(rows) for split, rows in self.data[configuration["task"]].items()},
-            "versions": versions("transformers", "datasets"),
-            "device": device_name(),
-            "threads": torch.get_num_threads(),
-            "started": started,
-            "finished": now(),
-        }
+            rows={split: len(rows) for split, rows in self.data[configuration["task"]].items()},
+            started=started,
+            finished=now(),
+        )
 
     def steps(self, name: str, method: str, seed: int) -> int:
         """How many a training takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,15 @@ def measure_costs(
         sides = []
         for model, needs in zip(models, objective.needs(0.0), strict=True):
             sides.append(_activations(model, needs, ids, mask) if needs is not None else None)
-        sample_ids = torch.arange(batch_size, device=device)
-
-        def step(objective: Objective = objective, sides: Any = sides, sample_ids: Tensor = sample_ids) -> None:
-            ours = _leaves(sides[0])
-            objective(ours, sides[1], labels=labels, sample_ids=sample_ids).total.backward()
-
+        step = partial(_step, objective, sides, labels)
         own = seconds(step, device, repeats=repeats)
-        memory = peak_bytes(step, device)
-        feature = objective.terms[0].feature
-        yield Cost(name, feature, 1e3 * own, own / backward, memory), setting
+        yield Cost(name, objective.terms[0].feature, 1e3 * own, own / backward, peak_bytes(step, device)), setting
+
+
+def _step(objective: Objective, sides: Sequence[Any], labels: Tensor) -> None:
+    """A loss forward and backward, down to the student's activations."""
+    sample_ids = torch.arange(len(labels), device=labels.device)
+    objective(_leaves(sides[0]), sides[1], labels=labels, sample_ids=sample_ids).total.backward()
 
 
 def cost_columns(costs: Sequence[Cost], setting: dict[str, Any]) -> Columns:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -19,16 +19,15 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.folder import Records
 from kdzoo.bench.progress import progress
-from kdzoo.bench.record import FORMAT
+from kdzoo.bench.record import new_record
 from kdzoo.bench.runs.budget import Budget, check_precision, total_steps, training_arguments
-from kdzoo.bench.runs.train import last_checkpoint, quiet
-from kdzoo.bench.timing import device_name, peak_memory, reset_peak_memory
+from kdzoo.bench.runs.train import last_checkpoint, quiet, silent_trainer
+from kdzoo.bench.timing import peak_memory, reset_peak_memory
 from kdzoo.distributed import launched
-from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations, capture
 from kdzoo.models.loading import MissingHead, load_model
 from kdzoo.models.spec import ModelSpec
@@ -36,7 +35,7 @@ from kdzoo.models.students import make_student
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.text import Text, packed
-from kdzoo.training.agreement import accepted_inputs
+from kdzoo.training.agreement import accepted_inputs, check_vocabularies
 from kdzoo.training.trainer import DistillationTrainer
 
 CHECKPOINTS = 10  # a run
@@ -158,6 +157,7 @@ def pretrain(
         return old
     tokenizer = above.tokenizer
     guide, model = _models(recipe, above, below, seed)
+    check_vocabularies(model, guide)
     check_length(budget.max_length, tokenizer, guide, model)
     masked = any(term.kind.token_labels for term in recipe.objective().terms)
     collator = TextCollator(tokenizer, mlm_probability if masked else None, seed)
@@ -170,48 +170,46 @@ def pretrain(
     first = launched()[0] == 0
     claim = records.claimed() if first else nullcontext()
     with claim, progress(console, f"{recipe.name} on text", total) as progressed:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
-            trainer = DistillationTrainer(
-                model=model,
-                teacher=guide,
-                recipe=recipe,
-                args=arguments,
-                train_dataset=rows,
-                data_collator=collator,
-                processing_class=tokenizer,
-                callbacks=[_Watch(collator, progressed)],
-            )
-        trainer.pop_callback(PrinterCallback)
+        trainer = silent_trainer(
+            model=model,
+            teacher=guide,
+            recipe=recipe,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collator,
+            processing_class=tokenizer,
+            callbacks=[_Watch(collator, progressed)],
+        )
         reset_peak_memory()
         checkpoint, resumed = last_checkpoint(folder)
         ran = trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(str(folder))
-        done, seconds = trainer.state.global_step - resumed, float(ran["train_runtime"])
-        seen = done * budget.batch_size * budget.gradient_accumulation * arguments.world_size
-        per_second = seen / seconds
-        history = trainer.state.log_history
-        record = {
-            "format": FORMAT,
-            "configuration": configuration,
-            "rows": len(rows),
-            "tokens": int(sum(rows["length"])),
-            "steps": trainer.state.global_step,
-            "losses": _last_losses(history),
-            "samples_per_second": per_second,
-            "tokens_per_second": per_second * sum(rows["length"]) / len(rows),
-            "train_seconds": seconds,
-            "step_seconds": {part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "loss_parameters": sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
-            "peak_memory": peak_memory(),
-            "history": history,
-            "device": device_name(),
-        }
+        outcome = _outcome(trainer, rows, trainer.state.global_step - resumed, float(ran["train_runtime"]))
+        record = new_record(configuration, **outcome)
         if first:
             records.write(records.model, record)
             shutil.rmtree(folder / "text", ignore_errors=True)
     return record
+
+
+def _outcome(trainer: DistillationTrainer, rows: Dataset, done: int, seconds: float) -> dict[str, Any]:
+    """What a training gave that took so many steps and seconds in this process."""
+    args, history, tokens = trainer.args, trainer.state.log_history, int(sum(rows["length"]))
+    seen = done * args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        "rows": len(rows),
+        "tokens": tokens,
+        "steps": trainer.state.global_step,
+        "losses": _last_losses(history),
+        "samples_per_second": seen / seconds,
+        "tokens_per_second": seen / seconds * tokens / len(rows),
+        "train_seconds": seconds,
+        "step_seconds": {part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
+        "parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
+        "loss_parameters": sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
+        "peak_memory": peak_memory(),
+        "history": history,
+    }
 
 
 def check_on_text(

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from rich.console import Console
 
 from kdzoo.bench.contents import contents_of
 from kdzoo.bench.folder import Records
 from kdzoo.bench.progress import progress
-from kdzoo.bench.record import FORMAT
+from kdzoo.bench.record import new_record
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
-from kdzoo.bench.runs.budget import Budget, check_precision
+from kdzoo.bench.runs.budget import Budget, Distilled, check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet, train
-from kdzoo.bench.timing import device_name, versions
 from kdzoo.distributed import launched
+from kdzoo.models.activations import Needs
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.objective import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
-from kdzoo.tasks import get_task, load
+from kdzoo.tasks import Task, get_task, load
+from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache, megabytes
 
 
@@ -33,20 +36,14 @@ def run_one(
     *,
     task_name: str,
     recipe: Recipe,
-    data: str,
     teacher: str,
     student: str | None,
+    given: Distilled,
     budget: Budget,
     seed: int,
-    train_rows: int | None,
-    validation_rows: int | None,
     folder: Path,
     console: Console,
     log_gradients: bool = False,
-    cache: TeacherCache | None = None,
-    augment: int = 0,
-    augment_model: str | None = None,
-    glove: str | None = None,
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
 
@@ -55,18 +52,14 @@ def run_one(
     Args:
         task_name: the task.
         recipe: how to train; ``none`` fine-tunes.
-        data: ``"synthetic"``, ``"hub"`` or a folder.
         teacher: the teacher's folder, hub name or size; the model itself where ``student`` is None.
         student: see `kdzoo.models.spec.ModelSpec.parse`; None trains the teacher itself.
+        given: the rows, and where the teacher's activations are kept.
         budget: how long and how fast.
         seed: of the student's new weights, of dropout and of the order of the rows.
-        train_rows, validation_rows: how many to take; all when None.
         folder: where the model and its ``record.json`` go.
         console: where progress is shown.
         log_gradients: put the terms' gradient norms and cosines into the record's history.
-        cache: where the teacher's activations are kept, so that it runs once a row; nowhere when None.
-        augment: copies of each training row in which words are exchanged, added to the rows.
-        augment_model, glove: see `kdzoo.bench.runs.augmentation.check_augmentation`.
 
     Returns:
         The record.
@@ -81,68 +74,38 @@ def run_one(
 
     quiet()
     check_precision(budget)
-    task = get_task(task_name)
-    above = ModelSpec.parse(teacher)
+    task, above = get_task(task_name), ModelSpec.parse(teacher)
     below = ModelSpec.parse(student) if student is not None else None
-    if augment:
-        check_augmentation(above, augment_model, glove)
-    configuration = {
-        "task": task.name,
-        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general", "sources"}),
-        "data": data,
-        "teacher": teacher,
-        "student": student,
-        "budget": budget.model_dump(mode="json"),
-        "seed": seed,
-        "train_rows": train_rows,
-        "validation_rows": validation_rows,
-        **({"own_task": task.identity()} if task.brings_rows else {}),
-        **({"log_gradients": True} if log_gradients else {}),
-        **({"cache_precision": cache.precision} if cache is not None and cache.precision != "fp32" else {}),
-        **({"augment": augment, "augment_model": augment_model, "glove": glove} if augment else {}),
-    }
+    if given.augment:
+        check_augmentation(above, given.augment_model, given.glove)
+    configuration = _configuration(task, recipe, teacher, student, given, budget, seed)
+    if log_gradients:
+        configuration["log_gradients"] = True
+    taken = partial(load, task, given.data, train_rows=given.train_rows, validation_rows=given.validation_rows)
     records, old = Records.of_model(folder, configuration)
     if old is not None:
-        of_files = task.brings_rows or data not in ("synthetic", "hub")
-        again = load(task, data, train_rows=train_rows, validation_rows=validation_rows) if of_files else None
-        records.check_contents(contents_of(above, below, {} if again is None else {task.name: again}))
+        of_files = task.brings_rows or given.data not in ("synthetic", "hub")
+        records.check_contents(contents_of(above, below, {task.name: taken()} if of_files else {}))
         return old
-    rows = load(task, data, train_rows=train_rows, validation_rows=validation_rows)
-    encoder = encoder_for(above, below, [task], {task.name: rows}, data, budget.max_length, folder)
-    if below is None:
-        model = above.build(task, tokenizer=encoder.teacher, positions=budget.max_length, seed=seed)
-        guide = None
-    else:
-        above.check_head(task.head())
-        if (line := above.about_labels(task)) is not None:
-            say(line)
-        guide = above.build(task)
-        model = below.build(task, teacher=guide, seed=seed).train()
-    check_length(budget.max_length, encoder.student, model)
-    with torch.device("meta"):
-        objective = recipe.objective().bind(model, guide, num_samples=len(rows["train"]) * (1 + augment))
-        check_labels(objective)
-        if encoder.separate:
-            check_separate_tokens(objective, model)
+    rows = taken()
+    encoder = encoder_for(above, below, [task], {task.name: rows}, given.data, budget.max_length, folder)
+    model, guide = _models(above, below, task, encoder, budget, seed, say)
+    needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment))
     records.check_contents(contents_of(above, below, {task.name: rows}))
 
-    if augment:
+    if given.augment:
         rows["train"] = augmented_rows(
             rows["train"],
             task,
-            augment,
+            given.augment,
             teacher=above,
-            model=augment_model,
-            glove=glove,
+            model=given.augment_model,
+            glove=given.glove,
             folder=folder / "augmented",
             say=say,
         )
     tokenized = DatasetDict({split: encoder.for_students(task, split_rows) for split, split_rows in rows.items()})
-    needs = objective.teacher_needs()
-    if cache is not None and guide is not None and needs is not None:
-        size = cache.nbytes(guide.config, tokenized["train"], needs)
-        if cache.limit is None or size <= cache.limit:  # the cache itself warns of the other case
-            say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")
+    cache = _cache(given, guide, needs, tokenized["train"], say)
     first = launched()[0] == 0
     with records.claimed() if first else nullcontext(), progress(console, f"{task.name} {recipe.name}") as progressed:
         outcome = train(
@@ -161,14 +124,77 @@ def run_one(
             cache=cache,
             progress=progressed,
         )
-        record = {
-            "format": FORMAT,
-            "configuration": configuration,
-            **asdict(outcome),
-            "versions": versions("transformers", "datasets"),
-            "device": device_name(),
-            "threads": torch.get_num_threads(),
-        }
+        record = new_record(configuration, **asdict(outcome))
         if first:
             records.write(records.model, record)
     return record
+
+
+def _configuration(
+    task: Task, recipe: Recipe, teacher: str, student: str | None, given: Distilled, budget: Budget, seed: int
+) -> dict[str, Any]:
+    """All that the model depends on."""
+    found = {
+        "task": task.name,
+        "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"general", "sources"}),
+        "teacher": teacher,
+        "student": student,
+        "budget": budget.model_dump(mode="json"),
+        "seed": seed,
+        **given.model_dump(include={"data", "train_rows", "validation_rows"}),
+    }
+    if task.brings_rows:
+        found["own_task"] = task.identity()
+    if given.cache_folder is not None and given.cache_precision != "fp32":
+        found["cache_precision"] = given.cache_precision
+    if given.augment:
+        found |= given.model_dump(include={"augment", "augment_model", "glove"})
+    return found
+
+
+def _cache(
+    given: Distilled, guide: Any, needs: Needs | None, rows: Dataset, say: Callable[[str], None]
+) -> TeacherCache | None:
+    """Where the teacher's activations are kept, which is said with their size; None where they are not."""
+    if given.cache_folder is None:
+        return None
+    limit = int(given.cache_limit * 1e9)
+    cache = TeacherCache(given.cache_folder, precision=given.cache_precision, limit=limit)
+    if guide is not None and needs is not None:
+        size = cache.nbytes(guide.config, rows, needs)
+        if size <= limit:  # the cache itself warns of the other case
+            say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")
+    return cache
+
+
+def _models(
+    above: ModelSpec,
+    below: ModelSpec | None,
+    task: Task,
+    encoder: Encoder,
+    budget: Budget,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[Any, Any]:
+    """What is trained, and what it learns from: the student and the teacher, or the teacher and None."""
+    if below is None:
+        guide = None
+        model = above.build(task, tokenizer=encoder.teacher, positions=budget.max_length, seed=seed)
+    else:
+        above.check_head(task.head())
+        if (line := above.about_labels(task)) is not None:
+            say(line)
+        guide = above.build(task)
+        model = below.build(task, teacher=guide, seed=seed).train()
+    check_length(budget.max_length, encoder.student, model)
+    return model, guide
+
+
+def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int) -> Needs | None:
+    """Refuse a recipe that cannot work on the models and the rows; what it needs of the teacher."""
+    with torch.device("meta"):
+        objective = recipe.objective().bind(model, guide, num_samples=rows)
+        check_labels(objective)
+        if encoder.separate:
+            check_separate_tokens(objective, model)
+    return objective.teacher_needs()

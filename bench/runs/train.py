@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import DatasetDict
@@ -135,46 +135,78 @@ def train(
     quiet()
     callbacks = [*callbacks, *([_Steps(progress)] if progress is not None else [])]
     total = total_steps(budget, len(data["train"]))
-    arguments = training_arguments(budget, total, seed, folder, save_strategy="epoch" if save else "no")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", KdzooWarning)  # said when the request was checked
-        trainer = DistillationTrainer(
-            model=student,
-            teacher=teacher,
-            recipe=recipe,
-            log_gradients=log_gradients,
-            cache=cache,
-            args=arguments,
-            train_dataset=data["train"],
-            data_collator=collator,
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
-    trainer.pop_callback(PrinterCallback)
+    trainer = silent_trainer(
+        model=student,
+        teacher=teacher,
+        recipe=recipe,
+        log_gradients=log_gradients,
+        cache=cache,
+        args=training_arguments(budget, total, seed, folder, save_strategy="epoch" if save else "no"),
+        train_dataset=data["train"],
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
     if progress is not None:
         trainer.teacher_progress = partial(progress, unit=ROWS)
-    curve = Curve(trainer, task, data, evaluations)
-    trainer.add_callback(curve)
+    trainer.add_callback(curve := Curve(trainer, task, data, evaluations))
     reset_peak_memory()
-    ran = {"train_runtime": 0.0}
-    resumed = 0
-    if not evaluate_only:
-        checkpoint, resumed = last_checkpoint(folder) if save else (None, 0)
-        with warnings.catch_warnings():
-            # What a loss says at its first call was said then too; what the cache says was not.
-            warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")
-            ran |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-    peak = peak_memory()
+    if evaluate_only:
+        ran = _Ran(0, 0.0, peak_memory())
+    else:
+        ran = _run(trainer, curve, folder if save else None)
+    return _outcome(trainer, ran, curve, task, data, collator, budget, into=keep or (folder if save else None))
+
+
+def silent_trainer(**given: Any) -> DistillationTrainer:
+    """A trainer that does not say again what was said when the request was checked, and prints nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KdzooWarning)
+        trainer = DistillationTrainer(**given)
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
+
+class _Ran(NamedTuple):
+    """A training in this process: its steps, its seconds without evaluations, and the most bytes meanwhile."""
+
+    steps: int
+    seconds: float
+    peak_memory: int
+
+
+def _run(trainer: DistillationTrainer, curve: Curve, folder: Path | None) -> _Ran:
+    """Train to the end, from the last checkpoint of the folder where there is one."""
+    checkpoint, resumed = last_checkpoint(folder) if folder is not None else (None, 0)
+    with warnings.catch_warnings():
+        # What a loss says at its first call was said before; what the cache says was not.
+        warnings.filterwarnings("ignore", category=KdzooWarning, module=r"kdzoo\.baselines\.")
+        ran = trainer.train(resume_from_checkpoint=checkpoint).metrics
     seconds = max(float(ran["train_runtime"]) - curve.paused, 0.0)
+    return _Ran(trainer.state.global_step - resumed, seconds, peak_memory())
+
+
+def _outcome(
+    trainer: DistillationTrainer,
+    ran: _Ran,
+    curve: Curve,
+    task: Task,
+    data: DatasetDict,
+    collator: Collator,
+    budget: Budget,
+    *,
+    into: Path | None,
+) -> Outcome:
+    """Evaluate what was trained, and write it into a folder where there is one."""
     start = time.perf_counter()
     metrics, predictions, references = evaluated(trainer, task, data)
     predicting = time.perf_counter() - start
-    if save or keep is not None:
+    if into is not None:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
-        trainer.save_model(str(keep or folder))
-    done = trainer.state.global_step - resumed
-    rows = budget.epochs * len(data["train"]) * done / max(trainer.state.global_step, 1)
-    per_second = rows / seconds if seconds else 0.0
+        trainer.save_model(str(into))
+    student, steps = trainer.student, trainer.state.global_step
+    rows = budget.epochs * len(data["train"]) * ran.steps / max(steps, 1)
+    per_second = rows / ran.seconds if ran.seconds else 0.0
     score = task.score(metrics)
     return Outcome(
         metrics=metrics,
@@ -186,19 +218,19 @@ def train(
         one_class=all(task.one_class(values) for values in predictions.values()),
         guess=guessed(task, data, references),
         test=tested(trainer, task, data),
-        curve=[*curve.points, {"step": trainer.state.global_step, "seconds": seconds, "score": score}],
+        curve=[*curve.points, {"step": steps, "seconds": ran.seconds, "score": score}],
         samples_per_second=per_second,
         tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
-        train_seconds=seconds,
-        steps=trainer.state.global_step,
-        step_seconds={part: spent / max(done, 1) for part, spent in trainer.stopwatch.seconds.items()},
+        train_seconds=ran.seconds,
+        steps=steps,
+        step_seconds={part: spent / max(ran.steps, 1) for part, spent in trainer.stopwatch.seconds.items()},
         cached=trainer.teacher_rows is not None,
         evaluation_samples_per_second=sum(map(len, references.values())) / max(predicting, 1e-9),
         inference=inference(student, data, task, collator),
         flops=forward_flops(student, budget.max_length),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
-        peak_memory=peak,
+        peak_memory=ran.peak_memory,
         history=trainer.state.log_history,
     )
 

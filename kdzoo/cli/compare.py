@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
+
+if TYPE_CHECKING:
+    from kdzoo.bench.grid.launchers.base import Launcher
 
 ASIDE = ("tasks", "methods", "budget", "teacher_budget", "overrides", "own_tasks", "first")  # with options of their own
 FIRST = {name: f"the quickstart's {value}" for name, value in (QUICKSTART | QUICKSTART["budget"]).items()}
@@ -43,17 +46,9 @@ def compare(
     from kdzoo.bench.api import Printer
     from kdzoo.bench.folder import undone
     from kdzoo.bench.grid.comparison import Comparison
-    from kdzoo.bench.grid.launchers import make_launcher
     from kdzoo.objectives.expression import split_methods
 
-    where = validated(Place, **place)
-    launcher = make_launcher(
-        where.launcher,
-        workers=where.workers,
-        address=where.ray_address,
-        cpus=where.cpus_per_cell,
-        gpus=where.gpus_per_cell,
-    )
+    launcher = _launcher(validated(Place, **place))
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     asked = tasks_of(tasks, shared, columns)
     settings = resolve(
@@ -81,3 +76,15 @@ def compare(
         console.print(written, highlight=False, soft_wrap=True)
     if comparison.failed:
         raise DistillationFailure(comparison.summary_of_failures())
+
+
+def _launcher(place: Place) -> Launcher:
+    from kdzoo.bench.grid.launchers import make_launcher
+
+    return make_launcher(
+        place.launcher,
+        workers=place.workers,
+        address=place.ray_address,
+        cpus=place.cpus_per_cell,
+        gpus=place.gpus_per_cell,
+    )

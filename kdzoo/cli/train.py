@@ -33,7 +33,7 @@ def finetune(
     from kdzoo.objectives.recipe import Recipe
 
     name, rows["data"] = _task(task, rows, columns)
-    told = validated(Rows, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
+    told = {"given": validated(Distilled, **rows), "seed": validated(Seeded, **seeded).seed}
     _run(name, Recipe.load("none"), budget, out, teacher=model, student=None, **told)
 
 
@@ -54,16 +54,12 @@ def distill(
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
     from kdzoo.objectives.recipe import Recipe
-    from kdzoo.training.cache import TeacherCache
 
     recipe = _changed(Recipe.load(method), set_)
     name, rows["data"] = _task(task, rows, columns)
-    told = validated(Distilled, **rows).model_dump() | validated(Seeded, **seeded).model_dump()
-    folder, limit, precision = (told.pop(f"cache_{name}") for name in ("folder", "limit", "precision"))
-    cache = None if folder is None else TeacherCache(folder, precision=precision, limit=int(limit * 1e9))
+    told = {"given": validated(Distilled, **rows), "seed": validated(Seeded, **seeded).seed}
     budget = recipe.training.model_dump(exclude_none=True) | budget
-    told |= {"teacher": teacher, "student": student, "log_gradients": log_gradients, "cache": cache}
-    _run(name, recipe, budget, out, **told)
+    _run(name, recipe, budget, out, teacher=teacher, student=student, log_gradients=log_gradients, **told)
 
 
 def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
@@ -115,6 +111,7 @@ def pretrain(
     from kdzoo.objectives.recipe import Recipe
 
     recipe = _changed(Recipe.load(method).on_text(), set_)
+    settings = validated(OnText, **told).model_dump()
     if "steps" in told and "epochs" in budget:
         raise KdzooError("--steps is instead of --epochs; leave one of them out")
     if "mlm_probability" in told and not any(term.kind.token_labels for term in recipe.objective().terms):
@@ -128,7 +125,7 @@ def pretrain(
             budget=validated(Budget, **(recipe.training.model_dump(exclude_none=True) | budget)),
             folder=out,
             console=console,
-            **validated(OnText, **told).model_dump(),
+            **settings,
         )
     losses = ", ".join(f"{name.removeprefix('loss/')} {value:.4g}" for name, value in record["losses"].items())
     console.print(

@@ -28,6 +28,9 @@ class Candidate(NamedTuple):
     end_logit: float
 
 
+_Pair = tuple[float, float, int, int, int]  # the logits of start and end, the window (-1: the null answer), both places
+
+
 class Answer(NamedTuple):
     """What is answered, the n best, and by how much the null answer's score passes the best one's (v2)."""
 
@@ -65,26 +68,7 @@ def decode(
         KdzooError: logits for another number of windows, fewer than tokens, NaN or infinite; masked places may be
             -inf, but not the first token's where there is a threshold.
     """
-    if not rows or not len(rows) == len(start_logits) == len(end_logits):
-        raise KdzooError(f"{len(rows)} windows, logits of {len(start_logits)} starts and {len(end_logits)} ends")
-    pairs: list[tuple[float, float, int, int, int]] = []
-    null: tuple[float, float] | None = None
-    for number, row in enumerate(rows):
-        starts = _logits(start_logits[number], row, number)
-        ends = _logits(end_logits[number], row, number)
-        if null is None or starts[0] + ends[0] < sum(null):
-            null = float(starts[0]), float(ends[0])
-        best_ends = _best(ends, n_best)
-        for first in _best(starts, n_best):
-            if row.max_context[first]:
-                pairs += [
-                    (float(starts[first]), float(ends[last]), number, first, last)
-                    for last in best_ends
-                    if row.words[last] >= 0
-                    and first <= last < first + max_answer
-                    and starts[first] + ends[last] > -math.inf
-                ]
-    assert null is not None
+    pairs, null = _pairs(rows, start_logits, end_logits, n_best, max_answer)
     if null_threshold is not None:
         if sum(null) == -math.inf:
             raise KdzooError("the null answer's logits, those of the first token, are masked: no threshold can count")
@@ -111,6 +95,33 @@ def decode(
         return Answer("", candidates, math.inf)
     margin = sum(null) - best.start_logit - best.end_logit
     return Answer("" if margin > null_threshold else best.text, candidates, margin)
+
+
+def _pairs(
+    rows: Sequence[Window], start_logits: Sequence[Any], end_logits: Sequence[Any], n_best: int, max_answer: int
+) -> tuple[list[_Pair], tuple[float, float]]:
+    """What may be answered, and the null answer's logits where they are smallest."""
+    if not rows or not len(rows) == len(start_logits) == len(end_logits):
+        raise KdzooError(f"{len(rows)} windows, logits of {len(start_logits)} starts and {len(end_logits)} ends")
+    pairs: list[_Pair] = []
+    null: tuple[float, float] | None = None
+    for number, row in enumerate(rows):
+        starts = _logits(start_logits[number], row, number)
+        ends = _logits(end_logits[number], row, number)
+        if null is None or starts[0] + ends[0] < sum(null):
+            null = float(starts[0]), float(ends[0])
+        best_ends = _best(ends, n_best)
+        for first in _best(starts, n_best):
+            if row.max_context[first]:
+                pairs += [
+                    (float(starts[first]), float(ends[last]), number, first, last)
+                    for last in best_ends
+                    if row.words[last] >= 0
+                    and first <= last < first + max_answer
+                    and starts[first] + ends[last] > -math.inf
+                ]
+    assert null is not None
+    return pairs, null
 
 
 def _logits(values: Any, row: Window, number: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import check_positive
-from kdzoo.losses.reduction import unit
+from kdzoo.losses.reduction import unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import StructureLoss, real_pairs
 
@@ -73,7 +73,7 @@ class CorrelationCongruence(StructureLoss):
         return (gap[:, own] ** 2).sum(), real_pairs(real)[:, own].sum()
 
     def _correlations(self, vectors: Tensor) -> Tensor:
-        vectors = unit(vectors)
+        vectors = unit_vectors(vectors)
         scaled = 2 * self.gamma * (vectors @ vectors.mT)
         series = scaled / self.order + 1
         for power in range(self.order - 1, 0, -1):

@@ -11,7 +11,7 @@ from kdzoo.baselines.crd import CRD
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import check_positive
-from kdzoo.losses.reduction import affine, masked_mean, unit
+from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
@@ -177,8 +177,8 @@ class CoDIR(CRD):
                 f"{self.label}: labels {tuple(labels.shape)} of {labels.dtype} must be ({len(student)},) classes, as "
                 "integers; a regression task has no other classes to draw negatives from"
             )
-        ours = unit(affine(self.embed_student, _summary(student, mask)))
-        theirs = unit(affine(self.embed_teacher, _summary(teacher, mask)))
+        ours = unit_vectors(affine(self.embed_student, _summary(student, mask)))
+        theirs = unit_vectors(affine(self.embed_teacher, _summary(teacher, mask)))
         self._check_sample_ids(len(ours), sample_ids)
         if self.training:
             self._learn_labels(labels, sample_ids)

@@ -15,7 +15,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
 from kdzoo.losses.base import DistillationLoss, check_positive
-from kdzoo.losses.reduction import affine, masked_mean, unit
+from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
@@ -211,7 +211,10 @@ class CRD(DistillationLoss):
                 f"{self.label} compares (B, {widths[0]}) with (B, {widths[1]}), without a mask; got student "
                 f"{tuple(student.shape)} and teacher {tuple(teacher.shape)}{given}"
             )
-        ours, theirs = unit(affine(self.embed_student, student)), unit(affine(self.embed_teacher, teacher))
+        ours, theirs = (
+            unit_vectors(affine(self.embed_student, student)),
+            unit_vectors(affine(self.embed_teacher, teacher)),
+        )
         if self.bank == "batch":
             if contrast_ids is not None:
                 raise KdzooError(f'{self.label}: bank="batch" takes the batch\'s rows, not contrast_ids')

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.losses.reduction import masked_mean, slot_mask, unit
+from kdzoo.losses.reduction import masked_mean, slot_mask, unit_vectors
 from kdzoo.losses.registry import register
 
 
@@ -76,5 +76,5 @@ class NST(DistillationLoss):
 
 def _selectivity(states: Tensor) -> Tensor:
     """(..., S, D) to (..., S, S): the mean outer product of the columns, each scaled to length one."""
-    profiles = unit(states.mT)
+    profiles = unit_vectors(states.mT)
     return profiles.mT @ profiles / states.shape[-1]

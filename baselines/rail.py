@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss, check_positive
-from kdzoo.losses.reduction import affine, masked_mean, unit
+from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
@@ -157,7 +157,10 @@ class RAIL(DistillationLoss):
         student, teacher = _pooled(student, mask), _pooled(teacher, mask)
         if self.concatenated:
             student, teacher = student.flatten(1).unsqueeze(1), teacher.flatten(1).unsqueeze(1)
-        ours, theirs = unit(affine(self.embed_student, student)), unit(affine(self.embed_teacher, teacher))
+        ours, theirs = (
+            unit_vectors(affine(self.embed_student, student)),
+            unit_vectors(affine(self.embed_teacher, teacher)),
+        )
         distances = (ours - theirs).square().sum((1, 2))
         if released:
             # A sum over the batch of all processes, whose gradients are averaged.

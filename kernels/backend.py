@@ -250,7 +250,7 @@ def unwatched(tensor: Tensor) -> bool:
     )
 
 
-def unit(vectors: Tensor) -> Tensor:
+def unit_vectors(vectors: Tensor) -> Tensor:
     """Vectors of length one on the last axis; a vector of length zero, or of infinite length, becomes zero."""
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     if norm.numel() and values_at_hand(vectors):

@@ -92,4 +92,4 @@ def test_what_cannot_be_measured_is_refused_before_any_work(commands: Commands, 
     commands.fails("table", tmp_path / "other.json", says=("other.json holds no figures", "kdzoo cost"))
     (tmp_path / "old.json").write_text('{"costs": [{"name": "kd"}], "setting": {}}')
     commands.fails("table", tmp_path / "old.json", says=("old.json is damaged, or of another version",))
-    commands.fails("table", tmp_path / "other.json", "--against", "none", says=("--against is for the folder",))
+    commands.fails("table", tmp_path / "other.json", "--against", "none", says=("--against is for a comparison",))

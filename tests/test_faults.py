@@ -251,7 +251,7 @@ def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Pat
     build = ModelSpec.build
 
     def fail_rte(spec: ModelSpec, task: Any, **given: Any) -> Any:
-        if task.name == "rte":
+        if task.name == "rte" and "tokenizer" in given:  # as it is made to be trained
             raise MemoryError("no more")
         return build(spec, task, **given)
 

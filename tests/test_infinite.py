@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kdzoo
-from kdzoo.losses.reduction import unit
+from kdzoo.losses.reduction import unit_vectors
 
 LOGIT_LOSSES = ["kd", "dkd", "logit_std", "logit_mse", "annealing", "jsd", "tvd", "reverse_kl", "soft_ce", "skew_kl"]
 
@@ -63,7 +63,7 @@ def test_a_vector_of_infinite_length_counts_as_zero(name: str, large: float) -> 
 
 def test_unit_vectors_of_infinite_and_zero_ones() -> None:
     vectors = torch.tensor([[3.0, 4.0], [torch.inf, 1.0], [0.0, 0.0]], requires_grad=True)
-    found = unit(vectors)
+    found = unit_vectors(vectors)
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))
     found[:, 0].sum().backward()
     plain = torch.tensor([[3.0, 4.0]], requires_grad=True)

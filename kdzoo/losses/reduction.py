@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
-from kdzoo.kernels.backend import unit as unit
+from kdzoo.kernels.backend import unit_vectors as unit_vectors
 from kdzoo.models.masks import slot_mask as slot_mask
 
 EPSILON = 1e-12

@@ -17,7 +17,7 @@ from kdzoo.kernels.backend import (
     choose,
     plain,
     text,
-    unit,
+    unit_vectors,
 )
 from kdzoo.kernels.cos_nce import blocks, launch
 from kdzoo.kernels.layout import divisor, spread
@@ -111,9 +111,9 @@ def _plain(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         student, teacher = (side.masked_fill(~mask.unsqueeze(-1), 0.0) for side in (student, teacher))
         rows = mask.sum(0).unsqueeze(-1).to(dtype)
-    other = unit(teacher)
+    other = unit_vectors(teacher)
     direction = (other.sum(0) - other) * (0.5 / (rows - 1).clamp_min(1)) - 1.5 * other
-    values = 2 + (unit(student) * direction).sum(-1)
+    values = 2 + (unit_vectors(student) * direction).sum(-1)
     return (values if mask is None else torch.where(mask, values, 0.0)).sum()
 
 

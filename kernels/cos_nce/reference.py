@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import unit
+from kdzoo.kernels.backend import unit_vectors
 from kdzoo.kernels.operators import without_autocast
 
 
@@ -22,9 +22,9 @@ def cos_nce_reference(
     real = torch.ones((rows, *slots), dtype=torch.bool, device=student.device)
     if mask is not None:
         real = (mask != 0).view(rows, *(1 for _ in slots[1:]), mask.shape[1]).expand(rows, *slots)
-    own = unit(student.masked_fill(~real.unsqueeze(-1), 0.0))
+    own = unit_vectors(student.masked_fill(~real.unsqueeze(-1), 0.0))
     with torch.no_grad():
-        other = unit(teacher.masked_fill(~real.unsqueeze(-1), 0.0))
+        other = unit_vectors(teacher.masked_fill(~real.unsqueeze(-1), 0.0))
     positive = (own * other).sum(-1)
     if negatives is None:
         cosines = torch.einsum("i...d,j...d->ij...", own, other)
@@ -34,7 +34,7 @@ def cos_nce_reference(
         if negatives.dim() == 3:
             negatives = negatives.view(*negatives.shape[:2], *(1 for _ in slots), negatives.shape[-1])
         with torch.no_grad():
-            negatives = unit(negatives.masked_fill(~real[:, None, ..., None], 0.0))
+            negatives = unit_vectors(negatives.masked_fill(~real[:, None, ..., None], 0.0))
         cosines = (own.unsqueeze(1) * negatives).sum(-1)
         counted = real.unsqueeze(1).expand_as(cosines)
     negative = torch.where(counted, cosines, 0.0).sum(1) / counted.sum(1).clamp_min(1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, unit
+from kdzoo.kernels.backend import EPSILON, unit_vectors
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.kernels.rows import MAX_WIDTH
 
@@ -18,7 +18,7 @@ def cosine_reference(
     """The formula on all vectors at once; see `cosine`."""
     teacher, mask, number = rows.check_plain("cosine", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
-    return rows.total(1 - (unit(student) * unit(teacher)).sum(-1), real) / number
+    return rows.total(1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1), real) / number
 
 
 @without_autocast

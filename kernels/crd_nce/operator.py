@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import Decision, accumulator, choose, on_host, unit
+from kdzoo.kernels.backend import Decision, accumulator, choose, on_host, unit_vectors
 from kdzoo.kernels.crd_nce import blocks, launch
 from kdzoo.kernels.crd_nce.checks import check
 from kdzoo.kernels.crd_nce.reference import EPSILON
@@ -272,7 +272,7 @@ def run_update(
             last = torch.where(sample_ids.unsqueeze(1) == sample_ids, order, -1).amax(1) if len(order) else order
             dtype = accumulator(bank.dtype)
             mixed = torch.lerp(new[last].to(dtype), bank[sample_ids].to(dtype), momentum)
-            bank.index_copy_(0, sample_ids, unit(mixed).to(bank.dtype))
+            bank.index_copy_(0, sample_ids, unit_vectors(mixed).to(bank.dtype))
 
 
 custom_op(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, unit
+from kdzoo.kernels.backend import EPSILON, unit_vectors
 from kdzoo.kernels.gram.checks import SMALLEST, SMOOTHING, checked
 from kdzoo.kernels.gram.shared import centred, prepared, slot_shares
 from kdzoo.kernels.operators import without_autocast
@@ -28,7 +28,7 @@ def gram_reference(
     if relation == "angle":
         cosines = []
         for side in (ours, theirs):
-            steps = unit(side.unsqueeze(1) - side.unsqueeze(2)) * pairs.unsqueeze(-1)
+            steps = unit_vectors(side.unsqueeze(1) - side.unsqueeze(2)) * pairs.unsqueeze(-1)
             cosines.append(steps @ steps.mT)
         return F.smooth_l1_loss(cosines[0][:, own], cosines[1][:, own], reduction="sum")
     if relation == "distance":
@@ -42,15 +42,15 @@ def gram_reference(
             )
         return F.smooth_l1_loss(scales[0][:, own], scales[1][:, own], reduction="sum")
     if relation == "sp":
-        gap = unit(ours @ ours.mT) - unit(theirs @ theirs.mT)
+        gap = unit_vectors(ours @ ours.mT) - unit_vectors(theirs @ theirs.mT)
         return (gap[:, own] ** 2).sum()
     if relation == "cka":
-        kernels = [unit((side @ side.mT).flatten(1)) for side in (centred(ours, real), centred(theirs, real))]
+        kernels = [unit_vectors((side @ side.mT).flatten(1)) for side in (centred(ours, real), centred(theirs, real))]
         return ((1 - (kernels[0] * kernels[1]).sum(1)) * slot_shares(real, own, ours.dtype)).sum()
     chances = []
     for side in (ours, theirs):
         norm = torch.linalg.vector_norm(side, dim=-1, keepdim=True)
-        directions = unit(side) if relation == "pkt" else side.masked_fill(norm == 0, 0.0) / (norm + SMOOTHING)
+        directions = unit_vectors(side) if relation == "pkt" else side.masked_fill(norm == 0, 0.0) / (norm + SMOOTHING)
         alike = torch.where(pairs, (directions @ directions.mT + 1) / 2, 0.0)
         summed = alike.sum(-1, keepdim=True)
         chances.append(alike / torch.where(summed == 0, 1.0, summed))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import unit
+from kdzoo.kernels.backend import unit_vectors
 from kdzoo.kernels.layout import by_slot
 from kdzoo.kernels.operators import without_autocast
 
@@ -29,7 +29,7 @@ def info_nce_reference(
         real = (mask != 0).view(len(mask), *(1 for _ in student.shape[2:-1]), mask.shape[1]).expand(student.shape[:-1])
         counted = by_slot(real.unsqueeze(-1)).squeeze(-1)
         own, keys = (side.masked_fill(~counted.unsqueeze(-1), 0.0) for side in (own, keys))
-    own, keys = unit(own) / temperature, unit(keys)
+    own, keys = unit_vectors(own) / temperature, unit_vectors(keys)
     scores = own @ keys.mT
     low = torch.finfo(own.dtype).min / 2
     if counted is not None:
@@ -39,7 +39,7 @@ def info_nce_reference(
     others = scores.masked_fill(torch.eye(len(student), dtype=torch.bool, device=student.device), low)
     against = others
     if queue is not None:
-        against = torch.cat([others, own @ unit(queue.detach().to(keys.dtype)).T], dim=-1)
+        against = torch.cat([others, own @ unit_vectors(queue.detach().to(keys.dtype)).T], dim=-1)
     losses = F.softplus(against.logsumexp(-1) - positive)
     if symmetric:
         others = others if counted is None else others.masked_fill(~counted.unsqueeze(-1), low)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, unit
+from kdzoo.kernels.backend import EPSILON, unit_vectors
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.kernels.rows import MAX_WIDTH
 
@@ -18,7 +18,7 @@ def normalized_mse_reference(
     """The formula on all vectors at once; see `normalized_mse`."""
     teacher, mask, number = rows.check_plain("normalized_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
-    return (unit(student) - unit(teacher)).square().sum() / number
+    return (unit_vectors(student) - unit_vectors(teacher)).square().sum() / number
 
 
 @without_autocast

@@ -192,7 +192,7 @@ def check_installed() -> None:
         raise KdzooError(f"{' and '.join(missing)} must be installed to compare with: pip install 'kdzoo[peers]'")
 
 
-def compare(setting: Setting, rounds: int, progressed: Progressed) -> dict[str, Any]:
+def measure_peers(setting: Setting, rounds: int, progressed: Progressed) -> dict[str, Any]:
     """Seconds of an epoch of each, and how far the students' weights lie apart after it.
 
     Args:
@@ -272,7 +272,7 @@ def main(
     check_installed()
     sizes = {"teacher": teacher, "student": student, "rows": rows, "batch_size": batch_size, "length": length}
     with progress(Console(stderr=True), "measuring", unit="runs") as progressed:
-        measured = compare(Setting(**sizes), rounds, progressed)  # type: ignore[arg-type]
+        measured = measure_peers(Setting(**sizes), rounds, progressed)  # type: ignore[arg-type]
     about = {"rounds": rounds, "device": device_name(), "versions": versions(*PEERS)}
     record = {"setting": {**sizes, **about}, **measured}
     write_atomically(out, json.dumps(record, indent=1) + "\n")

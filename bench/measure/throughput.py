@@ -151,7 +151,7 @@ class _Repeats(TrainerCallback):
             self._stopwatch.start()
 
 
-def measure(request: Request) -> tuple[dict[str, Any], Iterator[Measured]]:
+def measure_methods(request: Request) -> tuple[dict[str, Any], Iterator[Measured]]:
     """Measure each method with the live teacher, and once more from a warm cache where it needs a teacher.
 
     Returns:

@@ -116,7 +116,7 @@ def throughput(
     )
     results: list[Any] = []
     with progress(console, "measuring", request.total, "results") as progressed:
-        setting, measured = bench.measure(request)
+        setting, measured = bench.measure_methods(request)
         for result in measured:
             results.append(result)
             bench.write_throughput(out, setting, results)

@@ -255,6 +255,20 @@ def unit_tiling(student: Tensor) -> tuple[int, int, int]:
     return block_m, block_d, min(16, max(1, block_m * block_d // 512))
 
 
+def tiling(student: Tensor, most: int, per_warp: int) -> tuple[int, int, int]:
+    """The same for a kernel that goes through a row in parts.
+
+    Args:
+        student: (..., D).
+        most: numbers of a tile.
+        per_warp: numbers of a warp.
+    """
+    width = student.shape[-1]
+    block_d = min(power_of_2(width), most)
+    block_m = min(power_of_2(student.numel() // width), max(1, most // block_d), 64)
+    return block_m, block_d, max(1, block_m * block_d // per_warp)
+
+
 def launch(
     program: Any,
     student: Tensor,

@@ -164,7 +164,6 @@ def resolve(**given: Any) -> Settings:
         KdzooError: for a value that does not fit, or a teacher missing where there is no default one.
     """
     given = {"data": "synthetic"} | {name: value for name, value in given.items() if value not in (None, ())}
-    given = {"data": "synthetic", **given}
     own = {name: task.identity() for name in given.get("tasks", ()) if (task := get_task(name)).brings_rows}
     if len(own) < len(given.get("tasks", ())) or not own:
         check_source(given["data"])

@@ -31,6 +31,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.files import write_atomically
+from kdzoo.bench.measure.throughput import stacked
 from kdzoo.bench.progress import Progressed, progress
 from kdzoo.bench.runs.budget import silent_arguments
 from kdzoo.bench.runs.train import quiet
@@ -76,11 +77,7 @@ class Setting:
     def batches(self) -> DataLoader[Any]:
         """For a library that has no data loader of its own."""
         inputs = self.rows.select_columns(["input_ids", "attention_mask"])
-        return DataLoader(inputs, batch_size=self.batch_size, collate_fn=collate)
-
-
-def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0] if name != "length"}
+        return DataLoader(inputs, batch_size=self.batch_size, collate_fn=stacked)
 
 
 def with_kdzoo(setting: Setting, folder: Path, cache: TeacherCache | None = None) -> tuple[float, Tensor]:
@@ -105,7 +102,7 @@ def with_kdzoo(setting: Setting, folder: Path, cache: TeacherCache | None = None
         cache=cache,
         args=arguments,
         train_dataset=setting.rows,
-        data_collator=collate,
+        data_collator=stacked,
         optimizers=(_optimizer(student), None),
     )
     trainer.remove_callback(PrinterCallback)

@@ -82,8 +82,8 @@ class Request:
     """
 
     methods: Sequence[Recipe]
-    teacher: str
-    student: str
+    teacher: ModelSpec
+    student: ModelSpec
     batch_sizes: Sequence[int]
     lengths: Sequence[int]
     steps: int
@@ -108,6 +108,7 @@ class Request:
             raise unknown("precision", given["precision"], PRECISIONS)
         check_precision(Budget(precision=given["precision"]))
         recipes = load_recipes(split_methods(methods), overrides, training="none")
+        given |= {side: ModelSpec.parse(given[side]) for side in ("teacher", "student")}
         return cls(tuple(recipes.values()), batch_sizes=_integers(batch_sizes), lengths=_integers(lengths), **given)
 
     @property
@@ -173,8 +174,8 @@ def measure_methods(request: Request) -> tuple[dict[str, Any], Iterator[Measured
             warnings.simplefilter("ignore", KdzooWarning)
             recipe.objective().bind(student, teacher, num_samples=EPOCH * max(request.batch_sizes))
     setting = {
-        "teacher": request.teacher,
-        "student": request.student,
+        "teacher": str(request.teacher),
+        "student": str(request.student),
         "steps": request.steps,
         "warmup": request.warmup,
         "repeats": request.repeats,
@@ -256,11 +257,11 @@ def _inference_columns(setting: dict[str, Any]) -> Columns:
 
 
 def _teacher(request: Request) -> Any:
-    teacher, student = ModelSpec.parse(request.teacher), ModelSpec.parse(request.student)
-    heads = [model.config.num_labels for model in (teacher, student) if model.has_head(_HEAD)]
+    teacher = request.teacher
+    heads = [model.config.num_labels for model in (teacher, request.student) if model.has_head(_HEAD)]
     labels = next(iter(heads), LABELS)
     if teacher.path is None:
-        return model_of_size(request.teacher, positions=max(request.lengths), num_labels=labels)
+        return model_of_size(teacher, positions=max(request.lengths), num_labels=labels)
     return load_model(teacher.path, labels)
 
 
@@ -348,7 +349,7 @@ def _stage(
             cache=TeacherCache(folder / "cache") if source == "cache" else None,
             args=arguments,
             train_dataset=dataset,
-            data_collator=_collate,
+            data_collator=stacked,
         )
         trainer.at = at
         trainer.pop_callback(PrinterCallback)
@@ -360,5 +361,6 @@ def _stage(
     return [dict(zip(PARTS, ((b - a) / request.steps).tolist(), strict=True)) for a, b in pairwise(readings)], peak
 
 
-def _collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+def stacked(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of rows of one length."""
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0] if name != "length"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.models.features import feature_of
 
 LayerMap = str | Sequence[Sequence[int]]
 Pairs = tuple[tuple[int, int], ...]
@@ -43,7 +44,7 @@ def layer_map(layers: LayerMap, student_layers: int, teacher_layers: int, featur
         KdzooError: for an unknown name, a pair out of range, a map with no pair, or ``"first"`` and ``"last"``
             where the teacher is the shallower one.
     """
-    attention = feature == "qkv"
+    attention = feature_of(feature).attention
     if not isinstance(layers, str):
         return _explicit(layers, student_layers, teacher_layers, attention)
     match = _SLICE.match("uniform[:-1]" if layers == "skip" else layers.replace(" ", ""))

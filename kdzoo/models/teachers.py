@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdzoo.tasks import Task
 
 
-def model_of_size(size: str, *, positions: int, num_labels: int, vocabulary: int = 30522) -> Any:
+def model_of_size(size: str | ModelSpec, *, positions: int, num_labels: int, vocabulary: int = 30522) -> Any:
     """A BERT with fresh weights in evaluation mode, to measure with.
 
     Raises:
@@ -22,7 +22,7 @@ def model_of_size(size: str, *, positions: int, num_labels: int, vocabulary: int
     """
     spec = ModelSpec.parse(size)
     if spec.layers is None or spec.width is None:
-        raise KdzooError(f"{size!r} is no size; give one such as 4x312 or 4x312,heads=12,ffn=1200")
+        raise KdzooError(f"{spec.text!r} is no size; give one such as 4x312 or 4x312,heads=12,ffn=1200")
     head: dict[str, Any] = {"num_labels": num_labels}  # a field of the base class, which the type checker does not see
     config = BertConfig(
         vocab_size=vocabulary,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import loss_class, options_of
+from kdzoo.models.features import feature_of
 from kdzoo.objectives.strict import Strict
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _of_terms(place: str, terms: Iterable[TermSpec]) -> dict[str, Any]:
         own = spec.model_dump(mode="json", exclude_defaults=True, exclude={"loss", "name"})
         chosen = {"weight": spec.weight} | own
         term = spec.term(1.0)
-        if term.feature not in ("logits", "embedding"):
+        if feature_of(term.feature).by_layer:
             chosen.setdefault("layers", term.layers)
         options = options_of(loss_class(spec.loss))
         if "temperature" in options:

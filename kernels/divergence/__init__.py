@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, power_of_2, values_at_hand
+from kdzoo.kernels.backend import KernelError, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -208,12 +208,6 @@ def _centred(slope: Tensor, s: Tensor) -> Tensor:
 # With Triton: a program for a row, or for several short ones
 
 
-def _tile(count: int, width: int) -> tuple[int, int, int]:
-    block_d = min(power_of_2(width), 2048)
-    block_m = min(power_of_2(count), max(1, 2048 // block_d), 64)
-    return block_m, block_d, min(16, max(1, block_m * block_d // 256))
-
-
 def _triton(
     student: Tensor,
     teacher: Tensor,
@@ -226,7 +220,6 @@ def _triton(
 ) -> Tensor:
     from kdzoo.kernels.divergence import triton_kernels
 
-    width = student.shape[-1]
     return rows.launch(
         triton_kernels.rows_kernel,
         student,
@@ -236,7 +229,7 @@ def _triton(
         gradient,
         mixture,
         1 / temperature,
-        tile=_tile(student.numel() // width, width),
+        tile=rows.tiling(student, most=2048, per_warp=256),
         KIND=kind,
         MIXED=mixture > 0,
         LIMIT=LIMIT,

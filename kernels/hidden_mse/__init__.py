@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import power_of_2
 from kdzoo.kernels.operators import without_autocast
 
 
@@ -73,18 +72,11 @@ def _block(
     return torch.linalg.vector_norm(apart, dim=-1).square_(), apart, 2.0
 
 
-def _tile(count: int, width: int) -> tuple[int, int, int]:
-    block_d = min(power_of_2(width), 4096)
-    block_m = min(power_of_2(count), max(1, 4096 // block_d), 64)
-    return block_m, block_d, min(8, max(1, block_m * block_d // 512))
-
-
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
     from kdzoo.kernels.hidden_mse import triton_kernels
 
-    width = student.shape[-1]
-    tile = _tile(student.numel() // width, width)
-    return rows.launch(triton_kernels.rows_kernel, student, teacher, mask, inverse, gradient, tile=tile)
+    program, tile = triton_kernels.rows_kernel, rows.tiling(student, most=4096, per_warp=512)
+    return rows.launch(program, student, teacher, mask, inverse, gradient, tile=tile)
 
 
 operator = rows.Operator("hidden_mse", "", _block, _triton)

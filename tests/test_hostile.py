@@ -306,7 +306,9 @@ def _pipe(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_link, _pipe])
-@pytest.mark.parametrize("part", [".lock", "config.json", "cells", "teachers", "teachers/sst2", "failed", "work"])
+@pytest.mark.parametrize(
+    "part", [".lock", "config.json", "cells", "teachers", "teachers/sst2", "failed", "work", "trials"]
+)
 def test_something_else_in_the_folder(make: Any, part: str, tmp_path: Path, commands: Commands) -> None:
     make(tmp_path / "out" / part)
     commands.fails(*GRID, "--out", tmp_path / "out", says=(str(tmp_path / "out" / part), "another --out"))

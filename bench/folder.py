@@ -20,7 +20,10 @@ from kdzoo.errors import DistillationFailure, KdzooError, printable
 LOCK = ".lock"
 # What a comparison or a training keeps in its folder.
 FILES = (LOCK, "config.json", "run.json", "record.json")
-FOLDERS = ("cells", "teachers", "failed", "logs", "work", "augmented", "tokenizer", "text", "cache", "trials", "students")
+FOLDERS = (
+    *("cells", "teachers", "students", "trials", "failed", "logs"),
+    *("work", "augmented", "tokenizer", "text", "cache"),
+)
 # What a refused request may have left of these, of which nothing is the result of a training.
 EARLY = (LOCK, "config.json", "run.json", "augmented", "tokenizer", "text")
 

@@ -73,13 +73,12 @@ def check_name(kind: str, name: object) -> str:
 
 def out_of_memory(error: BaseException) -> str | None:
     """What to do about an error that says that memory has run out; None for any other."""
+    if isinstance(error, DistillationFailure):  # which says it already
+        return None
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     # PyTorch's own for accelerators; on a CPU it raises a plain RuntimeError.
     full = ("out of memory", "can't allocate memory", "not enough memory")
-    ours = isinstance(error, DistillationFailure)  # which has said it, of one training of many
-    if not isinstance(error, MemoryError) and (
-        ours or not isinstance(error, RuntimeError) or not any(f in said for f in full)
-    ):
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and any(f in said for f in full)):
         return None
     return (
         f"out of memory ({brief(said)}); lower --batch-size (--gradient-accumulation makes up for it), --max-length or "

@@ -36,7 +36,13 @@ def load_methods() -> None:
 
 
 def entries(group: str) -> Iterator[Any]:
-    """What the installed plug-ins of a group name, imported one after the other.
+    """What the installed plug-ins of a group name, imported one after the other; see `named_entries`."""
+    for _, found in named_entries(group):
+        yield found
+
+
+def named_entries(group: str) -> Iterator[tuple[str, Any]]:
+    """The names of the installed plug-ins of a group, and what they name, imported one after the other.
 
     Raises:
         KdzooError: one cannot be imported; it is named.
@@ -46,4 +52,4 @@ def entries(group: str) -> Iterator[Any]:
             found = entry.load()
         except Exception as error:
             raise KdzooError(f"the plug-in {entry.name!r} ({entry.value}) could not be loaded: {error}") from error
-        yield found
+        yield entry.name, found

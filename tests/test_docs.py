@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from command_line import Commands
 from datasets import Dataset
 from latex2mathml.converter import convert
+from own_data import made, write
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 import kdzoo
 from kdzoo.losses import registry
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks import registry as tasks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,11 +66,38 @@ def test_python_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     was_registered = set(kdzoo.available())
+    monkeypatch.setattr(tasks, "_tasks", dict(tasks._tasks))
     for number, block in enumerate(blocks(page, "python"), 1):
         exec(compile(block, f"{page.name}, example {number}", "exec"), reader)
     for name in set(kdzoo.available()) - was_registered:
         assert kdzoo.describe(name).summary
         del registry._losses[name]
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The arguments of the kdzoo commands that a page prints."""
+    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(block for language, block in fenced if not language).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("kdzoo ")]
+
+
+def test_the_commands_for_ones_own_data_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = ROOT / "docs/own-data.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "_tasks", dict(tasks._tasks))
+    write(tmp_path / "reviews.csv", made(80))
+    (described,) = (block for block in blocks(page, 'yaml title="reviews.yaml"'))
+    (tmp_path / "reviews.yaml").write_text(described)
+    run, commands = Commands(capsys), commands_of(page)
+    assert len(commands) == 6
+    printed = [run.works(*command) for command in commands if command[0] == "compare"]
+    (said,) = blocks(page, "text")
+    assert printed[0].startswith(said)
+    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"reviews", "shares", "tags", "both"}
+    (check,) = (command for command in commands if command[0] == "check")
+    assert "works on reviews" in run.works(*check)
 
 
 @pytest.mark.parametrize("name", kdzoo.available())

@@ -281,10 +281,10 @@ BAD = {
     "not utf-8": (
         "train.tsv",
         b"sentence1\tsentence2\tlabel\n\xff\xfe\t\x80\t0\n",
-        r"train\.tsv: not readable as UTF-8",
+        r"train\.tsv, line 2: not UTF-8 \(invalid start byte 0xff\)",
     ),
-    "cut gzip": ("train.tsv.gz", gzip.compress(GOOD.encode())[:-9], r"train\.tsv\.gz: not readable as UTF-8 gzip"),
-    "no gzip": ("train.tsv.gz", GOOD, r"train\.tsv\.gz: not readable as UTF-8 gzip"),
+    "cut gzip": ("train.tsv.gz", gzip.compress(GOOD.encode())[:-9], r"train\.tsv\.gz: not readable as gzip text"),
+    "no gzip": ("train.tsv.gz", GOOD, r"train\.tsv\.gz: not readable as gzip text"),
     "no parquet": ("train.parquet", GOOD, r"train\.parquet: not readable as Parquet"),
 }
 

@@ -55,13 +55,20 @@ def test_labels_are_taken_as_ids_scores_or_names():
     assert [stsb.parse_label(value) for value in (0, "2.5", 5.0)] == [0.0, 2.5, 5.0]
 
 
-@pytest.mark.parametrize("value", [-1, 2, 0.5, "maybe", float("nan")])
+@pytest.mark.parametrize("value", [-1, 2, 0.5, "maybe"])
 def test_a_label_outside_the_range_names_the_valid_ones(value):
     with pytest.raises(KdzooError, match=r"0 \(entailment\), 1 \(not_entailment\)"):
         get_task("rte").parse_label(value)
 
 
-@pytest.mark.parametrize("value", [-0.1, 5.1, "high", float("nan")])
+@pytest.mark.parametrize("value", [None, "", "  ", float("nan")])
+@pytest.mark.parametrize("name", ["rte", "stsb"])
+def test_a_row_without_a_label_is_refused(name, value):
+    with pytest.raises(KdzooError, match=f"the row has no label, which {name} needs"):
+        get_task(name).parse_label(value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 5.1, "high", "nan"])
 def test_a_score_outside_the_range_is_refused(value):
     with pytest.raises(KdzooError, match="from 0 to 5"):
         get_task("stsb").parse_label(value)

@@ -175,7 +175,7 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
 
 
 def test_labels_that_count_are_those_of_the_whole_step(tmp_path: Path) -> None:
-    """Token classification with -100: cross-entropy is the mean over all labels of a step, kd over all its tokens."""
+    """Token classification with -100: means are over the labelled tokens of a step, which nothing else enters."""
     from transformers import BertForTokenClassification
 
     def model(seed: int) -> Any:
@@ -202,6 +202,15 @@ def test_labels_that_count_are_those_of_the_whole_step(tmp_path: Path) -> None:
         made.train()
         found.append({k: v for k, v in made.state.log_history[0].items() if k.startswith("loss")})
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+    inputs = collator([rows(8).map(labelled)[i] for i in range(8)])
+    taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    counted = inputs["labels"] != -100
+    with torch.no_grad():
+        own, other = (model(seed).eval()(**taken).logits[counted] for seed in (1, 2))
+    temperature = kdzoo.create("kd").temperature
+    own, other = ((side / temperature).log_softmax(-1) for side in (own, other))
+    kl = (other.exp() * (other - own)).sum(-1).mean() * temperature**2
+    assert found[0]["loss/kd"] == pytest.approx(float(kl), rel=1e-4)
 
 
 def test_rows_that_are_related_are_those_of_a_micro_batch(tmp_path: Path) -> None:

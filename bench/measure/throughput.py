@@ -28,6 +28,8 @@ from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.models.loading import load_model
+from kdzoo.models.shape import LABELS as SEVERAL
+from kdzoo.models.shape import NUMBERS
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
 from kdzoo.models.teachers import model_of_size
@@ -265,6 +267,14 @@ def _teacher(request: Request) -> Any:
     return load_model(teacher.path, labels)
 
 
+def _labels(config: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Labels of the kind that the model's head is for: classes, several labels a row, or one or more numbers."""
+    width = int(config.num_labels or LABELS)
+    if width > 1 and config.problem_type in (SEVERAL, NUMBERS):
+        return ((ids[:, :1] + torch.arange(width)) % 2).float()
+    return ids[:, 0] % width if width > 1 else (ids[:, 0] % LABELS).float()
+
+
 def _inference(model: Any, length: int) -> dict[str, Any]:
     found = {}
     for size, repeats in INFERENCE.items():
@@ -327,12 +337,11 @@ def _stage(
     steps = request.warmup + request.steps * request.repeats
     rows = batch_size * min(steps, EPOCH)
     ids = _ids(teacher, rows, length).cpu()
-    labels = int(teacher.config.num_labels or LABELS)
     dataset = Dataset.from_dict(
         {
             "input_ids": ids.tolist(),
             "attention_mask": torch.ones_like(ids).tolist(),
-            "labels": (ids[:, 0] % labels if labels > 1 else (ids[:, 0] % LABELS).float()).tolist(),
+            "labels": _labels(teacher.config, ids).tolist(),
             "sample_ids": list(range(rows)),
             "length": [length] * rows,
         }

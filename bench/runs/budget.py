@@ -160,11 +160,12 @@ def validated(kind: type[Any], /, **values: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
         if not name:
-            raise KdzooError(first["msg"].removeprefix("Value error, ")) from None
+            raise KdzooError(said) from None
         if first["type"] == "missing":
             raise KdzooError(f"{name} is missing; give at least one") from None
-        raise KdzooError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
+        raise KdzooError(f"{name} = {first['input']!r}: {said[:1].lower() + said[1:]}") from None
 
 
 def total_steps(budget: Budget, rows: int) -> int:

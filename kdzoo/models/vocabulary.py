@@ -23,13 +23,25 @@ def learned_tokenizer(texts: Iterable[str], *, size: int = SIZE) -> PreTrainedTo
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = [*texts]
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers the letters within words as it meets the words, in an order that changes from run to run, and
+    # what is learned from equal counts depends on these numbers; so they are given.
+    words = (splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in texts)
+    within = sorted({letter for found in words for word, _ in found for letter in word[1:]})
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = normalizer, splitter
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=MIN_FREQUENCY, special_tokens=list(SPECIAL), show_progress=False
+        vocab_size=size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=[*SPECIAL, *(f"##{letter}" for letter in within)],
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(texts, trainer)
+    # Here the letters are no special tokens.
+    tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens([*SPECIAL])
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

@@ -14,13 +14,14 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import classification_head, logits_by_token
+from kdzoo.models.heads import classification_head, logits_by_token, unwrap
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.schedule import _fractions
 from kdzoo.objectives.term import Term
 
 BALANCES = ("fixed", "uncertainty", "gradient_norm")
+IGNORED = -100  # the label of a token that does not count, as in PyTorch
 MEMORY = 0.9  # of the moving average of gradient norms
 
 
@@ -89,6 +90,7 @@ class Objective(nn.Module):
         self.losses = nn.ModuleDict()
         self._pairs: dict[str, Pairs] = {}
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
+        self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
 
     def bind(self, student: nn.Module, teacher: nn.Module | None, *, num_samples: int | None = None) -> Objective:
         """Fit the objective to two models: layer maps, projections, banks.
@@ -105,6 +107,7 @@ class Objective(nn.Module):
             KdzooError: where a term cannot work on these models.
         """
         from_shape = ModelShape.of(student)
+        self._labelled_tokens = "TokenClassification" in type(unwrap(student)).__name__
         if teacher is None and any(term.kind.needs_teacher for term in self.terms):
             needing = next(term for term in self.terms if term.kind.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
@@ -130,7 +133,7 @@ class Objective(nn.Module):
                 self.losses[term.name] = nn.ModuleList([term.module])
                 continue
             given = dict(term.options)
-            if term.feature == LOGITS:
+            if term.feature == LOGITS or ("labels" in term.kind.needs and not term.kind.token_labels):
                 term.kind.check_problem(from_shape, given)
             options = term.kind.fit(
                 given,
@@ -220,7 +223,9 @@ class Objective(nn.Module):
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
         if shares is not None:
             by_token = student.logits is not None and student.logits.dim() == 3
-            weighed = {term.name: shares[term.mean_over(by_token)] for term in active}
+            by_label = by_token and self._labelled_tokens
+            kinds = {t.name: "labels" if by_label and t.feature == LOGITS else t.mean_over(by_token) for t in active}
+            weighed = {name: shares[kind] for name, kind in kinds.items()}
             values = {name: value * weighed[name].to(value.dtype) for name, value in values.items()}
         self.gradients = {} if parameters is None else _measured(values, list(parameters))
         if self.gradients and self.balance == "gradient_norm":
@@ -271,6 +276,9 @@ class Objective(nn.Module):
         if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
             seen = student.mask if by_token else None
+            if by_token and self._labelled_tokens and context["labels"] is not None:
+                counted = context["labels"] != IGNORED
+                seen = counted if seen is None else seen & counted
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = term.feature

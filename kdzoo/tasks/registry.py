@@ -63,10 +63,17 @@ def get_task(name: str) -> Task:
 
 
 def _load() -> None:
-    """Register the tasks of installed plug-ins, once; kdzoo's own are there when this package is imported."""
+    """Register the tasks of installed plug-ins, once; kdzoo's own are there when this package is imported.
+
+    Raises:
+        KdzooError: one cannot be imported, fails, or gives no task; it is named.
+    """
     global _loaded
     if _loaded:
         return
+    for name, found in plugins.named_entries(plugins.TASK_GROUP):
+        try:
+            register_task(found if isinstance(found, Task) or not callable(found) else found())
+        except Exception as error:
+            raise KdzooError(f"the plug-in {name!r} gives no task: {error}") from error
     _loaded = True
-    for found in plugins.entries(plugins.TASK_GROUP):
-        register_task(found if isinstance(found, Task) or not callable(found) else found())

@@ -353,9 +353,16 @@ class DistillationTrainer(Trainer):
         checkpoints.load(self.model.student, self.model.objective, Path(resume_from_checkpoint))
 
     def _init_training_state(
-        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *others: Any
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: Any = None,
+        trial: Any = None,
     ) -> tuple[int, int]:
-        found = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *others)
+        found: tuple[int, int] = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
         if self.state.global_step > max_steps:
             raise KdzooError(f"the checkpoint is of step {self.state.global_step}, and training ends after {max_steps}")
         # One that has ended has no epoch left; in the midst of one the Trainer would take another step.

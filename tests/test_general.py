@@ -190,7 +190,7 @@ def test_general_stages_work_on_text(name: str, teacher: Path) -> None:
     recipe = Recipe.load(name).on_text()
     guide, student = pretraining._models(recipe, ModelSpec.parse(str(teacher)), ModelSpec.parse("1x16,heads=4"), 0)
     batch = [{"input_ids": [2, 5, 6, 3][: 4 - at], "sample_ids": at} for at in range(2)]
-    masked = any(term.kind.token_labels for term in recipe.objective().terms)
+    masked = any(term.loss_class.token_labels for term in recipe.objective().terms)
     check_on_text(recipe, student, guide, TextCollator(synthetic_tokenizer(), 0.15 if masked else None, 0)(batch), 2)
     assert "ForMaskedLM" in type(student).__name__ if masked else type(student).__name__ == "BertModel"
 

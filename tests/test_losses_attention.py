@@ -214,7 +214,7 @@ def test_mobilebert_goes_up_one_layer_at_a_time_and_keeps_a_tenth_of_those_below
         expected = [0.1] * current + [1.0] + [0.0] * (3 - current)
         for each in weights("mobilebert", stage * (current + 0.5) / 4).values():
             assert each == pytest.approx(expected)
-    assert [term.kind.name for term in Recipe.load("mobilebert").objective().active(0.9)] == ["kd", "ce"]
+    assert [term.loss_class.name for term in Recipe.load("mobilebert").objective().active(0.9)] == ["kd", "ce"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_mobilebert_goes_up_one_layer_at_a_time_and_keeps_a_tenth_of_those_below
 )
 def test_internal_representations_come_in_three_schedules(recipe, expected):
     assert weights(recipe, 6 / 7 * 1.5 / 4) == {"cls": expected, "qkv": expected}
-    at_the_end = [term.kind.name for term in Recipe.load(recipe).objective().active(0.99)]
+    at_the_end = [term.loss_class.name for term in Recipe.load(recipe).objective().active(0.99)]
     assert at_the_end[-1] == "soft_ce" and (len(at_the_end) == 1) == (recipe != "ir_kd")
 
 

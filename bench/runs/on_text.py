@@ -159,7 +159,7 @@ def pretrain(
     guide, model = _models(recipe, above, below, seed)
     check_vocabularies(model, guide)
     check_length(budget.max_length, tokenizer, guide, model)
-    masked = any(term.kind.token_labels for term in recipe.objective().terms)
+    masked = any(term.loss_class.token_labels for term in recipe.objective().terms)
     collator = TextCollator(tokenizer, mlm_probability if masked else None, seed)
     rows = packed(source, tokenizer, budget.max_length, folder / "text", pack=pack)
     check_on_text(recipe, model, guide, collator([rows[at] for at in range(min(2, len(rows)))]), len(rows))
@@ -258,7 +258,7 @@ def _models(
     """Teacher and student, with a masked-language-model head where a loss compares or predicts words."""
     on_words = [term for term in recipe.objective().terms if term.feature == "logits"]
     head = "masked_lm" if on_words else "none"
-    compared = ", ".join(term.name for term in on_words if term.kind.needs_teacher)
+    compared = ", ".join(term.name for term in on_words if term.loss_class.needs_teacher)
     try:
         assert teacher.path is not None
         guide = load_model(teacher.path, head=head, new_head=not compared, seed=seed)

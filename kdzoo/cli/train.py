@@ -114,7 +114,7 @@ def pretrain(
     settings = validated(OnText, **told).model_dump()
     if "steps" in told and "epochs" in budget:
         raise KdzooError("--steps is instead of --epochs; leave one of them out")
-    if "mlm_probability" in told and not any(term.kind.token_labels for term in recipe.objective().terms):
+    if "mlm_probability" in told and not any(term.loss_class.token_labels for term in recipe.objective().terms):
         raise KdzooError(f"--mlm-probability is of words to predict, and {recipe.name} predicts none; add the loss mlm")
     with undone(out):
         record = on_text.pretrain(

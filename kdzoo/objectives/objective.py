@@ -108,22 +108,22 @@ class Objective(nn.Module):
         """
         from_shape = ModelShape.of(student)
         self._labelled_tokens = "TokenClassification" in type(unwrap(student)).__name__
-        if teacher is None and any(term.kind.needs_teacher for term in self.terms):
-            needing = next(term for term in self.terms if term.kind.needs_teacher)
+        if teacher is None and any(term.loss_class.needs_teacher for term in self.terms):
+            needing = next(term for term in self.terms if term.loss_class.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
         to_shape = from_shape if teacher is None else ModelShape.of(teacher)
-        on_logits = any(term.kind.needs_teacher and term.feature == LOGITS for term in self.terms)
+        on_logits = any(term.loss_class.needs_teacher and term.feature == LOGITS for term in self.terms)
         if on_logits and from_shape.num_labels != to_shape.num_labels:
             raise KdzooError(
                 f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
                 "they must be trained for the same task"
             )
-        if teacher is not None and any("teacher_head" in term.kind.extras for term in self.terms):
+        if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
             self._teacher_head = classification_head(teacher)
         for term in self.terms:
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
-            alone = term.shared or term.kind.stacked or term.kind.many_to_many or len(pairs) <= 1
+            alone = term.shared or term.loss_class.stacked or term.loss_class.many_to_many or len(pairs) <= 1
             if term.module is not None:
                 if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:
                     raise KdzooError(
@@ -133,9 +133,9 @@ class Objective(nn.Module):
                 self.losses[term.name] = nn.ModuleList([term.module])
                 continue
             given = dict(term.options)
-            if term.feature == LOGITS or ("labels" in term.kind.needs and not term.kind.token_labels):
-                term.kind.check_problem(from_shape, given)
-            options = term.kind.fit(
+            if term.feature == LOGITS or ("labels" in term.loss_class.needs and not term.loss_class.token_labels):
+                term.loss_class.check_problem(from_shape, given)
+            options = term.loss_class.fit(
                 given,
                 feature=term.feature,
                 student=from_shape,
@@ -144,7 +144,7 @@ class Objective(nn.Module):
                 num_samples=num_samples,
             )
             self.losses[term.name] = nn.ModuleList(
-                create(term.kind.name, **options) for _ in range(1 if alone else len(pairs))
+                create(term.loss_class.name, **options) for _ in range(1 if alone else len(pairs))
             )
         for progress in sorted({0.0, *(f for t in self.terms for f in _fractions(t.weight) if f < 1)}):
             if not self.active(progress):
@@ -168,12 +168,12 @@ class Objective(nn.Module):
             progress: fraction of the training done, 0 to 1.
         """
         active = self.active(progress)
-        using = [term for term in active if term.kind.needs_teacher]
+        using = [term for term in active if term.loss_class.needs_teacher]
         return self._taken(active, 0, progress), self._taken(using, 1, progress) if using else None
 
     def teacher_needs(self) -> Needs | None:
         """What the teacher must expose over the whole training; None when no term needs one."""
-        using = [term for term in self.terms if term.kind.needs_teacher]
+        using = [term for term in self.terms if term.loss_class.needs_teacher]
         return self._taken(using, 1) if using else None
 
     def _taken(self, terms: Iterable[Term], side: int, progress: float | None = None) -> Needs:
@@ -268,11 +268,11 @@ class Objective(nn.Module):
         pairs = self._bound_pairs(term)
         losses = self.losses[term.name]
         assert isinstance(losses, nn.ModuleList)
-        if term.kind.needs_teacher and teacher is None:
+        if term.loss_class.needs_teacher and teacher is None:
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head, "epoch": context["epoch"]}
         context = {name: value for name, value in context.items() if name != "epoch"}
-        context |= {name: value for name, value in given.items() if name in term.kind.extras}
+        context |= {name: value for name, value in given.items() if name in term.loss_class.extras}
         if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
             seen = student.mask if by_token else None
@@ -283,9 +283,9 @@ class Objective(nn.Module):
         assert teacher is not None
         feature = term.feature
         mask = student.mask if feature.by_token else None
-        if term.kind.stacked or term.kind.many_to_many:
+        if term.loss_class.stacked or term.loss_class.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
-            if term.kind.many_to_many:
+            if term.loss_class.many_to_many:
                 own, other = sorted(set(own)), sorted(set(other))
             if feature.attention:
                 mask = _seen_by_all(term, student, teacher, own, other)
@@ -374,14 +374,18 @@ def check_separate_tokens(objective: Objective, student: nn.Module) -> None:
     """
     for term in objective.terms:
         by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
-        if not term.kind.needs_teacher or not by_token:
+        if not term.loss_class.needs_teacher or not by_token:
             continue
         if term.feature == LOGITS:
             raise KdzooError(
                 f"the term {term.name!r} compares the logits of single tokens, and the teacher has a tokenizer of its "
                 "own, so that its tokens are others; take a loss on cls or pooled"
             )
-        others = [name for name, of in features_of(term.kind.features, term.kind.extras).items() if not of.by_token]
+        others = [
+            name
+            for name, of in features_of(term.loss_class.features, term.loss_class.extras).items()
+            if not of.by_token
+        ]
         rows = [name for name, of in FEATURES.items() if not of.by_token]
         instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
         raise KdzooError(
@@ -397,5 +401,5 @@ def check_labels(objective: Objective) -> None:
         KdzooError: names its term.
     """
     for term in objective.terms:
-        if term.kind.token_labels:
+        if term.loss_class.token_labels:
             raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")

@@ -54,7 +54,7 @@ class Term:
     ) -> None:
         kind = loss_class(loss) if isinstance(loss, str) else type(loss)
         self.module = None if isinstance(loss, str) else loss
-        self.kind = kind
+        self.loss_class = kind
         label = loss if isinstance(loss, str) else loss.label
         if self.module is not None and options:
             raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
@@ -99,13 +99,13 @@ class Term:
         Args:
             by_token: the logits are those of tokens.
         """
-        if self.kind.token_labels:
+        if self.loss_class.token_labels:
             return "labels"
         if self.feature == LOGITS:
             # A loss on labels alone leaves out the tokens that have none.
-            return "rows" if not by_token else "tokens" if self.kind.needs_teacher else "labels"
-        padded = self.options.get("variant") in self.kind.counts_padding  # a mean over what the batch is padded to
-        return "rows" if padded or not self.feature.by_token else self.kind.mean_over or "tokens"
+            return "rows" if not by_token else "tokens" if self.loss_class.needs_teacher else "labels"
+        padded = self.options.get("variant") in self.loss_class.counts_padding  # over padding too
+        return "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
 
     def progress_at(self, progress: float) -> float:
         """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""

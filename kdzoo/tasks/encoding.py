@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-TEACHER = "teacher_"  # before the names of the columns that the teacher alone takes
+TEACHER_PREFIX = "teacher_"  # before the names of the columns that the teacher alone takes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Encoder:
             )
         inputs = [name for name in theirs.column_names if name in self.teacher.model_input_names]
         for name in inputs:
-            own = own.add_column(f"{TEACHER}{name}", theirs[name])
+            own = own.add_column(f"{TEACHER_PREFIX}{name}", theirs[name])
         return own
 
     def collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -75,11 +75,10 @@ class Both:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The students' batch, with the teacher's inputs as ``teacher_...``, where the rows still have them."""
-        own = [{name: value for name, value in row.items() if not name.startswith(TEACHER)} for row in rows]
-        theirs = [
-            {name.removeprefix(TEACHER): value for name, value in row.items() if name.startswith(TEACHER)}
-            for row in rows
-        ]
+        own = [{name: value for name, value in row.items() if not name.startswith(TEACHER_PREFIX)} for row in rows]
+        above = [{name: value for name, value in row.items() if name.startswith(TEACHER_PREFIX)} for row in rows]
+        theirs = [{name.removeprefix(TEACHER_PREFIX): value for name, value in row.items()} for row in above]
         if not any(theirs):  # without a teacher, its columns are left out before
             return self.student(own)
-        return {**self.student(own), **{f"{TEACHER}{name}": value for name, value in self.teacher(theirs).items()}}
+        batch = {f"{TEACHER_PREFIX}{name}": value for name, value in self.teacher(theirs).items()}
+        return {**self.student(own), **batch}

@@ -49,7 +49,7 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
 def say_micro_batches(objective: Objective, args: Any) -> None:
     """Warn where losses relate rows to each other and a step's rows come in several micro-batches."""
     pieces, rows = args.gradient_accumulation_steps, args.per_device_train_batch_size
-    relating = [term.name for term in objective.terms if term.kind.contrastive]
+    relating = [term.name for term in objective.terms if term.loss_class.contrastive]
     if pieces > 1 and relating:
         warnings.warn(
             f"{', '.join(relating)} relates rows to each other and sees the {rows} of a micro-batch, not the "

@@ -34,11 +34,11 @@ from kdzoo.models.heads import (
     unwrap,
 )
 from kdzoo.models.masks import real_tokens
+from kdzoo.tasks.encoding import TEACHER_PREFIX as TEACHER_PREFIX
 from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers
 from kdzoo.training.store import FORMAT, Growing, read
 from kdzoo.training.store import PRECISIONS as PRECISIONS
 
-TEACHER_PREFIX = "teacher_"  # of columns that are for the teacher alone, where it has a tokenizer of its own
 VOLATILE = ("_name_or_path", "transformers_version")  # of a config: what does not change the numbers
 ROWS_FILE = "rows.safetensors"
 

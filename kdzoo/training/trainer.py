@@ -92,7 +92,7 @@ class DistillationTrainer(Trainer):
         if objective is None:
             assert recipe is not None
             objective = recipe.objective()
-        needs_teacher = any(term.kind.needs_teacher for term in objective.terms)
+        needs_teacher = any(term.loss_class.needs_teacher for term in objective.terms)
         self.teacher = None if teacher is None or not needs_teacher else unwrap(teacher)
         train_dataset: Any = arguments.get("train_dataset")
         check_arguments(args, arguments)

@@ -263,7 +263,7 @@ def test_a_failed_teacher_costs_its_task_alone(commands: Commands, tmp_path: Pat
     assert [path.name for path in (tmp_path / "failed").iterdir()] == ["rte-teacher-0.json"]
     assert records(tmp_path).keys() == {"sst2-teacher", "sst2-kd-0", "sst2-lrc-0"}
     again = commands(*grid)
-    assert again.code == 1 and "seed 0  failed before: MemoryError: no more" in again.out
+    assert again.code == 1 and "seed 0  failed before: out of memory (no more)" in again.out
     commands.works(*grid, "--retry-failed")
     assert records(tmp_path).keys() >= {"rte-teacher", "rte-kd-0", "rte-lrc-0"}
     assert [*(tmp_path / "failed").iterdir()] == []

@@ -84,7 +84,7 @@ def test_a_comparison_its_report_and_its_resumption(name: str, commands: Command
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert records(out)[f"{stem}-kd-0"]["score"] == score
     write(data, made(79))
-    commands.fails(*command, says=(f"other contents of {stem}'s rows",))
+    commands.fails(*command, says=(f"other contents of the rows of {stem}",))
 
 
 def test_a_folder_with_a_test_split(commands: Commands, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_one_model(commands: Commands, tmp_path: Path) -> None:
     commands.works(*command)
     commands.fails(*command, "--metric", "macro_f1", says=("another configuration", "macro_f1"))
     write(data / "train.jsonl", made(60))
-    commands.fails(*command, says=("other contents of topics's rows",))
+    commands.fails(*command, says=("other contents of the rows of topics",))
 
 
 def test_a_learned_vocabulary_is_seeded_and_kept(commands: Commands, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_comparison_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[
     again = kdzoo.compare(data=table, name="news", quiet=True, **options)
     assert capsys.readouterr().out == ""
     assert {path: path.stat().st_mtime_ns for path in kept} == kept and again.records == results.records
-    with pytest.raises(KdzooError, match="other contents of news's rows"):
+    with pytest.raises(KdzooError, match="other contents of the rows of news"):
         kdzoo.compare(data=table.iloc[1:], name="news", quiet=True, **options)
 
 

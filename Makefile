@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help compare compare-glue test test-slow fuzz kernels bench check format figures docs release clean build/layout
+.PHONY: help compare compare-glue test test-slow fuzz kernels bench check format figures picture docs release clean build/layout
 
 # A python named but not working (a version manager's shim) is passed over, so each is asked for its version.
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -64,6 +64,9 @@ format: .venv/.dev ## the code as ruff writes it
 
 figures: .venv/.dev ## the tables of the pages, printed anew from the committed records
 	@.venv/bin/python docs/refresh.py
+
+picture: .venv/.dev ## docs/report.png, taken of a report by Chromium
+	@.venv/bin/python docs/picture.py
 
 docs: .venv/.dev build/layout ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

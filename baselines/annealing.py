@@ -57,6 +57,7 @@ class Annealing(DistillationLoss):
     """
 
     extras = frozenset({"progress"})
+    every_class = True
     formula = r"\frac{1}{BC} \sum_{ic} \left(z^s_{ic} - \varphi z^t_{ic}\right)^2, \quad \varphi = \tfrac{1}{T} \dots 1"
     complexity = "O(B·C)"
     related = ("logit_mse", "kd")

@@ -64,6 +64,7 @@ class DIST(DistillationLoss):
     """
 
     contrastive = True
+    every_class = True
     formula = (
         r"T^2 \left[ \frac{\beta}{B} \sum_i \left(1 - \rho(p^s_{i\cdot}, p^t_{i\cdot})\right) + \frac{\gamma}{C} "
         r"\sum_c \left(1 - \rho(p^s_{\cdot c}, p^t_{\cdot c})\right) \right]"

@@ -62,6 +62,7 @@ class DKD(DistillationLoss):
     """
 
     needs = frozenset({"labels"})
+    every_class = True
     formula = (
         r"\frac{T^2}{B} \sum_i \alpha\, \mathrm{KL}\left(b^t_i \,\middle\|\, b^s_i\right) + \beta\, "
         r"\mathrm{KL}\left(\hat p^t_i \,\middle\|\, \hat p^s_i\right), \quad b = (p_y, 1 - p_y)"

@@ -40,6 +40,7 @@ class LogitMSE(DistillationLoss):
     """
 
     features = ("logits",)
+    every_class = True
     problem_types = (CLASSES, LABELS, NUMBERS)
     formula = r"\frac{1}{BC} \sum_{ic} \left(z^t_{ic} - z^s_{ic}\right)^2"
     complexity = "O(B·C)"

@@ -51,6 +51,7 @@ class LogitStd(DistillationLoss):
         True
     """
 
+    every_class = True
     formula = (
         r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(\hat z^t_i / T) \,\middle\|\, "
         r"\mathrm{softmax}(\hat z^s_i / T)\right), \quad \hat z = \frac{z - \bar z}{\sigma(z) + 10^{-7}}"

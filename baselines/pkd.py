@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.normalized_mse import normalized_mse
 from kdzoo.losses.base import DistillationLoss, check_backend
 from kdzoo.losses.reduction import mean_count
@@ -15,6 +17,9 @@ from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
+
+
+MANY_LAYERS = 6  # more than the students that the method is for have; without layers= they may be tokens
 
 
 @register("pkd")
@@ -35,6 +40,8 @@ class PKD(DistillationLoss):
 
     Shapes:
         student, teacher: (B, M, D) for M layers, or (B, D) for one. No mask: a CLS state has no positions.
+        ``layers=M`` says how many there are, and is checked; without it more than six are warned of once, for they
+        may be the tokens of one layer.
 
     Raises:
         KdzooError: for shapes or widths that do not fit, or a mask.
@@ -53,6 +60,7 @@ class PKD(DistillationLoss):
     """
 
     features = ("cls",)
+    extras = frozenset({"layers"})
     stacked = True
     fused = True
     formula = r"\frac{1}{B M} \sum_{i,m} \| h^s_{im} / \|h^s_{im}\| - h^t_{im} / \|h^t_{im}\| \|^2"
@@ -74,6 +82,21 @@ class PKD(DistillationLoss):
     ) -> None:
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
         self.backend = check_backend(self.label, backend)
+        self._asked = False  # whether the layers are tokens
+
+    def _check_layers(self, student: Tensor, layers: int | None) -> None:
+        """Tokens of one layer, (B, S, D), look like layers: more than a student has are told of once."""
+        found = student.shape[1] if student.dim() == 3 else 1
+        if layers is not None and layers != found:
+            raise KdzooError(f"{self.label}: layers={layers}, and student {tuple(student.shape)} has {found}")
+        if layers is None and found > MANY_LAYERS and not self._asked and not torch.compiler.is_compiling():
+            self._asked = True
+            warnings.warn(
+                f"{self.label} takes student {tuple(student.shape)} for the CLS states of {found} layers; where these "
+                f"are tokens, give it one state a row, hidden[:, 0]; where they are layers, say layers={found}",
+                KdzooWarning,
+                stacklevel=5,
+            )
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         if mask is not None or student.dim() > 3:
@@ -82,6 +105,7 @@ class PKD(DistillationLoss):
                 f"{self.label} compares CLS states (B, M, D) or (B, D), without a mask; got student "
                 f"{tuple(student.shape)}, teacher {tuple(teacher.shape)}{given}"
             )
+        self._check_layers(student, context.get("layers"))
         student, teacher, _ = self.vectors(student, teacher, None)
         count = mean_count(student)
         value = normalized_mse(student, teacher.to(student.dtype), count=count, backend=self.backend)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from kdzoo.bench import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,27 @@ class Columns:
 
     def terminal(self) -> Table:
         """For a rich console."""
+        from rich.table import Table  # here, since profiling goes without
+
         table = Table(title=escape.terminal(self.title) if self.title else None, title_justify="left")
         for place, name in enumerate(self.head):
             table.add_column(escape.terminal(name), justify="left" if place < self.names else "right")
         for cells in self.body:
             table.add_row(*map(escape.terminal, cells))
         return table
+
+    def text(self) -> str:
+        """In plain text, where rich is not installed."""
+        lines = [[escape.printable(cell) for cell in cells] for cells in (self.head, *self.body)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = [
+            "  ".join(
+                cell.ljust(width) if place < self.names else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ).rstrip()
+            for cells in lines
+        ]
+        return "\n".join(([escape.printable(self.title)] if self.title else []) + shown) + "\n"
 
     def markdown(self) -> str:
         """In Markdown."""

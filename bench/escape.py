@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.text import Text
 
 PLOT = {"text.parse_math": False}  # matplotlib's setting under which $ is a dollar
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
@@ -36,6 +37,8 @@ def _shows(sign: str) -> bool:
 
 def terminal(text: object, style: str = "") -> Text:
     """For a rich console: no markup, no emoji codes, no escapes; on one line."""
+    from rich.text import Text  # here, since profiling goes without
+
     return Text(" ".join(printable(text).split("\n")), style=style)
 
 

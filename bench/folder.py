@@ -28,6 +28,19 @@ FOLDERS = (
 EARLY = (LOCK, "config.json", "run.json", "augmented", "tokenizer", "text")
 
 
+def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse a folder whose records were made with other settings.
+
+    Raises:
+        KdzooError: names what differs.
+    """
+    if difference := differences(old, new):
+        raise KdzooError(
+            f"{folder} holds the records of another configuration: {'; '.join(difference)}. "
+            "Choose another --out, or the settings it was started with"
+        )
+
+
 class Records:
     """The records of one comparison in one folder.
 
@@ -62,12 +75,7 @@ class Records:
             raise KdzooError(f"cannot write to the output folder {folder}: {said}") from None
         _check_parts(folder)
         if old := read_config(self.config):
-            difference = differences(old.get("shared", {}), shared)
-            if difference:
-                raise KdzooError(
-                    f"{folder} holds the records of another configuration: {'; '.join(difference)}. "
-                    "Choose another --out, or the settings it was started with"
-                )
+            check_same(folder, old.get("shared", {}), shared)
             # What an earlier run had, and this one has not, comes after.
             for axis, names in old.get("order", {}).items():
                 self.order[axis] = list(dict.fromkeys([*self.order.get(axis, []), *names]))

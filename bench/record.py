@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
-from kdzoo.bench.timing import device_name, versions
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
@@ -137,6 +135,10 @@ def new_record(configuration: dict[str, Any], **found: Any) -> dict[str, Any]:
         configuration: all that the training depends on.
         found: what it gave, by field.
     """
+    import torch  # a configuration is read, and may be refused, before what trains is loaded
+
+    from kdzoo.bench.timing import device_name, versions
+
     return {
         "format": FORMAT,
         "configuration": configuration,

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 import kdzoo
 
@@ -66,7 +65,7 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
-    with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
     events: Any = profiled.profiler.kineto_results.events()
@@ -86,6 +85,8 @@ def forward_speed(model: Any, inputs: dict[str, Tensor], rows: int, repeats: int
 
 def forward_flops(model: Any, length: int) -> int:
     """The floating-point operations of a forward pass of one row of ``length`` tokens."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, since it imports Triton
+
     ids = torch.ones(1, length, dtype=torch.long, device=model.device)
     # The plain form of attention, whose products are all counted; a fused one is not everywhere.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -136,7 +137,7 @@ def peak_memory() -> int:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """The profiler's C++ code notes its start and stop on the process's standard error."""
     kept = os.dup(2)
     try:

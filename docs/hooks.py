@@ -1,8 +1,10 @@
-"""MkDocs hook: the catalogue of losses and recipes from the registry."""
+"""MkDocs hook: the catalogue of losses and recipes from the registry, and the tutorial from its notebook."""
 
 from __future__ import annotations
 
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -27,6 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
     pages = {"catalogue/losses.md": _index(), "catalogue/recipes.md": _recipes()}
     pages |= {f"catalogue/{name}.md": _loss(name) for name in kdzoo.available()}
+    pages["tutorial.md"] = _tutorial()
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -71,6 +74,15 @@ def _loss(name: str) -> str:
     table = "\n".join(f"| {row} | {_cell(text)} |" for row, text in rows.items() if text)
     where = f"{inspect.getmodule(kind).__name__}.{kind.__qualname__}"  # type: ignore[union-attr]
     return f"# {name}\n\n{formula}\n\n| | |\n|---|---|\n{table}\n\n::: {where}\n"
+
+
+def _tutorial() -> str:
+    """The notebook as a page."""
+    cells = json.loads((Path(__file__).parent / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    shown = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in texts]
+    shown.insert(1, "This page is a notebook: [tutorial.ipynb](tutorial.ipynb).")
+    return "\n\n".join(shown) + "\n"
 
 
 def _recipes() -> str:

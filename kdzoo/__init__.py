@@ -10,6 +10,7 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import create, describe, register
 from kdzoo.models.activations import QKV, Activations, Needs, capture
+from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.registry import available, register_recipe
 from kdzoo.objectives.schedule import Schedule, after, before, linear
@@ -36,6 +37,7 @@ __all__ = [
     "DistillationTrainer",
     "KdzooError",
     "KdzooWarning",
+    "ModelShape",
     "Needs",
     "Objective",
     "Recipe",
@@ -78,7 +80,7 @@ def __dir__() -> list[str]:
         there = all(importlib.util.find_spec(package) for package in _NEEDED)
     except (ImportError, ValueError):  # an import that was blocked
         there = False
-    return sorted({*globals(), *(name for name in __all__ if there or name not in _LATER)})
+    return sorted(["__version__", *(name for name in __all__ if there or name not in _LATER)])
 
 
 def __getattr__(name: str) -> Any:

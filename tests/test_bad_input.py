@@ -114,7 +114,7 @@ def one_term(folder: Path, term: str) -> Path:
         (("check", "kd", "--set", "kd.temperature=-1"), ("temperature is -1", "positive")),
         (("comprae",), ("'comprae'", "'compare'")),
         (("compare", "--taks", "sst2"), ("--taks", "--tasks")),
-        (("compare", "--seeds", "two"), ("seeds = 'two': give a number of seeds, or which",)),
+        (("compare", "--seeds", "two"), ("seeds = 'two'", "a number of seeds")),
         (("compare", "--seeds", "0"), ("seeds = '0'", "from 1 to 1000")),
         (("compare", "--precision", "fp64"), ("precision = 'fp64'", "'fp32'")),
         (("compare", "--epochs", "0"), ("epochs = 0", "greater than 0")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -112,6 +113,26 @@ def test_example_scripts_train(example: Path, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     values = runpy.run_path(str(example))["main"]()
     assert sum(values[-3:]) < sum(values[:3])
+
+
+def test_the_tutorial_runs_cell_by_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    seen: dict[str, Any] = {}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"tutorial, cell {number}", "exec"), seen)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                assert {"ROWS", "EPOCHS", "SEEDS", "TEACHER", "STUDENT", "METHODS"} <= {*seen}
+                seen |= {"ROWS": 96, "EPOCHS": 1, "SEEDS": 1, "METHODS": ["none", "kd"]}
+                seen |= {"TEACHER": "1x16,heads=2", "STUDENT": "1x8,heads=2"}
+    plotted = [line for line in seen["axes"].get_lines() if len(line.get_xdata()) > 2]
+    assert len(plotted) == 2 and (tmp_path / "students.png").stat().st_size > 1000
+    predicted = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert predicted[0] == "review,label,probability" and len(predicted) == 3
+    assert seen["exported"].apart < 1e-4 and seen["logits"].shape == (1, 2)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "stages:" in page.read_text()], ids=lambda page: page.stem)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import SEQUENCE, VOCABULARY, batch
+from tiny_models import SEQUENCE, VOCABULARY, batch, tiny
 from torch import Tensor
 
+import kdzoo
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, Needs, capture
+from kdzoo.models.heads import shows_qkv
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
 
@@ -322,3 +325,28 @@ def test_heads_without_logits_say_what_there_is() -> None:
     ):
         taken(model, batch(), Needs())
     taken(model, batch(), Needs(logits=False, cls=frozenset({2})))
+
+
+# --- what the guide says ----------------------------------------------------------------------------------------------
+
+
+def test_the_guide_says_which_families_give_queries_and_keys() -> None:
+    """The table of docs/own-loop.md: by row, whether queries, keys and values come out, and the losses that work."""
+    page = (Path(__file__).parents[1] / "docs" / "own-loop.md").read_text(encoding="utf-8")
+    shown, hidden = (line for line in page.splitlines() if "`activations." in line and line.startswith("| "))
+    plain = {name.casefold(): name for name in ("BERT", "RoBERTa", "DistilBERT", "ALBERT", "ELECTRA", "ModernBERT")}
+    for family in (*plain, "eurobert"):
+        assert plain.get(family, "EuroBERT") in shown and shows_qkv(tiny(family)), family
+    for family, (sizes, _) in FAMILIES.items():
+        if family not in ("BigBird",):
+            assert not shows_qkv(made(family, sizes))
+            assert family.removesuffix("V2").casefold() in hidden.casefold(), family
+    model = tiny("deberta")
+    for loss in kdzoo.available():
+        if kdzoo.describe(loss).features[0] == "qkv":
+            try:
+                Objective([Term(loss)]).bind(model, model)
+                works = True
+            except KdzooError:
+                works = False
+            assert works == (f"`{loss}`" in hidden), loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ from kdzoo.bench.grid import tracking
 from kdzoo.bench.grid.board import Board
 from kdzoo.bench.grid.launchers.base import Job
 from kdzoo.bench.progress import ROWS, STEPS, progress
+from kdzoo.bench.record import FORMAT
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]
@@ -54,6 +56,39 @@ def test_lines_where_there_is_no_terminal() -> None:
         "sst2   none    seed 0  its process died (killed by SIGKILL); it begins again",
         "sst2   kd      seed 0  failed: it broke",
     ]
+
+
+def test_a_line_a_minute_about_all_of_it_where_there_is_no_terminal() -> None:
+    written, now = io.StringIO(), [0.0]
+    console = Console(file=written, width=100, color_system=None, get_time=lambda: now[0])
+    with Board(console, dict.fromkeys(JOBS, 30), lambda *_: "", 7) as board:
+        for job in JOBS[1:3]:
+            board.started(job)
+        for step in range(1, 31):
+            now[0] += 10
+            board.advanced(JOBS[1], step, 30)
+            if step == 9:
+                board.failed(JOBS[2], "failed: it broke")
+    said = [line for line in written.getvalue().splitlines() if line.startswith("trainings: ")]
+    assert len(said) == 5, "one a minute"
+    assert said[0] == "trainings: 0 done, 0 failed, 2 running, 3 waiting (sst2 none 0 20%, sst2 kd 0); 0:24:00 left"
+    assert said[1] == "trainings: 0 done, 1 failed, 1 running, 3 waiting (sst2 none 0 40%); 0:18:00 left"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_name_moves_no_cursor(terminal: bool) -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
+    evil: Job = ("sst2", "kd[red]\x1b[2J\u202e", 0)
+    with Board(console, {evil: 10}, lambda *_: "", 7) as board:
+        board.started(evil)
+        board.advanced(evil, 1, 10)
+        if terminal:
+            board._live.refresh()
+        board.failed(evil, "failed: \x1b]0;title\x07 broke")
+    shown = written.getvalue()
+    assert "kd[red]\\x1b[2J\\u202e" in shown and "\\x1b]0;title\\x07 broke" in shown
+    assert "\x1b[2J" not in shown and "\u202e" not in shown and "\x1b]0" not in shown and "\x07" not in shown
 
 
 def minutes(terminal: bool) -> str:
@@ -169,3 +204,47 @@ def test_trackers_that_are_not_installed(
     says = (f"--{name} needs the package {name}", f"pip install 'kdzoo[{name}]'")
     commands.fails(*GRID, f"--{name}", "--out", tmp_path / "out", says=says)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_with_other_settings_is_refused_before_what_trains_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+import json, sys
+from pathlib import Path
+from kdzoo.bench.grid.settings import resolve
+from kdzoo.cli.main import main
+budget = {{"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}}
+made = dict(tasks=("sst2",), methods=("none",), teacher="2x32", student="1x16", budget=budget, teacher_budget=budget)
+shared = resolve(**made).shared()
+Path({str(tmp_path)!r}, "config.json").write_text(json.dumps({{"format": FORMAT, "shared": shared, "order": {{}}}}))
+try:
+    main(["compare", "--tasks", "sst2", "--teacher", "2x32", "--student", "1x16", *sys.argv[1:]])
+except SystemExit as end:
+    print(end.code, sorted({{"transformers", "datasets", "pandas", "scipy"}} & {{*sys.modules}}))
+""".replace("FORMAT", str(FORMAT))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--epochs", "2", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "2 []\n", done
+    said = done.stderr
+    assert "holds the records of another configuration: budget.epochs is 1.0 there and 2.0 here" in said, said
+
+
+def test_inductor_says_nothing_before_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import logging, sys, warnings
+from kdzoo.cli.main import main
+try:
+    main(["--version"])
+except SystemExit:
+    pass
+exec("import warnings; warnings.warn('TensorFloat32 is not enabled')", {"__name__": "torch._inductor.compile_fx"})
+exec("import warnings; warnings.warn('of another')", {"__name__": "torch.other"})
+logging.getLogger("torch._inductor.utils").warning("Not enough SMs to use max_autotune_gemm mode")
+"""
+    monkeypatch.delenv("TORCH_LOGS", raising=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "of another" in done.stderr, done
+    assert "TensorFloat32" not in done.stderr and "Not enough SMs" not in done.stderr

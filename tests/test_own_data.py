@@ -218,6 +218,27 @@ def test_objects_and_saved_folders(tmp_path: Path) -> None:
     assert from_data(tmp_path / "alone", text="text", label="topic").task.name == "alone"
 
 
+def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, configuration: str | None) -> DatasetDict:
+        asked.append(name)
+        if name != "someone/news":
+            raise ConnectionError("offline")
+        return DatasetDict({split: Dataset.from_list(made(20, seed)) for seed, split in enumerate(("train", "test"))})
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    own = from_data("someone/news", text="text", label="topic")
+    assert own.task.name == "news" and {s: len(rows) for s, rows in rows_of(own).items()} == {
+        "train": 18,
+        "validation": 2,
+        "test": 20,
+    }
+    with pytest.raises(KdzooError, match="there is no file or folder someone/gone; could not load") as caught:
+        from_data("someone/gone", text="text", label="topic")
+    assert "synthetic" not in str(caught.value) and asked == ["someone/news", "someone/gone"]
+
+
 @pytest.mark.parametrize(
     ("values", "options", "kind", "labels"),
     [

@@ -1,16 +1,17 @@
-"""What a terminal shows while a comparison runs; elsewhere, a line for each training that has ended."""
+"""What a terminal shows while a comparison runs; elsewhere, a line for each training that ended, and one a minute."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
+from kdzoo.bench.escape import terminal
 from kdzoo.bench.grid.launchers.base import Job
-from kdzoo.bench.progress import REFRESHES, STEPS, progress_bar
+from kdzoo.bench.progress import LINE_EVERY, REFRESHES, STEPS, progress_bar
 
 SHOWN = 4  # running trainings that are named
 
@@ -18,7 +19,8 @@ SHOWN = 4  # running trainings that are named
 class Board:
     """A comparison while it runs: counts, time left and the table as it fills, on one screen of a terminal.
 
-    Where there is no terminal it prints a line for each training, and for what goes wrong everywhere.
+    Where there is no terminal it prints a line for each training that has ended, and one a minute that says how far
+    all of it is; what goes wrong is a line everywhere.
 
     Args:
         console: what to show it on.
@@ -43,6 +45,7 @@ class Board:
         self._running: dict[Job, int] = {}  # steps done
         self._before: dict[Job, str] = {}  # what is done before the steps
         self._table: RenderableType | None = None
+        self._said = console.get_time()  # when the latest line about all of it was due
         self._bar = progress_bar(console)
         self._task = self._bar.add_task("comparing", total=sum(steps.values()), unit=STEPS)
         self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
@@ -57,7 +60,7 @@ class Board:
 
     def say(self, line: str) -> None:
         """Print a line; on a terminal it stays, above the screen."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(terminal(line), highlight=False, soft_wrap=True)
 
     def found(self, record: dict[str, Any]) -> None:
         """A training that an earlier run has finished."""
@@ -68,15 +71,18 @@ class Board:
         """A training has begun."""
         self._running[job] = 0
         self._before.pop(job, None)
+        self._say_how_far()
 
     def advanced(self, job: Job, done: int, total: int, unit: str = STEPS) -> None:
         """So many of its steps are done, or of the teacher's rows before them."""
         if unit != STEPS:
             self._before[job] = f"{unit} {done / max(total, 1):.0%}"
+            self._say_how_far()
             return
         done = round(done / max(total, 1) * self._steps[job])
         self._bar.advance(self._task, done - self._running[job])
         self._running[job] = done
+        self._say_how_far()
 
     def retried(self, job: Job, reason: str) -> None:
         """Its process died, and it begins again."""
@@ -109,15 +115,30 @@ class Board:
     def _screen(self) -> RenderableType:
         if self._table is None and self._records:
             self._table = self._make_table(self._records, self._failed)
+        return Group(
+            terminal(self._counts()),
+            self._bar.get_renderable(),
+            terminal(self._named()),
+            *([self._table] if self._table is not None else []),
+        )
+
+    def _counts(self) -> str:
         counts = {"done": len(self._records), "failed": len(self._failed), self._doing: len(self._running)}
         counts["waiting"] = len(self._steps) - len(self._running)
+        return "trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())
+
+    def _named(self) -> str:
+        """The trainings that run, with what is done of each."""
         running = [*self._running.items()]
         far = {job: f"{done / self._steps[job]:.0%}" if done else self._before.get(job, "") for job, done in running}
         named = [" ".join(map(str, (*job, at))).rstrip() for job, at in far.items()]
-        more = ", ..." if len(named) > SHOWN else ""
-        return Group(
-            Text("trainings: " + ", ".join(f"{number} {state}" for state, number in counts.items())),
-            self._bar.get_renderable(),
-            Text(", ".join(named[:SHOWN]) + more),
-            *([self._table] if self._table is not None else []),
-        )
+        return ", ".join(named[:SHOWN]) + (", ..." if len(named) > SHOWN else "")
+
+    def _say_how_far(self) -> None:
+        """Where there is no terminal, a line a minute: what is done, failed, running and waiting, and the time left."""
+        if self._console.is_terminal or self._console.get_time() - self._said < LINE_EVERY:
+            return
+        self._said = self._console.get_time()
+        left = self._bar.tasks[0].time_remaining
+        when = f"; {timedelta(seconds=left)} left" if left else ""
+        self.say(f"{self._counts()} ({self._named()}){when}")

@@ -23,7 +23,7 @@ from kdzoo.bench.grid.tracking import check_trackers
 from kdzoo.bench.grid.tuning import chosen_of, trial_name
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import TEACHER
-from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
+from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
@@ -107,6 +107,8 @@ class Comparison:
         self.records = Records(folder, settings.shared(), order)
         if settings.augment:
             check_augmentation(teacher, settings.augment_model, settings.glove)
+            for task in self.tasks:
+                check_augmented(task)
         rows: dict[str, Any] = {"train_rows": settings.train_rows, "validation_rows": settings.validation_rows}
         data = {task.name: load(task, settings.data, **rows) for task in self.tasks}
         encoder = encoder_for(teacher, student, self.tasks, data, settings.data, settings.budget.max_length, folder)
@@ -137,11 +139,11 @@ class Comparison:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
                         warnings.simplefilter("always", KdzooWarning)
                         objective = recipe.objective()
+                        if encoder.separate:
+                            check_separate_tokens(objective, student)
                         rows = len(self.work.data[task.name]["train"]) * copies
                         objective.bind(student, teacher, num_samples=rows)
                         check_labels(objective)
-                        if encoder.separate:
-                            check_separate_tokens(objective, student)
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None

@@ -15,6 +15,8 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.training.agreement import accepted_inputs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.bench.runs.budget import Budget
     from kdzoo.tasks import Task
@@ -32,9 +34,8 @@ class Speed(NamedTuple):
 def estimate(comparison: Comparison) -> Iterator[str]:
     """Lines that say what would be run.
 
-    The time is that of a few steps on random weights of the models' sizes and the tasks' first rows, forward and
-    backward, times the number of rows, with the evaluations; what losses and optimizers add is not in it, nor what
-    several workers save.
+    The time is that of a few steps on random weights of the models' sizes and the tasks' first rows, times the number
+    of rows, with the evaluations; what losses add is not in it, nor what several workers save.
 
     Args:
         comparison: checked, not run.
@@ -51,7 +52,8 @@ def estimate(comparison: Comparison) -> Iterator[str]:
             f"{', '.join(f'{number} {split}' for split, number in rows.items())} rows"
         )
         teacher, student = _models(comparison, task)
-        above, below = _speed(comparison, task, teacher), _speed(comparison, task, student)
+        above = _speed(comparison, task, teacher, work.encoder.teacher)
+        below = _speed(comparison, task, student, work.encoder.student)
         scored = sum(rows.get(split, 0) for split in task.validation_splits)
         seconds = scored * above.forward
         if settings.finetune_teacher:
@@ -89,12 +91,11 @@ def _models(comparison: Comparison, task: Task) -> tuple[Any, Any]:
         return teacher, work.student.build(task, teacher=teacher)
 
 
-def _speed(comparison: Comparison, task: Task, model: Any) -> Speed:
+def _speed(comparison: Comparison, task: Task, model: Any, tokenizer: PreTrainedTokenizerBase) -> Speed:
     """The median times of a batch of the first training rows, by row."""
-    encoder, train = comparison.work.encoder, comparison.work.data[task.name]["train"]
-    tokenizer = encoder.teacher if len(encoder.teacher) <= model.config.vocab_size else encoder.student
+    train = comparison.work.data[task.name]["train"]
     size = min(comparison.settings.budget.batch_size, len(train))
-    rows = task.encode(train.select(range(size)), tokenizer, encoder.max_length)
+    rows = task.encode(train.select(range(size)), tokenizer, comparison.work.encoder.max_length)
     size = min(size, len(rows))
     batch = task.collator(tokenizer)([rows[row] for row in range(size)])
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -108,6 +109,7 @@ def _speed(comparison: Comparison, task: Task, model: Any) -> Speed:
 
 def _median(task: Task, model: Any, inputs: dict[str, Any], *, train: bool) -> float:
     model.train(train)
+    optimizer = torch.optim.AdamW(model.parameters())
     spent = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
@@ -115,6 +117,8 @@ def _median(task: Task, model: Any, inputs: dict[str, Any], *, train: bool) -> f
             outputs = task.logits(model(**inputs))
             if train:
                 outputs.sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
         spent.append(time.perf_counter() - start)

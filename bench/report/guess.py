@@ -73,9 +73,14 @@ def one_answer(record: Record) -> str:
     if record.get("one_class"):
         return "one class"
     splits = [of for of in record.get("predictions", {}).values() if len(of) > 1]
+    tags = {tag for of in splits for row in of if isinstance(row, list) for tag in row if isinstance(tag, str)}
+    if tags:
+        return "one tag" if len(tags) == 1 else ""
     if not splits or any(row != of[0] for of in splits for row in of):
         return ""
     first = splits[0][0]
+    if isinstance(first, str):
+        return "one answer"
     whole = not isinstance(first, list) and float(first).is_integer()
     return "one class" if whole else "one value"
 

@@ -256,6 +256,6 @@ def _values(values: Any) -> Any:
     numbers = (
         not values
         or isinstance(values[0], (int, float))
-        or (isinstance(values[0], list) and all(isinstance(v, (int, float)) for v in values[0]))
+        or (isinstance(values[0], list) and values[0] and all(isinstance(v, (int, float)) for v in values[0]))
     )
     return np.asarray(values, dtype=float) if numbers else values

@@ -14,6 +14,7 @@ from kdzoo.models.loading import MissingHead, load_model
 from kdzoo.models.spec import ModelSpec
 from kdzoo.tasks import Task
 from kdzoo.tasks.augmentation import CANDIDATES, PROBABILITY, Neighbours, WordReplacement, augmented
+from kdzoo.tasks.own_sequences import SEQUENCES
 
 FORMAT = "1"
 
@@ -37,6 +38,16 @@ def check_augmentation(teacher: ModelSpec, model: str | None, glove: str | None)
         )
     if glove is not None and not Path(glove).is_file():
         raise KdzooError(f"no GloVe file at {glove}")
+
+
+def check_augmented(task: Task) -> None:
+    """Refuse a task whose labels stand at words, which exchanged ones would shift.
+
+    Raises:
+        KdzooError: names it.
+    """
+    if task.kind in SEQUENCES:
+        raise KdzooError(f"{task.name} has labels at its words, and exchanged words shift them; leave --augment out")
 
 
 def augmented_rows(
@@ -68,6 +79,7 @@ def augmented_rows(
     Raises:
         KdzooError: for a model or a GloVe file that cannot be read.
     """
+    check_augmented(task)
     source = _source(teacher, model)
     about = [FORMAT, PROBABILITY, CANDIDATES, copies, str(source), glove, task.columns, hashing.of_rows(rows)]
 

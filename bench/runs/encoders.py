@@ -72,5 +72,4 @@ def _fresh(
 def _texts(tasks: Sequence[Task], data: Mapping[str, DatasetDict]) -> Iterator[str]:
     """The training texts of all tasks."""
     for task in tasks:
-        for column in task.columns:
-            yield from data[task.name]["train"][column][:]
+        yield from task.texts(data[task.name]["train"])

@@ -193,8 +193,9 @@ def _models(
 def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int) -> Needs | None:
     """Refuse a recipe that cannot work on the models and the rows; what it needs of the teacher."""
     with torch.device("meta"):
-        objective = recipe.objective().bind(model, guide, num_samples=rows)
-        check_labels(objective)
+        objective = recipe.objective()
         if encoder.separate:
             check_separate_tokens(objective, model)
+        objective.bind(model, guide, num_samples=rows)
+        check_labels(objective)
     return objective.teacher_needs()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks import register_task
+from kdzoo.tasks import get_task, register_task
+from kdzoo.tasks.own_sequences import SEQUENCES
+from kdzoo.tasks.registry import adapt_task
 from kdzoo.tasks.sources.files import suffix_of
 
 YAML = (".yaml", ".yml")
@@ -52,6 +54,9 @@ def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, na
             notes += own.notes
         else:
             names.append(entry)
+            before = get_task(entry).identity()
+            if (task := adapt_task(entry, str(data))).identity() != before:
+                notes.append(task.describe())
     if not _is_own(data, columns):
         given = [option for option, value in columns.items() if value is not None]
         if given:
@@ -59,6 +64,9 @@ def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, na
             raise KdzooError(f"--{option} is for data of your own, and --data is {data}; name its file with --data")
         return Asked(tuple(names), str(data), tuple(notes))
     from kdzoo.tasks.own import from_data
+
+    if columns.get("kind") in SEQUENCES and columns.get("label_separator") is not None:
+        raise KdzooError(f"--label-separator parts several labels of a row, which --kind {columns['kind']} has not")
 
     if names:
         raise KdzooError(
@@ -76,6 +84,9 @@ def _is_own(data: Any, columns: Mapping[str, Any]) -> bool:
         return True
     if str(data) in ("synthetic", "hub"):
         return False
+    kind = columns.get("kind")
+    if kind in SEQUENCES or (kind is not None and Path(data).is_file()):
+        return True
     return columns.get("text") is not None or columns.get("label") is not None or suffix_of(Path(data)) is not None
 
 

@@ -12,6 +12,7 @@ from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
+from kdzoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from kdzoo.bench.grid.launchers.base import Launcher
@@ -43,13 +44,10 @@ def compare(
     wandb: Annotated[bool, typer.Option("--wandb", help="Log each training to Weights & Biases.")] = False,
 ) -> None:
     """Compare methods over tasks and seeds: same teacher, student, data order and budget for all."""
-    from kdzoo.bench.api import Printer
     from kdzoo.bench.folder import undone
-    from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.objectives.expression import split_methods
 
-    launcher = _launcher(validated(Place, **place))
-    trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
+    where = validated(Place, **place)
     asked = tasks_of(tasks, shared, columns)
     settings = resolve(
         tasks=asked.tasks,
@@ -59,6 +57,12 @@ def compare(
         teacher_budget=budget | teacher_budget,
         **{**shared, "data": asked.data},
     )
+    _check_resumable(out, settings)
+    from kdzoo.bench.api import Printer  # which takes seconds to load
+    from kdzoo.bench.grid.comparison import Comparison
+
+    launcher = _launcher(where)
+    trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     if dry_run:
         from kdzoo.bench.grid.estimate import estimate
 
@@ -88,3 +92,18 @@ def _launcher(place: Place) -> Launcher:
         cpus=place.cpus_per_cell,
         gpus=place.gpus_per_cell,
     )
+
+
+def _check_resumable(out: Path, settings: Settings) -> None:
+    """Refuse other settings than those of the folder's records at once, before what trains is loaded.
+
+    A student that was not named depends on the teacher, which is looked at later.
+    """
+    from kdzoo.bench.folder import check_same
+    from kdzoo.bench.record import read_config
+
+    old, new = dict(read_config(out / "config.json").get("shared", {})), settings.shared()
+    if not old:
+        return
+    new["student"] = str(ModelSpec.parse(settings.student)) if settings.student else old.get("student")
+    check_same(out, old, new)

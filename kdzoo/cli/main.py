@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import shlex
 import sys
 import traceback
@@ -24,7 +26,7 @@ def make_app() -> typer.Typer:
     """The commands, which need what kdzoo[bench] installs."""
     import typer
 
-    from kdzoo.cli import compare, measure, report, train, zoo
+    from kdzoo.cli import compare, measure, report, train, use, zoo
     from kdzoo.cli.options import command
 
     app = typer.Typer(
@@ -45,6 +47,7 @@ def make_app() -> typer.Typer:
 
     commands: list[Callable[..., None]] = [zoo.show, zoo.check, train.finetune, train.distill, train.pretrain]
     commands += [compare.compare, measure.cost, measure.profile, report.table, report.report, report.pack]
+    commands += [use.predict, use.export]
     app.command("list")(zoo.list_)
     for function in commands:
         app.command()(command(function))
@@ -76,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
             show_other(message, category, *where, **options)
 
     warnings.showwarning = show_warning
+    _hush_the_compiler()
     try:
         code, message = _run(arguments), STOPPED
         if code != 130:
@@ -87,6 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
     if launched()[0] == 0 or code != 2:  # a request that cannot work is the same in all processes
         print(f"kdzoo: {printable(' '.join(brief(message).split()))}", file=sys.stderr)
     sys.exit(code)
+
+
+def _hush_the_compiler() -> None:
+    """What Inductor says of its own choices is not about what was asked for; TORCH_LOGS shows it all the same."""
+    if not os.environ.get("TORCH_LOGS"):
+        logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"torch\._inductor\b")
 
 
 def _run(arguments: list[str]) -> int:

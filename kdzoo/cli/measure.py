@@ -49,39 +49,52 @@ def cost(
 
 def profile(
     kernel: Annotated[str, typer.Argument(help="A kernel, such as cos_nce; without one, the kernels are listed.")] = "",
-    shapes: Annotated[str, typer.Option(help="Shapes such as 4096x768, separated by commas.")] = "",
+    shapes: Annotated[
+        str, typer.Option(help="Shapes such as 4096x768, or 256:4096x768 (doubled), separated by commas.")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     providers: Annotated[
         str, typer.Option(help="naive, reference, compile, torch, triton, and other libraries; all by default.")
     ] = "",
+    provider: Annotated[
+        list[str] | None, typer.Option(help="One of your own, package.module:function; repeatable.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = "",
     seconds: Annotated[float, typer.Option(min=0, max=3600, help="How long each time is taken for.")] = 1.0,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON record and the plot.")] = Path("runs/profile"),
+    budget: Annotated[
+        float | None, typer.Option(min=1, help="Seconds in which to be done; cheap and important first.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Write a trace of each provider at each shape, too.")] = False,
+    against: Annotated[Path | None, typer.Option(help="An older record to compare with.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON record and the plots.")] = Path("runs/profile"),
     explain: Annotated[bool, typer.Option("--explain", help="Only show which backend is chosen, and why.")] = False,
 ) -> None:
     """Time, traffic, memory and distance from the hardware's floor of a fused kernel and of other providers."""
     from kdzoo.bench.measure import kernels as bench
-    from kdzoo.bench.measure import workloads
+    from kdzoo.bench.measure.kernels.running import Options, profiled
     from kdzoo.bench.progress import progress
 
     if not kernel:
-        typer.echo("\n".join(workloads.names()))
+        typer.echo("\n".join(bench.listing()))
         return
-    request = bench.Request.of(kernel, shapes=listed(shapes), dtype=dtype, providers=listed(providers), device=device)
+    request = bench.Request.of(
+        kernel,
+        shapes=listed(shapes),
+        dtype=dtype,
+        providers=listed(providers),
+        own=tuple(provider or ()),
+        device=device,
+    )
     if explain:
         for shape, decision in bench.explain(request):
             typer.echo(f"{kernel} {shape} {dtype} on {request.device}: {decision.backend} ({decision.reason})")
         return
-    measured = bench.measure(request, seconds=seconds)
-    results: list[dict[str, Any]] = []
-    with progress(console, "measuring", len(request.shapes) * len(request.providers), "results") as progressed:
-        setting = next(measured)
-        for result in measured:
-            results.append(result)
-            progressed(len(results))
-    console.print(bench.profile_columns(setting, results).terminal())
-    files = bench.write_profile(out, setting, results, request.device.type)
-    console.print(f"record and plot: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    options = Options(out, seconds, budget, trace, against)
+    with progress(console, "measuring", len(request.asked()), "results") as progressed:
+        done = profiled(request, options, lambda _, number, total: progressed(number))
+    console.print(done.columns.terminal())
+    for line in done.said:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def throughput(

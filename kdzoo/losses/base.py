@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS, KernelError
+from kdzoo.losses.optimized import watch
 from kdzoo.losses.reduction import affine
 from kdzoo.models.activations import QKV
 from kdzoo.models.features import feature_of
@@ -42,6 +43,8 @@ class DistillationLoss(nn.Module):
         many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
             (B, N, ...) of the teacher, by default all layers of both.
         contrastive: other rows of the batch (of all processes) enter the value.
+        every_class: it looks at the logits of all classes as they are, or at one class in several rows, so that none
+            may be left out at -inf.
         exact_scores: attention scores that are off by a constant a row will not do.
         mean_over: what the value on hidden states or attention is a mean over, ``"rows"``, ``"tokens"`` or ``"pairs"``
             of tokens, by which micro-batches are weighed; None for tokens. Where the value is no such mean (relations
@@ -65,6 +68,7 @@ class DistillationLoss(nn.Module):
     stacked: ClassVar[bool] = False
     many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
+    every_class: ClassVar[bool] = False
     exact_scores: ClassVar[bool] = False
     mean_over: ClassVar[str | None] = None
     problem_types: ClassVar[tuple[str, ...]] = (CLASSES,)
@@ -110,6 +114,17 @@ class DistillationLoss(nn.Module):
         self.projection: nn.Linear | None = None
         if student_dim is not None and teacher_dim is not None and student_dim != teacher_dim:
             self.projection = nn.Linear(student_dim, teacher_dim, bias=bias)
+        watch(self)
+
+    def extra_repr(self) -> str:
+        """Its options: the numbers, and of the others those that were chosen."""
+        shown = []
+        for option, parameter in inspect.signature(type(self).__init__).parameters.items():
+            value, default = getattr(self, option, None), parameter.default
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number or (value != default and isinstance(value, (bool, str, tuple, list))):
+                shown.append(f"{option}={value!r}")
+        return ", ".join(shown)
 
     @property
     def label(self) -> str:
@@ -234,8 +249,11 @@ class DistillationLoss(nn.Module):
                 raise KdzooError(f"{self.label} takes {' or '.join(self.features)}, and not a QKV")
             return QKV(*map(self._prepared, value))
         if not isinstance(value, Tensor):
-            taken = "tensors or a QKV" if "qkv" in self.features else "tensors"
-            raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}")
+            attention = "qkv" in self.features
+            taken, instead = "tensors or a QKV" if attention else "tensors", ""
+            if attention and isinstance(value, (tuple, list)) and len(value) == 3:
+                instead = "; name them: kdzoo.QKV(query, key, value)"
+            raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}{instead}")
         if not value.is_floating_point() or value.dim() == 0:
             shape = tuple(value.shape)
             raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")

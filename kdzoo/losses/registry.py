@@ -13,6 +13,7 @@ import torch
 from kdzoo import plugins
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.function import from_function
 from kdzoo.models.features import feature_of
 from kdzoo.models.layers import layer_map
 from kdzoo.models.shape import ModelShape
@@ -21,22 +22,41 @@ _losses: dict[str, type[DistillationLoss]] = {}
 # What an unknown name may be instead, in words; those who give other things names add to it.
 hints: list[Callable[[str], str | None]] = []
 
-L = TypeVar("L", bound=type[DistillationLoss])
+L = TypeVar("L", bound=Callable[..., Any])
 
 
-def register(name: str) -> Callable[[L], L]:
-    """Class decorator that makes a loss known by a name.
+def register(name: str, *, feature: str | None = None) -> Callable[[L], L]:
+    """Decorator that makes a loss known by a name: a subclass of `DistillationLoss`, or a plain function.
+
+    >>> import kdzoo, torch
+    >>> @kdzoo.register("cosine_distance", feature="cls")
+    ... def cosine_distance(student, teacher, scale: float = 1.0):
+    ...     return scale * (1 - torch.cosine_similarity(student, teacher, dim=-1)).mean()
+    >>> kdzoo.create("cosine_distance", scale=2.0)
+    cosine_distance(scale=2.0)
+
+    Args:
+        name: of the loss.
+        feature: what a function is taken on, the logits by default; a class says it itself.
 
     Raises:
-        KdzooError: when the name is taken, or the class is not a `DistillationLoss`.
+        KdzooError: when the name is taken, or what is registered is neither (`kdzoo.losses.function`).
     """
 
     def add(loss: L) -> L:
-        if not (isinstance(loss, type) and issubclass(loss, DistillationLoss)):
-            raise KdzooError(f"{name!r} must be registered on a subclass of DistillationLoss, got {loss!r}")
-        check_free("loss", name, _losses, loss)
-        loss.name = name
-        _losses[name] = loss
+        if inspect.isfunction(loss):
+            kind = from_function(name, loss, feature)
+        elif isinstance(loss, type) and issubclass(loss, DistillationLoss):
+            if feature is not None:
+                raise KdzooError(f"{name!r} is a class, which says its features itself; leave out feature=")
+            kind = loss
+        else:
+            raise KdzooError(
+                f"{name!r} must be registered on a subclass of DistillationLoss or a function, got {loss!r}"
+            )
+        check_free("loss", name, _losses, kind)
+        kind.name = name
+        _losses[name] = kind
         return loss
 
     return add

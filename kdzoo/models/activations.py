@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attention, running, scaled, visible_pairs
 from kdzoo.models.features import LOGITS, feature_of
 from kdzoo.models.heads import (
+    check_transformers,
     embeddings_module,
     head_positions,
     is_peft,
@@ -49,6 +50,9 @@ class QKV(NamedTuple):
     query: Tensor
     key: Tensor
     value: Tensor
+
+    def __repr__(self) -> str:
+        return f"QKV({', '.join(f'{name}={_shapes(tensor)}' for name, tensor in self._asdict().items())})"
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,12 @@ class Needs:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class Activations:
     """What was taken from one forward pass; B rows, S positions, D width, C classes, A heads of width d.
 
     Attributes:
-        logits: (B, C), or None where they are not needed.
+        logits: (B, C), (B, S, C) of tokens, or (B, S, 2) of starts and ends; None where they are not needed.
         hidden: (B, S, D) by hidden-state index.
         cls: (B, D) by hidden-state index: the state that the model's head reads, of the first real token, or the last.
         pooled: (B, D) by hidden-state index: the mean over real tokens, or what the model itself takes for a row.
@@ -115,6 +119,12 @@ class Activations:
     visible: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """What there is, by its shapes."""
+        there = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "exact_scores"}
+        shown = [f"{name}={_shapes(value)}" for name, value in there.items() if value is not None and len(value)]
+        return f"Activations({', '.join(shown)})"
+
     def get(self, feature: str, layer: int | None = None) -> Tensor | QKV:
         """One feature by its name: the logits, or another one of a layer.
 
@@ -135,6 +145,13 @@ class Activations:
         if layer not in store:
             raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(store)}")
         return store[layer]
+
+
+def _shapes(value: Any) -> str:
+    """The shape of a tensor, or those of several by layer."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{layer}: {_shapes(of)}" for layer, of in value.items()) + "}"
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
 
 
 class Recorder:
@@ -163,7 +180,7 @@ class Recorder:
         if not self._ran:
             raise KdzooError("nothing was captured: run the model inside the capture's with block first")
         if needs.logits:
-            found.logits = _output(outputs, "logits")
+            found.logits = _logits(outputs)
         if needs.states:
             states = _output(outputs, "hidden_states")
             found.hidden = {i: states[i] for i in sorted(needs.hidden)}
@@ -273,10 +290,11 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         taken = recorder.activations(outputs, mask=inputs["attention_mask"])
         taken.cls[6], taken.qkv[5].query
     """
-    model = savable(model)
-    inner = unwrap(model)
     if needs is None:
         raise KdzooError("there is nothing to capture: the needs are None, so this model need not run")
+    check_transformers(model)
+    model = savable(model)
+    inner = unwrap(model)
     _check(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:
@@ -352,6 +370,13 @@ def _check(model: Any, needs: Needs) -> None:
             raise KdzooError(f"{name} has {layers} layers: {what} {wrong[0]} is not in 0 to {last}")
 
 
+def _logits(outputs: Any) -> Tensor:
+    """A model's logits; of starts and ends (B, S) each, both in the last axis, so that they are those of tokens."""
+    if getattr(outputs, "logits", None) is None and getattr(outputs, "start_logits", None) is not None:
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+    return _output(outputs, "logits")
+
+
 def _output(outputs: Any, name: str) -> Any:
     found = getattr(outputs, name, None)
     if found is None and isinstance(outputs, tuple):
@@ -360,7 +385,7 @@ def _output(outputs: Any, name: str) -> Any:
         has = ", ".join(outputs) if hasattr(outputs, "keys") else type(outputs).__name__
         raise KdzooError(
             f"the output of {type(outputs).__name__} has no {name}, which the objective compares; it has {has}. Take a "
-            "loss on what it has: question answering has no single logits, an encoder-decoder no single stack of layers"
+            "loss on what it has: an encoder-decoder has no single stack of layers"
         )
     return found
 

@@ -23,6 +23,22 @@ def unwrap(model: nn.Module) -> Any:
     return model
 
 
+def check_transformers(model: Any) -> None:
+    """Refuse what has no configuration of transformers, from which layers and widths are read.
+
+    Raises:
+        KdzooError: says what to do with a model of another library.
+    """
+    if not isinstance(model, nn.Module):
+        raise KdzooError(f"a model is a torch.nn.Module, got {type(model).__name__}: {str(model)[:80]!r}")
+    if not hasattr(unwrap(model), "config"):
+        raise KdzooError(
+            f"{type(unwrap(model)).__name__} is no model of transformers: it has no config that says its layers and "
+            "widths. Give its tensors to a loss, or to an objective as kdzoo.Activations(...) after "
+            "objective.bind(kdzoo.ModelShape(...), kdzoo.ModelShape(...)): docs/own-loop.md has an example"
+        )
+
+
 def savable(model: nn.Module) -> Any:
     """The model inside parallel and compiling wrappers: a transformers model, or PEFT's, which saves its adapters."""
     while not is_peft(model) and (inner := _inside(model)) is not None:
@@ -141,6 +157,16 @@ def logits_by_token(model: nn.Module) -> bool:
     return any(head in type(unwrap(model)).__name__ for head in heads)
 
 
+def answers_spans(model: nn.Module) -> bool:
+    """Whether a model's logits are those of starts and ends (question answering)."""
+    return "QuestionAnswering" in type(unwrap(model)).__name__
+
+
+def classes_by_token(model: nn.Module) -> bool:
+    """Whether a model's logits are a task's classes token by token, and not words or places."""
+    return "TokenClassification" in type(unwrap(model)).__name__
+
+
 def pooled(model: nn.Module, states: Tensor, mask: Tensor | None) -> Tensor:
     """A model's representation of each row: the mean over its real tokens, unless the model has its own.
 
@@ -178,6 +204,8 @@ def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     inner = unwrap(model)
     base, name = inner.base_model, type(inner).__name__
+    if logits_by_token(inner):
+        raise KdzooError(f"{name} has a head on every token, and none on its first position")
     classifier = getattr(inner, "classifier", None)
     if classifier is None or getattr(inner.config, "classifier_pooling", "cls") != "cls":
         raise KdzooError(f"{name} has no classification head on its first position")

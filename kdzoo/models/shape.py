@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kdzoo.models.heads import hidden_size, num_heads, num_layers, unwrap
+from kdzoo.models.heads import check_transformers, hidden_size, num_heads, num_layers, unwrap
 
 # Of a configuration's problem_type: one class a row, several labels a row, one or more numbers.
 CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
@@ -30,8 +30,15 @@ class ModelShape:
     problem_type: str | None = None
 
     @classmethod
-    def of(cls, model: nn.Module) -> ModelShape:
-        """The shape of a transformers model, read from its config."""
+    def of(cls, model: nn.Module | ModelShape) -> ModelShape:
+        """The shape of a transformers model, read from its config; a shape is its own.
+
+        Raises:
+            KdzooError: for a model without such a config.
+        """
+        if isinstance(model, ModelShape):
+            return model
+        check_transformers(model)
         inner: Any = unwrap(model)
         config: Any = inner.config
         can_record = getattr(inner, "_can_set_attn_implementation", None)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.heads import unwrap
+from kdzoo.models.heads import check_transformers, unwrap
 from kdzoo.models.loading import class_of, load_model
 from kdzoo.models.spec import ModelSpec
 
@@ -42,6 +42,12 @@ def make_student(
         KdzooError: the spec is malformed or does not fit the teacher; a folder is missing or broken;
             the label count differs from the teacher's.
     """
+    if isinstance(spec, nn.Module) or not isinstance(teacher, nn.Module):
+        raise KdzooError(
+            "make_student takes what the student is to be first, and then the teacher: make_student('4x312', teacher); "
+            f"got {type(spec).__name__} and {type(teacher).__name__}"
+        )
+    check_transformers(teacher)
     parsed, teacher_model = ModelSpec.parse(spec), unwrap(teacher)
     wanted = teacher_model.config
     if num_labels is not None and num_labels != wanted.num_labels:

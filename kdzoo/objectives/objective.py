@@ -14,9 +14,10 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import classification_head, logits_by_token, unwrap
+from kdzoo.models.heads import answers_spans, classes_by_token, classification_head, logits_by_token
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import _fractions
 from kdzoo.objectives.term import Term
 
@@ -45,8 +46,14 @@ class Objective(nn.Module):
     ...     kdzoo.Term("ce", weight=kdzoo.after(0.8, 3.0)),
     ... ])
 
+    >>> kdzoo.Objective("kd(temperature=2)*0.5 + ce")
+    Objective([
+      Term('kd', weight=0.5, temperature=2),
+      Term('ce'),
+    ])
+
     Args:
-        terms: the losses.
+        terms: the losses, or an expression (`kdzoo.objectives.expression`) that says them.
         balance: what happens to the weights w.
 
             - ``"fixed"``: the total is Σ w·L.
@@ -66,12 +73,14 @@ class Objective(nn.Module):
         KdzooError: when there is no term, two terms share a name, or the balance is unknown.
     """
 
-    def __init__(self, terms: Iterable[Term], *, balance: str = "fixed") -> None:
+    def __init__(self, terms: Iterable[Term] | str, *, balance: str = "fixed") -> None:
         super().__init__()
         if balance not in BALANCES:
             raise unknown("balance", balance, BALANCES)
         self.balance = balance
         self.gradients: dict[str, Tensor] = {}
+        if isinstance(terms, str):
+            terms = [Term(**term) for term in parse_terms(name_and_terms(terms)[1])]
         self.terms: Sequence[Term] = list(terms)
         if not self.terms:
             raise KdzooError("an objective needs at least one term")
@@ -92,11 +101,25 @@ class Objective(nn.Module):
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
         self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
 
-    def bind(self, student: nn.Module, teacher: nn.Module | None, *, num_samples: int | None = None) -> Objective:
+    def __repr__(self) -> str:
+        """By its terms; once bound, with the losses that were made of them."""
+        lines = [*map(repr, self.terms), *([] if self.balance == "fixed" else [f"balance={self.balance!r}"])]
+        if self.losses:
+            lines += [f"({name}): {loss!r}" for name, loss in self.losses.items()]
+        ended = [line.replace("\n", "\n  ") for line in lines]
+        return "Objective([\n" + "".join(f"  {line},\n" for line in ended) + "])"
+
+    def bind(
+        self,
+        student: nn.Module | ModelShape,
+        teacher: nn.Module | ModelShape | None,
+        *,
+        num_samples: int | None = None,
+    ) -> Objective:
         """Fit the objective to two models: layer maps, projections, banks.
 
         Args:
-            student: a transformers model, or anything with a ``config``.
+            student: a transformers model, or anything with a ``config``; the `ModelShape` of any other.
             teacher: likewise; None when no term needs a teacher.
             num_samples: rows of the training set, for losses that keep a bank of them.
 
@@ -107,7 +130,7 @@ class Objective(nn.Module):
             KdzooError: where a term cannot work on these models.
         """
         from_shape = ModelShape.of(student)
-        self._labelled_tokens = "TokenClassification" in type(unwrap(student)).__name__
+        self._labelled_tokens = classes_by_token(student)
         if teacher is None and any(term.loss_class.needs_teacher for term in self.terms):
             needing = next(term for term in self.terms if term.loss_class.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
@@ -119,8 +142,12 @@ class Objective(nn.Module):
                 "they must be trained for the same task"
             )
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
+            if isinstance(teacher, ModelShape):
+                using = next(term.name for term in self.terms if "teacher_head" in term.loss_class.extras)
+                raise KdzooError(f"the term {using!r} runs the teacher's head, so it needs the model and not its shape")
             self._teacher_head = classification_head(teacher)
         for term in self.terms:
+            _check_places(term, student)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
             alone = term.shared or term.loss_class.stacked or term.loss_class.many_to_many or len(pairs) <= 1
@@ -194,6 +221,7 @@ class Objective(nn.Module):
         teacher: Activations | None,
         *,
         labels: Tensor | None = None,
+        counted: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: float = 0.0,
         epoch: int | None = None,
@@ -205,7 +233,9 @@ class Objective(nn.Module):
         Args:
             student: what the student's forward pass exposed.
             teacher: likewise; may be None when no active term needs it.
-            labels: (B,).
+            labels: (B,); (B, S) where the logits are (B, S, C).
+            counted: (B, S), which of the logits (B, S, C) count; by default those of real tokens, of a token
+                classifier those that have a label.
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
             epoch: which pass over the rows this is, from 0, for losses that change with it (``rail``).
@@ -216,16 +246,17 @@ class Objective(nn.Module):
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
         """
-        context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch}
+        if counted is None and self._labelled_tokens and labels is not None:
+            counted = labels != IGNORED if student.mask is None else (labels != IGNORED) & student.mask
+        context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch, "counted": counted}
         active = self.active(progress)
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
         if shares is not None:
             by_token = student.logits is not None and student.logits.dim() == 3
-            by_label = by_token and self._labelled_tokens
-            kinds = {t.name: "labels" if by_label and t.feature == LOGITS else t.mean_over(by_token) for t in active}
-            weighed = {name: shares[kind] for name, kind in kinds.items()}
+            over = [term.mean_over(by_token, labelled=counted is not None) for term in active]
+            weighed = {term.name: shares[name] for term, name in zip(active, over, strict=True)}
             values = {name: value * weighed[name].to(value.dtype) for name, value in values.items()}
         self.gradients = {} if parameters is None else _measured(values, list(parameters))
         if self.gradients and self.balance == "gradient_norm":
@@ -271,14 +302,13 @@ class Objective(nn.Module):
         if term.loss_class.needs_teacher and teacher is None:
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head, "epoch": context["epoch"]}
-        context = {name: value for name, value in context.items() if name != "epoch"}
+        given["layers"] = len(pairs)
+        counted = context["counted"]
+        context = {name: value for name, value in context.items() if name not in ("epoch", "counted")}
         context |= {name: value for name, value in given.items() if name in term.loss_class.extras}
         if term.feature == LOGITS:
-            by_token = student.logits is not None and student.logits.dim() == 3  # a language model's
-            seen = student.mask if by_token else None
-            if by_token and self._labelled_tokens and context["labels"] is not None:
-                counted = context["labels"] != IGNORED
-                seen = counted if seen is None else seen & counted
+            by_token = student.logits is not None and student.logits.dim() == 3
+            seen = (student.mask if counted is None else counted) if by_token else None
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = term.feature
@@ -313,6 +343,25 @@ class Objective(nn.Module):
         if term.feature.layer is not None:
             return ((term.feature.layer, term.feature.layer),)
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _check_places(term: Term, student: nn.Module) -> None:
+    """Refuse a term that cannot work on logits of tokens or places, or on their labels.
+
+    Raises:
+        KdzooError: names the term.
+    """
+    spans = answers_spans(student)
+    if term.feature != LOGITS and "labels" in term.loss_class.needs and (spans or classes_by_token(student)):
+        raise KdzooError(
+            f"the term {term.name!r} needs one label a row, and the rows have "
+            f"{'a start and an end' if spans else 'one a token'}"
+        )
+    if spans and term.feature == LOGITS and term.loss_class.every_class:
+        raise KdzooError(
+            f"the term {term.name!r} compares all classes, and of a start's and an end's those outside of the "
+            "paragraph do not count; take a loss on a row's probabilities, such as kd"
+        )
 
 
 def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:

@@ -89,21 +89,38 @@ class Term:
             raise KdzooError(f"a term cannot be called {self.name!r}, which PyTorch has another use for; give name=")
         self.options = options
 
+    def __repr__(self) -> str:
+        """Its parts: the loss, and what was chosen of the rest."""
+        loss = self.loss_class.name or self.loss_class.__name__
+        shown = [repr(loss) if self.module is None else repr(self.module)]
+        if str(self.feature) != self.loss_class.features[0]:
+            shown.append(f"feature={str(self.feature)!r}")
+        if self.feature.by_layer:
+            shown.append(f"layers={self.layers!r}")
+        own = {"weight": 1.0, "layer_reduction": "sum", "layer_schedule": "together", "shared": False}
+        shown += [f"{name}={getattr(self, name)!r}" for name, plain in own.items() if getattr(self, name) != plain]
+        if self.name != (loss if self.module is None else self.module.label):
+            shown.append(f"name={self.name!r}")
+        return f"Term({', '.join([*shown, *(f'{name}={value!r}' for name, value in self.options.items())])})"
+
     def weight_at(self, progress: float) -> float:
         """The weight when ``progress`` (0 to 1) of the training is done."""
         return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
 
-    def mean_over(self, by_token: bool = False) -> str:
+    def mean_over(self, by_token: bool = False, *, labelled: bool = False) -> str:
         """What the value is a mean over: ``"rows"``, ``"tokens"``, ``"pairs"`` of tokens, or ``"labels"``.
 
         Args:
             by_token: the logits are those of tokens.
+            labelled: those that have a label count, and no others.
         """
         if self.loss_class.token_labels:
             return "labels"
         if self.feature == LOGITS:
+            if not by_token:
+                return "rows"
             # A loss on labels alone leaves out the tokens that have none.
-            return "rows" if not by_token else "tokens" if self.loss_class.needs_teacher else "labels"
+            return "labels" if labelled or not self.loss_class.needs_teacher else "tokens"
         padded = self.options.get("variant") in self.loss_class.counts_padding  # over padding too
         return "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
 

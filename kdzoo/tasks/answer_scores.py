@@ -40,21 +40,29 @@ def squad_scores(
     """
     if version not in ("1.1", "2.0"):
         raise KdzooError(f"version must be '1.1' or '2.0', got {version!r}")
-    exact, overlap = [], []
+    scores = []
     for question, golds in _questions(references):
-        if question not in predictions:
-            exact.append(0.0)
-            overlap.append(0.0)
-            continue
-        guess = normalize_answer(_text(predictions[question], f"the prediction of {question!r}"))
-        normal = [normalize_answer(_text(gold, f"a reference of {question!r}")) for gold in golds]
-        if version == "2.0":
-            normal = [gold for gold in normal if gold]
-        both_empty = 1.0 if version == "2.0" or not normal else 0.0
-        normal = normal or [""]
-        exact.append(max(float(guess == gold) for gold in normal))
-        overlap.append(max(_token_f1(guess.split(), gold.split(), both_empty) for gold in normal))
+        right = [_text(gold, f"a reference of {question!r}") for gold in golds]
+        guess = predictions.get(question)
+        scores.append(
+            (0.0, 0.0)
+            if question not in predictions
+            else answer_score(_text(guess, f"the prediction of {question!r}"), right, version)
+        )
+    exact, overlap = zip(*scores, strict=True)
     return {"exact_match": 100.0 * sum(exact) / len(exact), "f1": 100.0 * sum(overlap) / len(overlap)}
+
+
+def answer_score(guess: str, golds: Sequence[str], version: str = "1.1") -> tuple[float, float]:
+    """Exact match and F1 of one answer, 0 to 1: the best over its question's gold answers; see `squad_scores`."""
+    guess = normalize_answer(guess)
+    normal = [normalize_answer(gold) for gold in golds]
+    if version == "2.0":
+        normal = [gold for gold in normal if gold]
+    both_empty = 1.0 if version == "2.0" or not normal else 0.0
+    normal = normal or [""]
+    exact = max(float(guess == gold) for gold in normal)
+    return exact, max(_token_f1(guess.split(), gold.split(), both_empty) for gold in normal)
 
 
 def factoid_scores(

@@ -7,7 +7,8 @@ is a subclass that overrides them, and no caller changes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,6 +31,13 @@ class Head(NamedTuple):
 
     auto_class: str
     config: dict[str, Any]
+
+
+class Columns(NamedTuple):
+    """What reads a split: from which file, and how to get its columns."""
+
+    origin: str
+    read: Callable[[], Mapping[str, Sequence[Any]]]
 
 
 class Task(ABC):
@@ -91,6 +99,28 @@ class Task(ABC):
         names = ("kind", "columns", "metrics", "headline")
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
+    def adapted(self, source: str) -> Task:
+        """The task for rows from a source: itself, unless what it asks for (its labels) is the data's own.
+
+        Args:
+            source: ``"synthetic"``, ``"hub"`` or a folder.
+        """
+        return self
+
+    def files(self, folder: Path, split: str) -> Columns | None:
+        """How to read a split from files of the kind's own form (CoNLL, SQuAD's JSON); None where there is none.
+
+        Args:
+            folder: the task's.
+            split: one of `splits`.
+        """
+        return None
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        """All texts of rows, from which a vocabulary is learned."""
+        for column in self.columns:
+            yield from rows[column][:]
+
     def rows(self) -> Mapping[str, Dataset] | None:
         """The rows by split of a task that brings its own; None for one that is read from ``--data``."""
         return None
@@ -125,7 +155,8 @@ class Task(ABC):
 
         Returns:
             The model inputs, the labels under `label_names`, ``sample_ids`` (the row's number) and ``length`` (in
-            tokens, for grouping), no other column.
+            tokens, for grouping); where a row may become several, ``unit_ids`` (the number of its unit), and what
+            `predictions` and `references` look at, which the `collator` leaves out.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.base import Head, Task
+from kdzoo.tasks.relation_scores import metric_of_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,6 +89,10 @@ class Classification(Task):
         if twice:
             raise KdzooError(f"{self.name} names the column {twice[0]!r} twice, as text or label; name each once")
         metrics, headline = DEFAULT_METRICS[kind]
+        if kind == "classification":
+            for name in ("metrics", "headline"):
+                told = tuple(metric_of_labels(metric, self.labels) for metric in getattr(self, name))
+                object.__setattr__(self, name, told)
         if self.metrics or self.headline:
             metrics = tuple(dict.fromkeys((*self.metrics, *self.headline)))
             headline = self.headline or tuple(m for m in metrics if get_metric(m, kind).greater_is_better)

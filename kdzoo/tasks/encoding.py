@@ -54,6 +54,11 @@ class Encoder:
                 f"{task.name}: the teacher's tokenizer makes {len(theirs)} rows, the student's {len(own)}: long ones "
                 "are cut; give a larger --max-length, or a student with the teacher's tokenizer"
             )
+        if "unit_ids" in own.column_names and not own["unit_ids"][:] == theirs["unit_ids"][:] == [*range(len(own))]:
+            raise KdzooError(
+                f"{task.name}: some {task.unit}s are cut into several rows, which the teacher's tokenizer does at "
+                "other places than the student's; give a larger --max-length, or a student with the teacher's tokenizer"
+            )
         inputs = [name for name in theirs.column_names if name in self.teacher.model_input_names]
         for name in inputs:
             own = own.add_column(f"{TEACHER_PREFIX}{name}", theirs[name])

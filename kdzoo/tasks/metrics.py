@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,10 +20,10 @@ import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import resampling
-from kdzoo.tasks.answer_scores import factoid_scores, normalize_answer, squad_scores
-from kdzoo.tasks.entity_scores import entity_f1
+from kdzoo.tasks.answer_scores import answer_score, factoid_scores, normalize_answer, squad_scores
+from kdzoo.tasks.entity_scores import entity_counts, entity_f1
 from kdzoo.tasks.ranking import rank, ranking_scores
-from kdzoo.tasks.relation_scores import relation_f1, semeval_f1, specificity
+from kdzoo.tasks.relation_scores import MICRO, relation_f1, semeval_f1, specificity
 
 __all__ = [
     "METRICS",
@@ -44,6 +45,7 @@ __all__ = [
     "value",
 ]
 
+_OF_CLASSES = re.compile(r"(relation_(?:f1|precision|recall)|semeval_f1)\[([-+,\d]+)\]")
 Values = Any  # (N,) or (N, C) numbers by row, or a list of what a task predicts by unit
 
 
@@ -131,10 +133,12 @@ def get_metric(name: str, kind: str) -> Metric:
     Raises:
         KdzooError: there is none of that name for the kind, or the function cannot be imported.
     """
-    if ":" in name:
+    if ":" in name and name.partition(":")[0] not in MICRO:
         return Metric(name, _own(name))
     if kind not in METRICS:
         raise unknown("kind of task", kind, METRICS)
+    if kind == "classification" and (found := _OF_CLASSES.fullmatch(name)):
+        return _relation_metric(name, found[1], found[2])
     if name not in METRICS[kind]:
         elsewhere = [other for other in METRICS if name in METRICS[other]]
         if elsewhere:
@@ -265,6 +269,61 @@ def _f1(average: str) -> Callable[[Values, Values], float]:
     return _sklearn("f1_score", average=average, zero_division=0.0)
 
 
+def _entity_counts(strict: bool, predictions: Values, references: Values) -> np.ndarray:
+    """By sentence (N, T * 3): entities that are right, predicted and there, of each type."""
+    counts = np.stack(entity_counts(references, predictions, strict), axis=-1)
+    return counts.reshape(len(counts), -1)
+
+
+def _of_entities(what: str, sums: np.ndarray) -> np.ndarray:
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    if what == "macro_f1":  # over the types that either side has
+        either = counts[..., 1] + counts[..., 2]
+        each = 2 * counts[..., 0] / np.maximum(either, 1)
+        return np.asarray(each.sum(-1) / np.maximum((either > 0).sum(-1), 1))
+    right, predicted, there = np.moveaxis(counts.sum(-2), -1, 0)
+    over = {"precision": predicted, "recall": there, "f1": (predicted + there) / 2}[what]
+    return np.asarray(np.where(over > 0, right / np.where(over > 0, over, 1.0), 0.0))
+
+
+def _answer_scores(place: int, predictions: Values, references: Values) -> np.ndarray:
+    """By question (N, 2): its exact match or F1, and 1."""
+    version = "1.1" if all(references) else "2.0"  # the later script is for questions without an answer
+    scores = [answer_score(guess, golds, version)[place] for guess, golds in zip(predictions, references, strict=True)]
+    return np.stack([scores, np.ones(len(scores))], axis=1)
+
+
+def _relation_metric(name: str, plain: str, classes: str) -> Metric:
+    """Micro over chosen classes, or SemEval's macro over relations, from class ids (`metric_of_labels`)."""
+    if plain != "semeval_f1":
+        chosen = [int(one) for one in classes.split("+")]
+        what = {"relation_f1": "f1"}.get(plain, plain.removeprefix("relation_"))
+        return additive(name, partial(_relation_counts, [chosen]), partial(_of_entities, what))
+    relations = classes.split(",")
+    groups = [
+        [at for at, one in enumerate(relations) if one == str(number)] for number in range(len({*relations} - {"-"}))
+    ]
+
+    def reduce(sums: np.ndarray) -> np.ndarray:
+        counts = sums.reshape(*sums.shape[:-1], -1, 3)
+        each = 2 * counts[..., 0] / np.maximum(counts[..., 1] + counts[..., 2], 1)
+        there = counts[..., 2] > 0  # as in the official scorer, over the relations that the references have
+        return np.asarray((each * there).sum(-1) / np.maximum(there.sum(-1), 1))
+
+    return additive(name, partial(_relation_counts, groups), reduce)
+
+
+def _relation_counts(groups: list[list[int]], predictions: Values, references: Values) -> np.ndarray:
+    """By row (N, G * 3): whether its class is right, predicted and there, of each group of classes."""
+    guessed, true = np.asarray(predictions), np.asarray(references)
+    right = guessed == true
+    counts = []
+    for classes in groups:
+        there = np.isin(true, classes)
+        counts += [right & there, np.isin(guessed, classes), there]
+    return np.stack(counts, axis=1).astype(float)
+
+
 def _table(*metrics: Metric) -> dict[str, Metric]:
     return {metric.name: metric for metric in metrics}
 
@@ -288,6 +347,24 @@ METRICS: dict[str, dict[str, Metric]] = {
         Metric("weighted_f1", _f1("weighted"), partial(_R.f1_over_labels, "weighted")),
         Metric("accuracy", _sklearn("accuracy_score"), _R.accuracy),  # of whole rows
         _AREA,
+    ),
+    "tokens": _table(
+        *(
+            additive(name, partial(_entity_counts, strict), partial(_of_entities, what))
+            for name, what, strict in (
+                ("entity_f1", "f1", False),
+                ("precision", "precision", False),
+                ("recall", "recall", False),
+                ("macro_f1", "macro_f1", False),
+                ("strict_f1", "f1", True),  # an I that opens no entity is none
+            )
+        )
+    ),
+    "spans": _table(
+        *(
+            additive(name, partial(_answer_scores, place), lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1))
+            for place, name in enumerate(("exact_match", "f1"))
+        )
     ),
     "regression": _table(
         Metric("pearson", _correlation("pearsonr"), partial(_R.over_targets, _R.pearson)),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
 from kdzoo.tasks.metrics import get_metric
 from kdzoo.tasks.own_reading import Table, tables_of
-from kdzoo.tasks.sources.files import suffix_of
+from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
 from kdzoo.tasks.sources.rows import checked
 from kdzoo.tasks.splitting import held_out, leaks
 
@@ -37,7 +35,7 @@ class Own:
         notes: a line each: what was found, what was taken.
     """
 
-    task: Classification
+    task: Task
     notes: tuple[str, ...]
 
 
@@ -62,7 +60,8 @@ def from_data(
             splits to any of these.
         text: the text column, or two of them.
         label: the label's column; several of numbers, or of 0 and 1 with ``kind="multilabel"``.
-        kind: ``"classification"``, ``"multilabel"`` or ``"regression"``; found from the labels when None.
+        kind: ``"classification"``, ``"multilabel"`` or ``"regression"``, found from the labels when None; or
+            ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`).
         labels: their names in order; found from the training rows when None.
         metric: what it is measured by; names of `kdzoo.tasks.metrics`, or ``package.module:function``.
         separator: what parts several labels in one text.
@@ -73,11 +72,13 @@ def from_data(
     Raises:
         KdzooError: in one line, with file and row, for anything that makes no task.
     """
+    check_kind(kind, KINDS)
     texts, columns = _listed(text), _listed(label)
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    if kind in SEQUENCES:
+        told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
+        return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
     tables, unused = tables_of(data, texts, columns, splits)
-    title = name or _title(data)
+    title = name or title_of(data)
     train = tables["train"]
     missing = [option for option, given in (("--text", texts), ("--label", columns)) if not given]
     if missing:
@@ -285,13 +286,3 @@ def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _named(table: Table) -> str:
     return ", ".join(table.columns) or "none"
-
-
-def _title(data: Any) -> str:
-    """The task's name: the file's stem or the folder's name, of letters, digits, dots, hyphens and underscores."""
-    if not isinstance(data, (str, os.PathLike)):
-        return "data"
-    path = Path(data)
-    name = path.name if path.is_dir() else path.name.removesuffix(suffix_of(path) or "")
-    name = name or path.resolve().name
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:64] or "data"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own import Own, from_data
+from kdzoo.tasks.own_sequences import SEQUENCES
 
 EXAMPLE = "columns: {text: [title, body], label: topic}"
 
@@ -33,7 +34,7 @@ class OwnFile(BaseModel):
 
     Attributes:
         name: the task's; the YAML file's stem by default.
-        columns: which are taken.
+        columns: which are taken; tagged sentences and questions need none named.
         files: a file, a folder or a hub data set's name, or one a split; paths are from the YAML file's folder.
         kind, labels, metrics, label_separator: see `kdzoo.tasks.own.from_data`.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
@@ -43,7 +44,7 @@ class OwnFile(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = ""
-    columns: Columns
+    columns: Columns | None = None
     files: str | dict[str, str]
     kind: str | None = None
     labels: list[str] | None = None
@@ -89,14 +90,17 @@ def from_yaml(path: Path) -> Own:
     except KdzooError as error:
         raise KdzooError(f"{path}: {error}") from None
 
+    if read.columns is None and read.kind not in SEQUENCES:
+        raise KdzooError(f"{path}: columns: field required; it begins as in {EXAMPLE}")
+
     def place(text: str) -> Any:
         return path.parent / text if (path.parent / text).exists() else text
 
     data = place(read.files) if isinstance(read.files, str) else {s: place(f) for s, f in read.files.items()}
     return from_data(
         data,
-        text=read.columns.text,
-        label=read.columns.label,
+        text=read.columns.text if read.columns else None,
+        label=read.columns.label if read.columns else None,
         kind=read.kind,
         labels=read.labels,
         metric=read.metrics,

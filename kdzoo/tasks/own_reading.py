@@ -90,7 +90,10 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
         readers = {name: partial(_of_files, path / name, files, text, label) for name, files in there.items()}
         return _renamed(str(path), readers, splits)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and suffix_of(path) is None and str(path).count("/") < 2:
-        loaded = downloaded(str(path))
+        try:
+            loaded = downloaded(str(path))
+        except KdzooError as error:
+            raise KdzooError(f"there is no file or folder {path}; {error}") from None
         return _renamed(str(path), {s: partial(_of_arrow, f"{path} {s}", loaded[s]) for s in loaded}, splits)
     raise KdzooError(f"there is no {path}; data is a file ({', '.join(SUFFIXES)}), a folder or a hub data set's name")
 

@@ -62,6 +62,16 @@ def get_task(name: str) -> Task:
     return _tasks[name]
 
 
+def adapt_task(name: str, source: str) -> Task:
+    """The task of that name as a source has it (`Task.adapted`), known by its name from here on.
+
+    Raises:
+        KdzooError: there is no such task, or the source's rows cannot be read.
+    """
+    _tasks[name] = get_task(name).adapted(source)
+    return _tasks[name]
+
+
 def _load() -> None:
     """Register the tasks of installed plug-ins, once; kdzoo's own are there when this package is imported.
 

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, unknown
 
 _DIRECTED = re.compile(r"(.+)\((e1,e2|e2,e1)\)", re.DOTALL)
 OTHER = "Other"
+MICRO = ("relation_f1", "relation_precision", "relation_recall")
 T = TypeVar("T")
 
 
@@ -85,6 +86,38 @@ def semeval_f1(references: Sequence[str], predictions: Sequence[str]) -> float:
     if not relations:
         raise KdzooError(f"every reference is {OTHER!r}: there is no relation to average over")
     return sum(200.0 * right[name] / (claimed[name] + there[name]) for name in relations) / len(relations)
+
+
+def metric_of_labels(name: str, labels: Sequence[str]) -> str:
+    """A metric's name with the numbers of the classes that it depends on, so that it can be had of class ids alone.
+
+    Args:
+        name: ``"relation_f1:A+B"`` (or ``relation_precision``, ``relation_recall``), micro over the classes A and B, or
+            ``"semeval_f1"``; other names stay as they are.
+        labels: the task's.
+
+    Returns:
+        ``"relation_f1[1+2]"`` or ``"semeval_f1[0,0,1,1,-]"``: by class its relation, and - for Other.
+
+    Raises:
+        KdzooError: a class is none of the task's, or none is named; a label is of another form than SemEval's.
+    """
+    plain, _, classes = name.partition(":")
+    if plain in MICRO:
+        names = [one for one in classes.split("+") if one]
+        if not names:
+            raise KdzooError(f"{plain} counts the classes that are named after it: {plain}:{labels[0]}+{labels[-1]}")
+        for one in names:
+            if one not in labels:
+                raise unknown(f"class in {name}", one, labels)
+        return f"{plain}[{'+'.join(str(labels.index(one)) for one in names)}]"
+    if name == "semeval_f1":
+        found = [_relation(label, f"class {number}") for number, label in enumerate(labels)]
+        there = sorted(set(found) - {OTHER})
+        if not there:
+            raise KdzooError("semeval_f1 needs a relation beside Other among the classes")
+        return f"semeval_f1[{','.join('-' if one == OTHER else str(there.index(one)) for one in found)}]"
+    return name
 
 
 def _relation(label: str, where: str) -> str:

@@ -114,15 +114,29 @@ def _question(entry: dict[str, Any], context: str, where: str) -> Question:
         raise KdzooError(f"{where}: the question is empty")
     if not impossible and not answers:
         raise KdzooError(f'{where}: no answer; a question without one needs "is_impossible": true')
-    normal = " ".join(context.split())
     for text, start in zip(texts, starts, strict=True):
-        if not text.strip():
-            raise KdzooError(f"{where}: an empty answer")
-        if " ".join(text.split()) not in normal:
-            raise KdzooError(f"{where}: the answer {text!r} is not in its paragraph")
-        if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= len(context) - len(text):
-            raise KdzooError(f"{where}: answer_start {start!r} is no place in the paragraph for {text!r}")
+        check_answer(context, text, start, where)
     return Question(entry["id"], entry["question"], context, texts, starts, int(entry.get("occurrences", 1)))
+
+
+def check_answer(context: str, text: Any, start: Any, where: str) -> None:
+    """Refuse an answer whose text does not occur in its paragraph, or whose start is no place there.
+
+    Args:
+        context: the paragraph.
+        text: the answer's.
+        start: the character at which it begins.
+        where: what a message begins with.
+
+    Raises:
+        KdzooError: names the answer.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise KdzooError(f"{where}: an empty answer")
+    if " ".join(text.split()) not in " ".join(context.split()):
+        raise KdzooError(f"{where}: the answer {text!r} is not in its paragraph")
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= len(context) - len(text):
+        raise KdzooError(f"{where}: answer_start {start!r} is no place in the paragraph for {text!r}")
 
 
 def split(context: str, pieces: Pieces) -> Paragraph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,39 @@ def held_out(rows: Dataset, task: Classification, seed: int, share: float = HELD
     if len(taken) < 2:
         raise KdzooError(f"{task.name}: no class has a row to spare for validation; give a validation split")
     return rows.select([row for row in range(count) if row not in taken]), rows.select(sorted(taken))
+
+
+def held_out_groups(
+    rows: Dataset, groups: Sequence[Hashable], name: str, seed: int, share: float = HELD_OUT
+) -> tuple[Dataset, Dataset]:
+    """Rows divided in two, those of a group staying together, seeded.
+
+    Args:
+        rows: to divide.
+        groups: of each row.
+        name: the task's.
+        seed: of the drawing.
+        share: of the rows, as nearly as the groups allow, in the second part.
+
+    Returns:
+        What is left, and what was taken, each in the rows' order.
+
+    Raises:
+        KdzooError: there are too few rows, or groups.
+    """
+    sizes = Counter(groups)
+    order = list(sizes)
+    taken: set[Hashable] = set()
+    count, wanted = 0, max(2, round(share * len(rows)))
+    for at in np.random.default_rng(seed).permutation(len(order)).tolist():
+        if count < wanted and count + sizes[order[at]] <= len(rows) - 2:
+            taken.add(order[at])
+            count += sizes[order[at]]
+    if count < 2:
+        raise KdzooError(f"{name}: {len(rows)} rows are too few to take validation rows from; give a validation split")
+    numbered = [*enumerate(groups)]
+    left = [row for row, group in numbered if group not in taken]
+    return rows.select(left), rows.select([row for row, group in numbered if group in taken])
 
 
 def _in_turn(strata: list[list[int]], share: float) -> list[int]:

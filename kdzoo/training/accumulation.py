@@ -13,6 +13,7 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooWarning
 from kdzoo.models.masks import real_tokens
 from kdzoo.objectives.objective import Objective
+from kdzoo.training.labels import IGNORED, SPAN
 
 COUNTED = ("rows", "tokens", "pairs", "labels")
 
@@ -41,8 +42,8 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     rows = torch.tensor(len(first), device=first.device)
     size = first.shape[1] if first.dim() > 1 else 1
     tokens = torch.full((len(first),), size, device=first.device) if mask is None else mask.sum(-1)
-    labels = batch.get("labels")
-    counted = (labels != -100).sum() if isinstance(labels, Tensor) else rows
+    labels = [batch[name] for name in ("labels", *SPAN) if isinstance(batch.get(name), Tensor)]
+    counted = torch.stack([(values != IGNORED).sum() for values in labels]).sum() if labels else rows
     return torch.stack([rows, tokens.sum(), tokens.square().sum(), counted])
 
 

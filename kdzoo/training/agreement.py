@@ -14,6 +14,7 @@ from kdzoo.models.heads import unwrap
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.cache import TEACHER_PREFIX
 from kdzoo.training.collated import Collate, given, lengths, same_numbers
+from kdzoo.training.labels import SPAN
 
 LABELS = ("labels", "label", "label_ids")  # which transformers' collators rename to the first
 
@@ -21,7 +22,7 @@ LABELS = ("labels", "label", "label_ids")  # which transformers' collators renam
 def accepted_inputs(model: nn.Module) -> frozenset[str]:
     """The names of a model's tensor inputs, its labels left out; of one with a single token type, the types too."""
     inner = unwrap(model)
-    names = frozenset(inspect.signature(inner.forward).parameters) - {"labels", "kwargs", "args"}
+    names = frozenset(inspect.signature(inner.forward).parameters) - {"labels", *SPAN, "kwargs", "args"}
     return names - {"token_type_ids"} if getattr(inner.config, "type_vocab_size", None) == 1 else names
 
 
@@ -77,7 +78,8 @@ def check_columns(objective: Objective, dataset: Any) -> None:
     for term in objective.terms:
         loss: Any = next(objective.losses[term.name].children())
         for need in sorted(loss.needs):
-            there = need in names or (need == "labels" and any(name in names for name in LABELS))
+            named = any(name in names for name in LABELS) or all(name in names for name in SPAN)
+            there = need in names or (need == "labels" and named)
             if not there and not (need == "labels" and loss.token_labels):  # which the collator makes
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"

@@ -14,6 +14,7 @@ from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Perturbation
 from kdzoo.training.agreement import accepted_inputs, check_length, positions
+from kdzoo.training.labels import Labels, label_names
 from kdzoo.training.perturbation import gradient_perturbation
 from kdzoo.training.stopwatch import Stopwatch
 
@@ -67,7 +68,6 @@ class Distiller(nn.Module):
         teacher: Activations | None = None,
         progress: float = 0.0,
         epoch: int | None = None,
-        labels: Tensor | None = None,
         sample_ids: Tensor | None = None,
         measure: bool = False,
         shares: dict[str, Tensor] | None = None,
@@ -80,18 +80,19 @@ class Distiller(nn.Module):
             teacher: what the teacher exposed of this batch.
             progress: fraction of the training done.
             epoch: which pass over the rows this is, from 0.
-            labels: (B,).
             sample_ids: (B,) indices in the training set.
             measure: measure the terms' gradients too.
             shares: what this micro-batch weighs in its step (`kdzoo.training.accumulation`).
             micro_batches: how many batches the update is made of.
-            inputs: the batch; the student is given what it takes.
+            inputs: the batch, with its labels; the student is given what it takes.
         """
         taken = {name: value for name, value in inputs.items() if name in self._inputs}
         if not self.training:
+            own = {name: inputs[name] for name in label_names(self.student) if name in inputs}
             with attention_kept(unwrap(self.student)):
-                return self._runs[0](**taken, labels=labels)
+                return self._runs[0](**taken, **own)
         check_length("the student", self._most, taken)
+        labels = Labels.of(self.student, inputs)
         context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "epoch": epoch, "shares": shares}
         measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:
@@ -115,6 +116,8 @@ class Distiller(nn.Module):
             outputs = self._runs[0](**inputs)
             activations = recorder.activations(outputs, mask=inputs.get("attention_mask"))
         self.stopwatch.lap("forward")
-        output = self.objective(activations, teacher, **context)
+        labels = context["labels"]
+        told = context | {"labels": labels.values, "counted": labels.counted}
+        output = self.objective(labels.read(activations), labels.read(teacher), **told)
         self.stopwatch.lap("loss")
         return output

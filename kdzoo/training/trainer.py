@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
-from kdzoo.models.heads import savable, unwrap
+from kdzoo.models.heads import check_transformers, savable, unwrap
 from kdzoo.objectives.objective import Objective, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.training import agreement, checkpoints
@@ -31,6 +31,7 @@ from kdzoo.training.card import model_card
 from kdzoo.training.collated import given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
+from kdzoo.training.labels import COUNTED, label_names
 from kdzoo.training.order import by_length, staged
 from kdzoo.training.stopwatch import Stopwatch
 
@@ -52,7 +53,7 @@ class DistillationTrainer(Trainer):
         model: the student.
         teacher: a model for the same task; None when nothing of the objective needs one.
         recipe: a `Recipe`, or the name of one or a YAML file.
-        objective: an `Objective` instead of a recipe.
+        objective: an `Objective` instead of a recipe, or an expression of one, ``"kd(temperature=2)*0.5 + ce"``.
         log_gradients: log the norm of each term's gradient at the student's parameters (``gradient/TERM``) and the
             cosine of each two (``gradient/TERM~TERM``) with every log, at the cost of a backward pass a term for the
             step they are taken from.
@@ -75,7 +76,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None = None,
         *,
         recipe: Recipe | str | None = None,
-        objective: Objective | None = None,
+        objective: Objective | str | None = None,
         log_gradients: bool = False,
         cache: TeacherCache | None = None,
         args: TrainingArguments,
@@ -84,6 +85,9 @@ class DistillationTrainer(Trainer):
         if (recipe is None) == (objective is None):
             raise KdzooError("give the DistillationTrainer a recipe or an objective, one of them")
         check_kinds(model=(model, nn.Module), teacher=(teacher, nn.Module))
+        check_transformers(model)
+        if isinstance(objective, str):
+            objective = Objective(objective)
         check_kinds(objective=(objective, Objective), cache=(cache, TeacherCache))
         if isinstance(recipe, str):
             recipe = Recipe.load(recipe)
@@ -114,7 +118,7 @@ class DistillationTrainer(Trainer):
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
         say_micro_batches(objective, args)
         if args.label_names is None:
-            args.label_names = ["labels"]
+            args.label_names = label_names(model)
         if args.ddp_broadcast_buffers is None:
             # Banks are updated alike in every process; sending them in each step would cost more than the step.
             args.ddp_broadcast_buffers = False
@@ -125,7 +129,7 @@ class DistillationTrainer(Trainer):
         self._laps = _Laps(self.stopwatch)
         self.add_callback(self._laps)
         # The columns that the Trainer keeps.
-        others = (*self.label_names, "label", "label_ids", "sample_ids", args.length_column_name)
+        others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, args.length_column_name)
         self._signature_columns = [*accepted_inputs(model), *others]
         if self.teacher is not None:
             self.teacher.to(self.args.device)

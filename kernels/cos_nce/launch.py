@@ -7,15 +7,18 @@ from torch import Tensor
 
 from kdzoo.kernels.backend import EPSILON, power_of_2
 from kdzoo.kernels.layout import as_bytes, four_axes
+from kdzoo.kernels.tuning import tuned
 
 
 def _launch(rows: int, width: int, slots: int) -> tuple[int, int, int, int]:
     """Rows of a tile, its width, warps, and into how many programs the rows of a slot are split."""
     block_d = power_of_2(width)
     # Few programs, each with many loads in flight, keep the rows between their two readings in the L2 cache.
-    size = 8192 if slots >= 128 and rows * block_d >= 65536 else 4096
-    block_m = min(power_of_2(rows), max(1, size // block_d), 32)
-    warps = min(16, max(1, block_m * block_d // 512))
+    many = slots >= 128 and rows * block_d >= 65536
+    block_m = min(power_of_2(rows), max(1, (8192 if many else 4096) // block_d), 32)
+    ours = {"block_m": block_m, "num_warps": min(16, max(1, block_m * block_d // 512))}
+    constants = tuned("cos_nce", f"{'many' if many else 'few'}-{block_d}", ours)
+    block_m, warps = min(power_of_2(rows), constants["block_m"]), constants["num_warps"]
     tiles = -(-rows // block_m)
     return block_m, block_d, warps, 1 if rows <= 64 or slots >= 128 else min(tiles, max(1, 512 // slots))
 

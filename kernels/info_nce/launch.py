@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.kernels import backend
-from kdzoo.kernels.backend import dot_precision, power_of_2
+from kdzoo.kernels.backend import dot_precision, power_of_2, text
 from kdzoo.kernels.info_nce.side import Side
+from kdzoo.kernels.tuning import Constants, tuned
 
 BLOCK_M = 64  # rows of a tile
 PROGRAMS = 256  # where there are fewer tiles of rows, the keys are split as well
@@ -65,10 +66,13 @@ def _launch(
     from kdzoo.kernels.info_nce import triton_kernels
 
     (slots, rows, width), number = own.vectors.shape, keys.vectors.shape[1]
-    block_k, block_d, block_n, warps = _tuning(width, own.vectors.dtype)
-    (anchors, own_inverses), (others, inverses) = (_filled(side, block_d) for side in (own, keys))
+    constants = _tuning(width, own.vectors.dtype)
+    block_m, block_n, block_k, block_d = (constants[f"block_{axis}"] for axis in "mnkd")
+    (anchors, own_inverses), (others, inverses) = (
+        _filled(side, block_d, max(block_m, block_n)) for side in (own, keys)
+    )
     _, padded, columns = anchors.shape
-    tiles = padded // BLOCK_M * (columns // block_d if with_slopes else 1)
+    tiles = padded // block_m * (columns // block_d if with_slopes else 1)
     splits = min(others.shape[1] // block_n, -(-PROGRAMS // (tiles * slots)))
     logs = own_inverses.new_empty((splits, slots, padded))
     slopes = logs.new_empty((splits, slots, padded, columns) if with_slopes else (0, 0, 0, 0))
@@ -93,35 +97,38 @@ def _launch(
         LOG2E / temperature,
         LOG2E=LOG2E,
         # In float32 there are no registers for it.
-        HELD=width <= block_k and own.vectors.dtype != torch.float32,
+        HELD=width <= block_k == block_d and own.vectors.dtype != torch.float32,
         # The interpreter multiplies the bits of bfloat16 as if they were integers.
         HALVES=own.vectors.dtype != torch.float32 and own.vectors.device.type != "cpu",
         PRECISION=dot_precision(),
-        BLOCK_M=BLOCK_M,
+        BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=block_k,
         BLOCK_D=block_d,
-        num_warps=warps,
-        num_stages=2,
+        num_warps=constants["num_warps"],
+        num_stages=constants["num_stages"],
     )
     return logs[..., :rows], slopes[..., :rows, :width]
 
 
-def _filled(side: Side, block_d: int) -> tuple[Tensor, Tensor]:
+def _filled(side: Side, block_d: int, block_m: int) -> tuple[Tensor, Tensor]:
     """Vectors and inverse norms filled up to whole tiles, so that no program has to look where they end.
 
     Vectors are zero where they are not to be looked at; inverse norms are negative where they do not count.
     """
-    missing = -side.vectors.shape[1] % BLOCK_M
+    missing = -side.vectors.shape[1] % block_m
     vectors = side.vectors.masked_fill((side.inverse == 0).unsqueeze(-1), 0.0)
     inverse = side.inverse if side.real is None else side.inverse.masked_fill(~side.real, -1.0)
     vectors = F.pad(vectors, (0, -vectors.shape[-1] % block_d, 0, missing))
     return vectors.contiguous(), F.pad(inverse, (0, missing), value=-1.0)
 
 
-def _tuning(width: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """Columns multiplied at once, columns of the slopes that a program holds, keys of a tile, and warps."""
+def _tuning(width: int, dtype: torch.dtype) -> Constants:
+    """Rows and keys of a tile, columns multiplied at once, columns of the slopes that a program holds, and the rest."""
     wide, gfx = max(16, power_of_2(width)), backend.architecture().startswith("gfx")
     if dtype == torch.float32:
-        return 64, 128, 32, 4
-    return min(wide, 128), min(wide, 256), 32 if gfx else 64, 4 if gfx else 8
+        ours = {"block_k": 64, "block_d": 128, "block_n": 32, "num_warps": 4}
+    else:
+        ours = {"block_k": min(wide, 128), "block_d": min(wide, 256), "block_n": 32 if gfx else 64}
+        ours |= {"num_warps": 4 if gfx else 8}
+    return tuned("info_nce", f"{text(dtype)}-{wide}", {"block_m": BLOCK_M, **ours, "num_stages": 2})

@@ -47,6 +47,9 @@ class Workload:
         floor: of the forward pass, and of forward and backward together, from a shape by letter and the bytes of an
             element.
         decide: the backend that ``backend="auto"`` takes for inputs, and why.
+        odd: shapes that no tile or vector divides, each with options of the kernel and its reference, at which a device
+            is checked; an option that is a function is called with the inputs.
+        candidates: sets of launch constants to try in place of ours, where these are guesses.
         peers: implementations of other libraries by the library's name; they import it when called, and raise
             `Missing` with the reason where they cannot serve an input.
     """
@@ -60,6 +63,8 @@ class Workload:
     reference: Callable[..., Any]
     floor: Callable[[dict[str, int], int], tuple[Floor, Floor]]
     decide: Callable[[Inputs], Decision]
+    odd: Sequence[tuple[str, Mapping[str, Any]]]
+    candidates: Sequence[Mapping[str, int]] = ()
     peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def provider(self, name: str) -> Callable[..., Any]:
@@ -86,9 +91,9 @@ class Workload:
         for letters in self.axes:
             if len(letters) == len(parts) and all(re.fullmatch("0*[1-9][0-9]{0,9}", part) for part in parts):
                 sizes = dict(zip(letters, map(int, parts), strict=True))
-                largest, memory = 4 * math.prod(sorted(sizes.values())[-2:]), machine_memory()
-                if memory is not None and largest > memory:
-                    raise KdzooError(f"the shape {text!r} is of {largest / 1e9:,.0f} GB, more than the machine has")
+                needed, memory = self.floor(sizes, 2)[0].bytes, machine_memory()
+                if memory is not None and needed > memory:
+                    raise KdzooError(f"the shape {text!r} is of {needed / 1e9:,.0f} GB, more than the machine has")
                 return sizes
         forms = " or ".join("x".join(letters) for letters in self.axes)
         raise KdzooError(f"the shape {text!r} is not of the form {forms}, such as {self.shapes['cpu'][0]}")
@@ -98,6 +103,21 @@ def pair(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> Inp
     """A student and a teacher of the same shape, normally distributed."""
     student, teacher = (torch.randn(tuple(sizes.values()), device=device).to(dtype) for _ in range(2))
     return {"student": student, "teacher": teacher}
+
+
+def some(inputs: Inputs) -> Tensor:
+    """A mask (B, S) in which about a third is padding, and the first position of each row is real."""
+    vectors = next(iter(inputs.values()))
+    mask = torch.rand(len(vectors), vectors.shape[-2], device=vectors.device) < 0.7
+    mask[:, 0] = True
+    return mask
+
+
+ODD_ROWS: Sequence[tuple[str, Mapping[str, Any]]] = (
+    ("5x37", {}),
+    ("3x7x129", {"mask": some}),
+    ("2x3x5x1000", {"mask": some}),
+)
 
 
 def of_rows(
@@ -135,12 +155,19 @@ def of_rows(
         reference=reference,
         floor=floor,
         decide=lambda given: decide(given["student"]),
+        odd=ODD_ROWS,
     )
 
 
 def names() -> list[str]:
     """The kernels that have a workload."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def title(name: str) -> str:
+    """What a kernel does and is measured against, in a line."""
+    text = importlib.import_module(f"{__name__}.{name}").__doc__ or ""
+    return text.partition("\n\n")[0].replace("\n", " ").strip()
 
 
 def workload(name: str) -> Workload:

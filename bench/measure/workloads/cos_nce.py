@@ -7,15 +7,15 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.measure.workloads import Floor, Workload, pair
+from kdzoo.bench.measure.workloads import ODD_ROWS, Floor, Workload, pair
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, decision
 
 
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
-    """The loss from the matrix of all cosines of each slot, as it is usually written."""
+    """The loss from the matrix of all cosines of each slot, in the inputs' type, as it is usually written."""
     rows = len(student)
-    s, t = (_slots(F.normalize(side.float(), dim=-1)) for side in (student, teacher))
-    cosines = s @ t.transpose(1, 2)
+    s, t = (_slots(F.normalize(side.float(), dim=-1).to(side.dtype)) for side in (student, teacher))
+    cosines = (s @ t.transpose(1, 2)).float()
     positive = cosines.diagonal(dim1=1, dim2=2)
     negative = (cosines.sum(2) - positive) / max(rows - 1, 1)
     return (2 - 1.5 * positive + 0.5 * negative).mean()
@@ -44,4 +44,6 @@ WORKLOAD = Workload(
     reference=cos_nce_reference,
     floor=floor,
     decide=lambda given: decision(given["student"]),
+    odd=(*ODD_ROWS, ("70x100", {})),
+    candidates=tuple({"block_m": rows, "num_warps": warps} for rows in (4, 8, 16) for warps in (4, 8)),
 )

@@ -75,4 +75,5 @@ WORKLOAD = Workload(
     reference=crd_nce_reference,
     floor=floor,
     decide=lambda given: decision(given["student"]),
+    odd=(("5x33x97x37", {}), ("17x130x1001x128", {"temperature": 0.2})),
 )

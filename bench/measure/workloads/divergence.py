@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.measure.workloads import Floor, Missing, Workload, pair
+from kdzoo.bench.measure.workloads import Floor, Missing, Workload, pair, some
 from kdzoo.kernels.divergence import divergence, divergence_reference, operator
 
 
@@ -48,5 +48,11 @@ WORKLOAD = Workload(
     reference=divergence_reference,
     floor=floor,
     decide=lambda given: operator.decision(given["student"]),
+    odd=(
+        ("5x37", {}),
+        ("3x7x5001", {"mask": some, "kind": "jsd", "mixture": 0.5}),
+        ("9x1003", {"kind": "reverse_kl", "temperature": 2.5}),
+        ("4x2049", {"kind": "cross_entropy", "mixture": 0.2}),
+    ),
     peers={"liger-kernel": liger},
 )

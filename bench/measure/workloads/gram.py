@@ -16,12 +16,14 @@ def inputs(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> I
 
 
 def naive(student: Tensor, teacher: Tensor, relation: str) -> Tensor:
-    """All differences of rows, (B, B, D), normalised, and all products of those at each row, (B, B, B)."""
+    """All differences of rows, (B, B, D), normalised, and all products of those at each row, (B, B, B), multiplied in
+    the inputs' type."""
     assert relation == "angle"
     ours, theirs = (
-        F.normalize(side.float().unsqueeze(0) - side.float().unsqueeze(1), dim=-1) for side in (student, teacher)
+        F.normalize(side.float().unsqueeze(0) - side.float().unsqueeze(1), dim=-1).to(side.dtype)
+        for side in (student, teacher)
     )
-    return F.smooth_l1_loss(ours @ ours.mT, theirs @ theirs.mT, reduction="sum")
+    return F.smooth_l1_loss((ours @ ours.mT).float(), (theirs @ theirs.mT).float(), reduction="sum")
 
 
 def floor(sizes: dict[str, int], item: int) -> tuple[Floor, Floor]:
@@ -46,4 +48,12 @@ WORKLOAD = Workload(
     reference=gram_reference,
     floor=floor,
     decide=lambda given: decision(given["student"], given["relation"]),
+    odd=(
+        ("7x37", {}),
+        ("37x100", {"relation": "angle"}),
+        ("37x100", {"relation": "distance"}),
+        ("33x37", {"relation": "sp"}),
+        ("33x37", {"relation": "pkt"}),
+        ("33x37", {"relation": "cka"}),
+    ),
 )

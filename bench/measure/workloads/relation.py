@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.bench.measure.workloads import Floor, Inputs, Workload
+from kdzoo.bench.measure.workloads import Floor, Inputs, Workload, some
 from kdzoo.kernels.relation import decision, relation, relation_reference
 
 NAMES = ("student_query", "student_key", "teacher_query", "teacher_key")
@@ -22,13 +23,15 @@ def inputs(sizes: dict[str, int], dtype: torch.dtype, device: torch.device) -> I
 
 
 def kernel(
-    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor, backend: str = "auto"
+    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor, **options: Any
 ) -> Tensor:
-    return relation((student_query, student_key), (teacher_query, teacher_key), backend=backend)
+    return relation((student_query, student_key), (teacher_query, teacher_key), **options)
 
 
-def reference(student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor) -> Tensor:
-    return relation_reference((student_query, student_key), (teacher_query, teacher_key))
+def reference(
+    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor, **options: Any
+) -> Tensor:
+    return relation_reference((student_query, student_key), (teacher_query, teacher_key), **options)
 
 
 def naive(student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor) -> Tensor:
@@ -64,4 +67,10 @@ WORKLOAD = Workload(
     reference=reference,
     floor=floor,
     decide=lambda given: decision(given["student_query"]),
+    odd=(
+        ("1x2x5x16", {}),
+        ("2x2x37x16", {}),
+        ("1x3x70x37", {"kind": "mse", "mask": some}),
+        ("2x1x33x64", {"kind": "ce", "mask": some}),
+    ),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.base import Task
+from kdzoo.tasks.base import Columns, Task
 from kdzoo.tasks.sources.files import SUFFIXES, Reader, read_parquet, read_table, shards_of
 from kdzoo.tasks.sources.official_glue import OFFICIAL, official_split
 from kdzoo.tasks.sources.rows import checked, of_arrow
@@ -33,6 +33,8 @@ def from_folder(task: Task, root: Path) -> dict[str, Dataset]:
         read: dict[str, Reader] = {
             split: partial(of_arrow, task, str(folder / split), saved[split]) for split in present
         }
+    elif found := {split: columns for split in task.splits if (columns := task.files(folder, split))}:
+        read = {s: partial(_of_columns, task, columns) for s, columns in found.items()}
     elif (folder / "msr_paraphrase_train.txt").is_file() or any(folder.glob("dev*.tsv")):
         read = {split: reader for split in task.splits if (reader := official_split(task, folder, split))}
     else:
@@ -45,6 +47,10 @@ def from_folder(task: Task, root: Path) -> dict[str, Dataset]:
                 f"a folder {split} saved by datasets, or the official download's {dev}.tsv"
             )
     return {split: read[split]() for split in task.splits if split in read}
+
+
+def _of_columns(task: Task, columns: Columns) -> Dataset:
+    return checked(task, columns.origin, columns.read())
 
 
 def load_saved(folder: Path) -> Any:

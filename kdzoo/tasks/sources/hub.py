@@ -29,7 +29,7 @@ def from_hub(task: Task) -> dict[str, Dataset]:
 
 
 def downloaded(name: str, configuration: str | None = None) -> Any:
-    """A data set of the hub, by split; no code of its is run.
+    """A data set of the hub, by split; no code of its own is run.
 
     Raises:
         KdzooError: the hub cannot be reached, or has none of that name.
@@ -41,7 +41,8 @@ def downloaded(name: str, configuration: str | None = None) -> Any:
     except Exception as error:  # the hub client has no common base class for being offline
         reason = str(error).strip().splitlines()[:1] or [""]
         what = name if configuration is None else f"{configuration} of {name}"
+        instead = "files of your own" if configuration is None else "'synthetic' or a folder"
         raise KdzooError(
             f"could not load {what} from the hub ({type(error).__name__}: {reason[0]}); "
-            "without a network take 'synthetic' or a folder"
+            f"without a network take {instead}"
         ) from error

@@ -1,0 +1,275 @@
+"""Tasks whose answer is a span of a paragraph (SQuAD): windows over it, a start and an end, scored by question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kdzoo.errors import KdzooError
+from kdzoo.tasks import spans
+from kdzoo.tasks.answers import decode
+from kdzoo.tasks.base import Columns, Head, Task
+from kdzoo.tasks.padding import RightPadded
+from kdzoo.tasks.pieces import IGNORED, token_ids, tokenizer_pieces
+from kdzoo.tasks.reading import find_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+METRICS = ("f1", "exact_match")
+FILES = {  # what a split's file may be called
+    "train": ("train", "training", "train-v1.1", "train-v2.0"),
+    "validation": ("validation", "valid", "val", "dev", "dev-v1.1", "dev-v2.0", "eval"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True)
+class QuestionAnswering(Task):
+    """A task of questions about paragraphs, each answered by a span of its own, or by nothing (SQuAD 2.0).
+
+    A row of `encode` is a window over the paragraph. The answer's first and last token are labels; both are the first
+    token's where a window does not hold all of it, or there is none, and -100 where the answer's text does not stand
+    at its place, so that such a question trains nothing on the logits. What is compared and predicted are starts and
+    ends among the places that `counted` names: the paragraph's tokens, and the first token for "not here".
+
+    Attributes:
+        name: see `Task`.
+        metrics, headline: see `Task`; by default SQuAD's F1 and exact match.
+        validation_splits, test_split: see `Task`.
+        stride: how many pieces the next window begins later.
+        max_question: the most pieces of a question.
+        null_threshold: by how much the null answer has to win where some question has none.
+        read: gives the rows by split, for a task that brings its own.
+    """
+
+    name: str
+    metrics: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
+    validation_splits: tuple[str, ...] = ("validation",)
+    test_split: str | None = None
+    stride: int = spans.STRIDE
+    max_question: int = spans.MAX_QUESTION
+    null_threshold: float = 0.0
+    columns: tuple[str, ...] = ("question", "context")
+    kind: str = "spans"
+    read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
+    label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
+    unit: ClassVar[str] = "question"
+
+    def __post_init__(self) -> None:
+        from kdzoo.tasks.metrics import get_metric
+
+        metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or METRICS
+        headline = self.headline or (self.metrics or METRICS[:1])
+        for metric in metrics:
+            get_metric(metric, self.kind)
+        object.__setattr__(self, "metrics", metrics)
+        object.__setattr__(self, "headline", headline)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("id", "question", "context", "answers", "starts")
+
+    @property
+    def brings_rows(self) -> bool:
+        return self.read is not None
+
+    def identity(self) -> dict[str, Any]:
+        names = ("stride", "max_question", "null_threshold")
+        return {**super().identity(), **{name: getattr(self, name) for name in names}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def rows(self) -> Mapping[str, Dataset] | None:
+        return None if self.read is None else self.read()
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        yield from rows["question"][:]
+        yield from dict.fromkeys(rows["context"][:])
+
+    def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
+        from kdzoo.tasks.synthetic import passages
+
+        if self.name != passages.NAME:
+            return super().synthetic(split, rows, seed)
+        return passages.generate(split, rows, seed)
+
+    # --- rows ---
+
+    def parse(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        for name in ("id", "question", "context"):
+            if not isinstance(row[name], str) or not row[name].strip():
+                raise KdzooError(f"column {name!r}: expected text, got {row[name]!r}")
+        answers, starts = list(row["answers"]), list(row["starts"])
+        if len(answers) != len(starts):
+            raise KdzooError(f"question {row['id']!r}: {len(answers)} answers and {len(starts)} places")
+        for text, start in zip(answers, starts, strict=True):
+            spans.check_answer(row["context"], text, start, f"question {row['id']!r}")
+        return {**{name: row[name] for name in ("id", "question", "context")}, "answers": answers, "starts": starts}
+
+    def features(self) -> Any:
+        from datasets import Features, Sequence, Value
+
+        texts = {name: Value("string") for name in ("id", "question", "context")}
+        return Features({**texts, "answers": Sequence(Value("string")), "starts": Sequence(Value("int64"))})
+
+    def files(self, folder: Path, split: str) -> Columns | None:
+        """A split's questions from a file in SQuAD's form (`kdzoo.tasks.spans.read_squad`)."""
+        path = find_file(folder, *FILES.get(split, (split,)), suffixes=(".json",))
+        return None if path is None else Columns(str(path), partial(questions, path))
+
+    def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+        """See `Task.held_out`; a paragraph's questions stay together, for one tells of another."""
+        from kdzoo.tasks.splitting import held_out_groups
+
+        return held_out_groups(rows, rows["context"][:], self.name, seed)
+
+    # --- models ---
+
+    def head(self) -> Head:
+        return Head("AutoModelForQuestionAnswering", {"num_labels": 2})
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+        """See `Task.encode`; a question is one window or several, whose ``unit_ids`` are its number."""
+        from datasets import Features, Sequence, Value
+
+        pieces = tokenizer_pieces(tokenizer)
+        split = lru_cache(maxsize=16)(lambda context: spans.split(context, pieces))  # of several questions in a row
+        types = [name for name in ("token_type_ids",) if name in tokenizer.model_input_names]
+
+        def encoded(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+            made: dict[str, list[Any]] = {name: [] for name in features}
+            for at, number in enumerate(numbers):
+                paragraph = split(batch["context"][at])
+                texts, starts = batch["answers"][at], batch["starts"][at]
+                answer = spans.answer_pieces(paragraph, texts[0], starts[0], pieces) if texts else None
+                found = spans.windows(
+                    batch["question"][at], paragraph, pieces, max_length, answer,
+                    stride=self.stride, max_question=self.max_question,
+                )  # fmt: skip
+                for place, window in enumerate(found):
+                    lost = bool(texts) and answer is None
+                    size = len(window.tokens)
+                    ids = token_ids(window.tokens, tokenizer)
+                    own = {
+                        "input_ids": ids,
+                        "attention_mask": [1] * size,
+                        "token_type_ids": window.token_type_ids,
+                        "counted": [int(word >= 0 or token == 0) for token, word in enumerate(window.words)],
+                        "start_positions": IGNORED if lost else window.start,
+                        "end_positions": IGNORED if lost else window.end,
+                        "unit_ids": number,
+                        "length": size,
+                        "words": window.words,
+                        "max_context": window.max_context,
+                        "tokens": window.tokens,
+                        # Of a question the first row alone has these.
+                        "context": "" if place else batch["context"][at],
+                        "pieces": [] if place else paragraph.pieces,
+                        "piece_word": [] if place else paragraph.piece_word,
+                        "answers": [] if place else texts,
+                    }
+                    for name in made:
+                        made[name].append(own[name])
+            return made
+
+        lists, numbers = Sequence(Value("int32")), Value("int64")
+        by_token = ("input_ids", "attention_mask", *types, "counted", "words", "piece_word")
+        features = dict.fromkeys(by_token, lists) | {"max_context": Sequence(Value("bool"))}
+        features |= dict.fromkeys((*self.label_names, "unit_ids", "length"), numbers)
+        features |= {name: Sequence(Value("string")) for name in ("tokens", "pieces", "answers")}
+        features["context"] = Value("string")
+        made = rows.map(
+            encoded,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            features=Features(features),
+            desc=f"tokenize {self.name}",
+        )
+        return made.add_column("sample_ids", np.arange(len(made)))
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """See `Task.collator`; ``counted`` is (B, S), the labels are (B,) each."""
+        return RightPadded(tokenizer, {"counted": 0}, (*self.label_names, "sample_ids"))
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Those of starts and ends, (B, S, 2)."""
+        import torch
+
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor | None:
+        found: Tensor = batch["counted"] != 0
+        return found
+
+    # --- scores ---
+
+    def predictions(self, outputs: Any, rows: Dataset | None = None) -> list[str]:
+        """The answer to each question, from start and end logits, (N, S) each."""
+        if rows is None or not isinstance(outputs, tuple) or len(outputs) < 2 or len(outputs[0]) != len(rows):
+            raise KdzooError(f"{self.name} needs its rows, and start and end logits (N, S) of each")
+        starts, ends = outputs[:2]
+        found = []
+        nullable = any(not gold for gold in self.references(rows))
+        for first, last in _units(rows):
+            own = rows[first:last]
+            windows, paragraph = _rebuilt(own)
+            places = [np.asarray(kept) > 0 for kept in own["counted"]]
+            start, end = (
+                [np.where(at, values[: len(at)], -np.inf) for at, values in zip(places, side[first:last], strict=True)]
+                for side in (starts, ends)
+            )
+            answer = decode(windows, start, end, paragraph, null_threshold=self.null_threshold if nullable else None)
+            found.append(answer.text)
+        return found
+
+    def references(self, rows: Dataset) -> list[list[str]]:
+        """The gold texts of each question, none where it has no answer."""
+        answers = rows["answers"][:]
+        return [list(answers[first]) for first, _ in _units(rows)]
+
+    def constant(self, train: Dataset, references: Any) -> list[str] | None:
+        """No answer to any question, where some have none."""
+        return None if all(references) else [""] * len(references)
+
+    def describe(self) -> str:
+        others = [name for name in self.metrics if name not in self.headline]
+        measured = f"scored by {' and '.join(self.headline)}" + (f"; also {', '.join(others)}" if others else "")
+        return f"{self.name}: questions answered by a span of their paragraph; {measured}"
+
+
+def questions(path: Path) -> dict[str, list[Any]]:
+    """A file's questions by column: ``id``, ``question``, ``context``, ``answers`` and ``starts``."""
+    found = spans.read_squad(path)
+    columns = {name: [getattr(one, name) for one in found] for name in ("id", "question", "context")}
+    return {**columns, "answers": [[*one.answers] for one in found], "starts": [[*one.starts] for one in found]}
+
+
+def _units(rows: Dataset) -> list[tuple[int, int]]:
+    """Each question's first row and the one after its last."""
+    numbers = np.asarray(rows["unit_ids"][:])
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    return list(zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True))
+
+
+def _rebuilt(own: Mapping[str, list[Any]]) -> tuple[list[spans.Window], spans.Paragraph]:
+    """A question's windows and its paragraph, from its rows."""
+    words = spans.split(own["context"][0], lambda word: [word]).words
+    piece_word = own["piece_word"][0]
+    first_piece = np.searchsorted(piece_word, np.arange(len(words) + 1)).tolist()
+    columns = zip(own["tokens"], own["words"], own["max_context"], strict=True)
+    windows = [spans.Window(tokens, [], number, most, 0, 0) for tokens, number, most in columns]
+    return windows, spans.Paragraph(words, [], own["pieces"][0], piece_word, first_piece)

@@ -1,0 +1,67 @@
+"""What the labels of a batch say to the losses on logits: a class a row, one a token, or a start and an end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdzoo.errors import KdzooError
+from kdzoo.models.activations import Activations
+from kdzoo.models.heads import answers_spans
+from kdzoo.models.masks import real_tokens
+
+SPAN = ("start_positions", "end_positions")
+COUNTED = "counted"  # the column of the places that may be a start or an end
+IGNORED = -100
+
+
+def label_names(model: nn.Module) -> list[str]:
+    """The names of a batch's labels, as the model's forward pass calls them."""
+    return [*SPAN] if answers_spans(model) else ["labels"]
+
+
+class Labels(NamedTuple):
+    """A batch's labels.
+
+    Attributes:
+        values: (B,), (B, S), or of spans (B, 2), the places of the start and the end; None where there are none.
+        counted: which of a span's two values count, (B, 2), and so the logits beside them; None without spans.
+        places: (B, S), True where a start or an end may be; None where the labels are none of spans.
+    """
+
+    values: Tensor | None
+    counted: Tensor | None = None
+    places: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Mapping[str, Any]) -> Labels:
+        """Those of a batch for a student.
+
+        Without a column ``counted`` a start and an end may be at any real token, as in BERT's released code.
+
+        Raises:
+            KdzooError: a start or an end is missing.
+        """
+        if not answers_spans(model):
+            return cls(batch.get("labels"))
+        missing = [name for name in SPAN if batch.get(name) is None]
+        if missing:
+            raise KdzooError(f"question answering is learnt from {' and '.join(SPAN)}; the batch has no {missing[0]}")
+        values = torch.stack([batch[name] for name in SPAN], dim=1)
+        places = batch.get(COUNTED)
+        real = real_tokens(batch.get("attention_mask"))
+        places = real if places is None else places != 0
+        if places is None:
+            places = torch.ones_like(batch["input_ids"], dtype=torch.bool)
+        return cls(values, values != IGNORED, places)
+
+    def read(self, activations: Activations | None) -> Activations | None:
+        """Activations with the logits that are compared: of spans (B, 2, S), -inf where no start or end may be."""
+        if activations is None or activations.logits is None or self.places is None:
+            return activations
+        logits = activations.logits.transpose(1, 2).masked_fill(~self.places.unsqueeze(1), -torch.inf)
+        return replace(activations, logits=logits)

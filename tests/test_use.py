@@ -1,0 +1,155 @@
+"""What a trained student is used for: predictions on a table, and an ONNX file."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import own_data
+import pytest
+import torch
+from command_line import Commands
+
+from kdzoo.bench.runs import exporting
+from kdzoo.bench.runs.predicting import _named
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained for a moment on rows of one's own."""
+    from kdzoo.cli.main import main
+
+    folder = tmp_path_factory.mktemp("student")
+    data = own_data.write(folder / "rows.csv", own_data.made(48))
+    shape = ["--model", "1x16,heads=2", "--epochs", "1", "--batch-size", "16", "--max-length", "16"]
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["finetune", "--data", str(data), "--text", "text", "--label", "topic", *shape, "--out", str(folder / "m")]
+        )
+    assert ended.value.code == 0
+    return folder / "m"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def alone(folder: Path, *texts: str) -> np.ndarray:
+    """The probabilities of one row by itself, as transformers gives them."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    encoded = AutoTokenizer.from_pretrained(folder)(*texts, truncation=True, max_length=16, return_tensors="pt")
+    with torch.inference_mode():
+        return torch.softmax(model(**encoded).logits, -1).numpy()[0]
+
+
+def test_predictions_are_those_of_each_row_alone_by_name(student: Path, commands: Commands, tmp_path: Path) -> None:
+    made = own_data.made(7, seed=5)
+    made[3]["text"] = " ".join(["goal"] * 40)
+    table = own_data.write(tmp_path / "new.jsonl", made)
+    said = commands.works("predict", student, table, "--batch-size", "3", "--out", tmp_path / "out.csv")
+    assert said.startswith("7 predictions of text: ") and "1 rows are longer than 16 tokens" in said
+    found = rows_of(tmp_path / "out.csv")
+    assert [row["text"] for row in found] == [row["text"] for row in made]
+    names = sorted(own_data.TOPICS)
+    for row in found:
+        likely = alone(student, row["text"])
+        assert row["label"] == names[likely.argmax()]
+        assert float(row["probability"]) == pytest.approx(likely.max(), abs=1e-4)
+
+
+def test_predictions_go_beside_the_table_and_two_columns_are_a_pair(
+    student: Path, commands: Commands, tmp_path: Path
+) -> None:
+    made = own_data.made(3, seed=6)
+    table = own_data.write(tmp_path / "new.csv", made)
+    commands.works("predict", student, table, "--text", "text,second")
+    found = rows_of(tmp_path / "new.csv.predictions.csv")
+    assert [*found[0]] == ["text", "second", "label", "probability"]
+    for row in found:
+        likely = alone(student, row["text"], row["second"]).max()
+        assert float(row["probability"]) == pytest.approx(likely, abs=1e-4)
+
+
+def test_what_cannot_be_predicted_is_refused(student: Path, commands: Commands, tmp_path: Path) -> None:
+    table = tmp_path / "two.csv"
+    table.write_text("a,b\nx,y\n,z\n")
+    for arguments, says in (
+        ((student, tmp_path / "no.csv"), ("there is no file",)),
+        ((student, table), ("2 columns of text (a, b)", "--text")),
+        ((student, table, "--text", "a"), ("row 2: a is ''",)),
+        ((student, table, "--text", "c"), ("unknown column", "'c'")),
+        ((student, table, "--text", "b", "--out", table), ("is the table",)),
+        ((tmp_path, table, "--text", "b"), ("holds no model",)),
+    ):
+        commands.fails("predict", *arguments, says=says)
+    assert table.read_text() == "a,b\nx,y\n,z\n" and not (tmp_path / "two.csv.predictions.csv").exists()
+
+
+def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForTokenClassification
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    BertForTokenClassification(BertConfig(**sizes, intermediate_size=8)).save_pretrained(tmp_path / "tokens")
+    table = tmp_path / "t.csv"
+    table.write_text("a\nx\n")
+    commands.fails("predict", tmp_path / "tokens", table, says=("BertForTokenClassification", "whole rows"))
+
+
+def config(kind: str | None, *names: str) -> Any:
+    return SimpleNamespace(id2label=dict(enumerate(names)), problem_type=kind)
+
+
+def test_each_kind_of_problem_has_its_columns() -> None:
+    header, rows = _named(config("multi_label_classification", "=red", "blue"), np.array([[2.0, 1.0], [-3.0, 0.5]]))
+    assert header == ["labels", "probability_'=red", "probability_blue"], "a spreadsheet computes nothing"
+    assert rows == [["'=red|blue", "0.8808", "0.7311"], ["blue", "0.0474", "0.6225"]]
+    assert _named(config("regression", "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
+    assert _named(config(None, "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
+    assert _named(config("regression", "x", "y"), np.array([[1, 2.5]])) == (["value_x", "value_y"], [["1", "2.5"]])
+    large = np.array([[1000.0, 999.0]])
+    assert _named(config(None, "a", "b"), large) == (["label", "probability"], [["a", "0.7311"]])
+
+
+def test_an_onnx_file_gives_the_students_logits(student: Path, commands: Commands, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from transformers import AutoTokenizer
+
+    said = commands.works("export", student, "--onnx", "--out", tmp_path / "new" / "student.onnx")
+    assert "onnxruntime gives the student's logits" in said
+    session = onnxruntime.InferenceSession(str(tmp_path / "new" / "student.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    for texts in (["goal match"], ["a", "the film of it was in the song and to", "b", "c", "d"]):
+        encoded = tokenizer(texts, padding=True, return_tensors="np")
+        (logits,) = session.run(["logits"], {name.name: encoded[name.name] for name in session.get_inputs()})
+        for row, text in zip(logits, texts, strict=True):
+            likely = np.exp(row) / np.exp(row).sum()
+            np.testing.assert_allclose(likely, alone(student, text), atol=1e-5)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["student.onnx"]
+
+
+def test_a_file_that_gives_something_else_is_not_kept(
+    student: Path, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(exporting, "_apart", lambda *_: 0.5)
+    commands.fails("export", student, "--onnx", "--out", tmp_path / "s.onnx", says=("0.5 from the student's",))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_export_says_what_it_needs(student: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands.fails("export", student, says=("--onnx",))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    commands.fails("export", student, "--onnx", says=("pip install onnx onnxscript onnxruntime",))

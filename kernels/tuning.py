@@ -1,6 +1,7 @@
 """Launch constants that a device was measured to prefer to ours, by architecture, kernel and class of shape.
 
-``KDZOO_TUNING`` names the file of them that ``python -m kdzoo.bench.measure.gpu --tune`` writes. Without it ours are taken.
+``KDZOO_TUNING`` names the file of them that ``python -m kdzoo.bench.measure.gpu --tune`` writes.
+Without it ours hold.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.loading import check_weights
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length, every_other_layer
-from kdzoo.objectives.objective import check_labels, check_separate_tokens
+from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes

@@ -189,8 +189,8 @@ def _tune(step: Step, plan: Plan, seconds: float, record: dict[str, Any]) -> Non
 
 
 def preferred(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
-    """Of steps that tuned, by architecture, kernel and class of shapes, the constants that were faster than ours by more
-    than the noise and gave the same, as `kdzoo.kernels.tuning` reads them."""
+    """Of steps that tuned, by architecture, kernel and class of shapes, the constants that were faster than ours by
+    more than the noise and gave the same, as `kdzoo.kernels.tuning` reads them."""
     best: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for record in records:
         timed = [result for result in record["results"] if "failed" not in result]

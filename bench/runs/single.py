@@ -25,7 +25,7 @@ from kdzoo.distributed import launched
 from kdzoo.models.activations import Needs
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
-from kdzoo.objectives.objective import check_labels, check_separate_tokens
+from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.tasks.encoding import Encoder

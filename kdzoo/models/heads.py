@@ -157,12 +157,12 @@ def logits_by_token(model: nn.Module) -> bool:
     return any(head in type(unwrap(model)).__name__ for head in heads)
 
 
-def answers_spans(model: nn.Module) -> bool:
+def answers_spans(model: Any) -> bool:
     """Whether a model's logits are those of starts and ends (question answering)."""
     return "QuestionAnswering" in type(unwrap(model)).__name__
 
 
-def classes_by_token(model: nn.Module) -> bool:
+def classes_by_token(model: Any) -> bool:
     """Whether a model's logits are a task's classes token by token, and not words or places."""
     return "TokenClassification" in type(unwrap(model)).__name__
 

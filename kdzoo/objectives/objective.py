@@ -13,10 +13,11 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
-from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import answers_spans, classes_by_token, classification_head, logits_by_token
+from kdzoo.models.features import LOGITS
+from kdzoo.models.heads import classes_by_token, classification_head
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
+from kdzoo.objectives.checks import check_places
 from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import _fractions
 from kdzoo.objectives.term import Term
@@ -147,7 +148,7 @@ class Objective(nn.Module):
                 raise KdzooError(f"the term {using!r} runs the teacher's head, so it needs the model and not its shape")
             self._teacher_head = classification_head(teacher)
         for term in self.terms:
-            _check_places(term, student)
+            check_places(term, student)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
             alone = term.shared or term.loss_class.stacked or term.loss_class.many_to_many or len(pairs) <= 1
@@ -345,25 +346,6 @@ class Objective(nn.Module):
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
 
 
-def _check_places(term: Term, student: nn.Module) -> None:
-    """Refuse a term that cannot work on logits of tokens or places, or on their labels.
-
-    Raises:
-        KdzooError: names the term.
-    """
-    spans = answers_spans(student)
-    if term.feature != LOGITS and "labels" in term.loss_class.needs and (spans or classes_by_token(student)):
-        raise KdzooError(
-            f"the term {term.name!r} needs one label a row, and the rows have "
-            f"{'a start and an end' if spans else 'one a token'}"
-        )
-    if spans and term.feature == LOGITS and term.loss_class.every_class:
-        raise KdzooError(
-            f"the term {term.name!r} compares all classes, and of a start's and an end's those outside of the "
-            "paragraph do not count; take a loss on a row's probabilities, such as kd"
-        )
-
-
 def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:
     """The norm of each value's gradient at the parameters, and the cosines of each two of them."""
     flat: dict[str, Tensor] = {}
@@ -413,42 +395,3 @@ def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor 
         return student.mask
     seen = windows[0] & windows[-1]
     return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
-
-
-def check_separate_tokens(objective: Objective, student: nn.Module) -> None:
-    """Refuse terms on single tokens, where teacher and student read tokens of their own.
-
-    Raises:
-        KdzooError: names the term, and what works.
-    """
-    for term in objective.terms:
-        by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
-        if not term.loss_class.needs_teacher or not by_token:
-            continue
-        if term.feature == LOGITS:
-            raise KdzooError(
-                f"the term {term.name!r} compares the logits of single tokens, and the teacher has a tokenizer of its "
-                "own, so that its tokens are others; take a loss on cls or pooled"
-            )
-        others = [
-            name
-            for name, of in features_of(term.loss_class.features, term.loss_class.extras).items()
-            if not of.by_token
-        ]
-        rows = [name for name, of in FEATURES.items() if not of.by_token]
-        instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
-        raise KdzooError(
-            f"the term {term.name!r} compares single tokens ({term.feature}), and the teacher has a tokenizer of its "
-            f"own, so that its tokens are others; {', '.join(rows)} work: {instead}"
-        )
-
-
-def check_labels(objective: Objective) -> None:
-    """Refuse a loss on masked words, which a task's rows do not have.
-
-    Raises:
-        KdzooError: names its term.
-    """
-    for term in objective.terms:
-        if term.loss_class.token_labels:
-            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")

@@ -20,7 +20,8 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
 from kdzoo.models.heads import check_transformers, savable, unwrap
-from kdzoo.objectives.objective import Objective, check_separate_tokens
+from kdzoo.objectives.checks import check_separate_tokens
+from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares

@@ -1,0 +1,71 @@
+"""What of an objective cannot work on a task's rows: refused before any training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kdzoo.errors import KdzooError
+from kdzoo.models.features import FEATURES, LOGITS, features_of
+from kdzoo.models.heads import answers_spans, classes_by_token, logits_by_token
+
+if TYPE_CHECKING:
+    from kdzoo.objectives.objective import Objective
+    from kdzoo.objectives.term import Term
+
+
+def check_places(term: Term, student: Any) -> None:
+    """Refuse a term that cannot work on logits of tokens or places, or on their labels.
+
+    Raises:
+        KdzooError: names the term.
+    """
+    spans = answers_spans(student)
+    if term.feature != LOGITS and "labels" in term.loss_class.needs and (spans or classes_by_token(student)):
+        raise KdzooError(
+            f"the term {term.name!r} needs one label a row, and the rows have "
+            f"{'a start and an end' if spans else 'one a token'}"
+        )
+    if spans and term.feature == LOGITS and term.loss_class.every_class:
+        raise KdzooError(
+            f"the term {term.name!r} compares all classes, and of a start's and an end's those outside of the "
+            "paragraph do not count; take a loss on a row's probabilities, such as kd"
+        )
+
+
+def check_separate_tokens(objective: Objective, student: Any) -> None:
+    """Refuse terms on single tokens, where teacher and student read tokens of their own.
+
+    Raises:
+        KdzooError: names the term, and what works.
+    """
+    for term in objective.terms:
+        by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
+        if not term.loss_class.needs_teacher or not by_token:
+            continue
+        if term.feature == LOGITS:
+            raise KdzooError(
+                f"the term {term.name!r} compares the logits of single tokens, and the teacher has a tokenizer of its "
+                "own, so that its tokens are others; take a loss on cls or pooled"
+            )
+        others = [
+            name
+            for name, of in features_of(term.loss_class.features, term.loss_class.extras).items()
+            if not of.by_token
+        ]
+        rows = [name for name, of in FEATURES.items() if not of.by_token]
+        instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
+        raise KdzooError(
+            f"the term {term.name!r} compares single tokens ({term.feature}), and the teacher has a tokenizer of its "
+            f"own, so that its tokens are others; {', '.join(rows)} work: {instead}"
+        )
+
+
+def check_labels(objective: Objective) -> None:
+    """Refuse a loss on masked words, which a task's rows do not have.
+
+    Raises:
+        KdzooError: names its term.
+    """
+    for term in objective.terms:
+        if term.loss_class.token_labels:
+            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")

@@ -1,7 +1,7 @@
 """Launch constants that a device was measured to prefer to ours, by architecture, kernel and class of shape.
 
-``KDZOO_TUNING`` names the file of them that ``python -m kdzoo.bench.measure.gpu --tune`` writes.
-Without it ours hold.
+``KDZOO_TUNING`` names the file of them that ``python -m kdzoo.bench.measure.gpu --tune`` writes; without it, ours are
+taken.
 """
 
 from __future__ import annotations

@@ -72,23 +72,28 @@ def bare(layout: Path, module: str, *arguments: object) -> subprocess.CompletedP
 
 @pytest.mark.skipif(not has_triton(), reason="the interpreter comes with Triton")
 def test_a_dry_run_checks_and_measures_every_kernel(layout: Path, tmp_path: Path) -> None:
-    done = bare(layout, "kdzoo.bench.measure.gpu", "--dry-run", "--budget", 500, "--jobs", 2, tmp_path)
+    done = bare(layout, "kdzoo.bench.measure.gpu", "--dry-run", "--tune", "--budget", 500, "--jobs", 2, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{3 * len(names())} of {3 * len(names())} checks are right" in done.stdout
     records = {path.stem: read_json(path) for path in tmp_path.glob("*.json")}
+    assert set(records.pop("tuning")) <= {""}  # no architecture; which are faster here is chance
     summary = records.pop("summary")["steps"]
     assert summary == records
     assert set(records) == {
         "machine",
         *(f"check-{name}" for name in names()),
         *(f"measure-{name}-bf16" for name in names()),
+        *("tune-info_nce", "tune-cos_nce"),
     }
     machine = records.pop("machine")
     assert machine["copy_bytes_per_second"] > 1e6 and machine["matmul_flops_per_second"]["bf16"] > 1e6
     assert machine["versions"]["torch"] == torch.__version__ and {"commit", "seed", "machine"} <= set(machine)
     for name, record in records.items():
-        assert "failed" not in record and len(record["results"]) == 3, record
-        if name.startswith("check"):
+        assert "failed" not in record and len(record["results"]) >= 3, record
+        if name.startswith("tune"):
+            assert len(record["results"]) == 1 + len(workload(record["kernel"]).candidates)
+            assert all(result["apart"] < 1e-2 and result["seconds"] > 0 for result in record["results"]), record
+        elif name.startswith("check"):
             assert {result["backend"] for result in record["results"]} == {"triton", "torch"}
             assert all(result["gradient_error"] < 1e-2 and result["written"] for result in record["results"])
         else:
@@ -248,8 +253,24 @@ def test_a_step_that_crashes_or_hangs_is_told_of_and_the_others_go_on(
 def test_what_there_is_no_time_for_says_so(plan: Plan) -> None:
     (plan.out / "measure-cosine-fp32.json").write_text("an older call's")
     records = gpu.run_all(plan, ["cosine"], 1e-3, jobs=1)
-    assert set(records) == {"machine", "check-cosine", "measure-cosine-fp32"} and "failed" in records["check-cosine"]
-    assert "no time was left" in records["measure-cosine-fp32"]["failed"]
+    assert set(records) == {"machine", "check-cosine", "measure-cosine-fp32"}
+    assert all(records[name]["failed"] == gpu.NO_TIME for name in ("check-cosine", "measure-cosine-fp32"))
+
+
+def test_constants_are_preferred_that_are_faster_and_give_the_same() -> None:
+    def timed(constants: dict[str, int], seconds: float, apart: float = 0.0, shape: str = "64x8") -> dict[str, Any]:
+        return {"shape": shape, "constants": constants, "seconds": seconds, "apart": apart, "class": "c"}
+
+    failed = {"shape": "64x8", "constants": {"block_m": 512}, "failed": "out of resources"}
+    results = [
+        *(timed({}, 1.0, shape="4x8"), timed({"block_m": 1}, 0.1, shape="4x8")),  # a smaller shape of the class
+        *(timed({}, 1.0), timed({"block_m": 32}, 0.5, apart=0.5), timed({"block_m": 64}, 0.9), failed),
+        *(timed({"block_m": 128}, 0.8), timed({"block_m": 16}, 0.7, apart=float("nan"))),
+    ]
+    record = {"architecture": "sm_90", "kernel": "info_nce", "results": results}
+    assert steps.preferred([record]) == {"sm_90": {"info_nce": {"c": {"block_m": 128}}}}
+    level = {**record, "results": [timed({}, 1.0), timed({"block_m": 64}, 0.99)]}
+    assert steps.preferred([level]) == {}
 
 
 def test_every_kernel_has_its_place_and_its_odd_shapes() -> None:

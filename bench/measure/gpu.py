@@ -39,6 +39,7 @@ CHECKING = 0.33  # of the budget, at most, for all checks
 TUNING = 0.2  # of the budget, at most, for trying launch constants
 SHARE = 1.6  # of what each of the steps that are left would get of the time that is left
 GRACE = 1.3  # times what it was given, after which a step is ended
+NO_TIME = "no time was left for it"
 LEAST = 5.0  # seconds without which no step is begun
 
 
@@ -86,7 +87,7 @@ def run_all(
     for number, step in enumerate(measurements):
         given = min(SHARE * clock.left / (len(measurements) - number), clock.left)
         if given < LEAST:
-            write(step, plan, {"step": step.name, "failed": f"no time was left of the {budget:g} s", "results": []})
+            write(step, plan, {"step": step.name, "failed": NO_TIME, "results": []})
             continue
         _together([step], plan, 1, given)
         _gather(plan)
@@ -101,7 +102,7 @@ def _together(every: Sequence[Step], plan: Plan, jobs: int, seconds: float) -> N
     waiting = list(every)
     running: dict[Step, Any] = {}
     while waiting or running:
-        while waiting and len(running) < jobs:
+        while waiting and len(running) < jobs and time.monotonic() < stop:
             step = waiting.pop(0)
             with suppress(FileNotFoundError):  # of an earlier call
                 step.file(plan).unlink()
@@ -119,7 +120,7 @@ def _together(every: Sequence[Step], plan: Plan, jobs: int, seconds: float) -> N
                 _ended(step, plan, process.exitcode, late)
         if time.monotonic() > stop:
             for step in waiting:
-                write(step, plan, {"step": step.name, "failed": f"no time was left of {seconds:.0f} s", "results": []})
+                write(step, plan, {"step": step.name, "failed": NO_TIME, "results": []})
             waiting = []
 
 
@@ -154,7 +155,7 @@ def _gather(plan: Plan) -> dict[str, dict[str, Any]]:
 def wrong(records: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What failed a check, and what steps failed, a line each."""
     for name, record in records.items():
-        if "failed" in record:
+        if record.get("failed", NO_TIME) != NO_TIME:
             yield f"{name}: {record['failed']}"
         for result in record.get("results", []):
             for what in result.get("wrong", []):
@@ -230,6 +231,8 @@ def _run(given: argparse.Namespace) -> int:
     said = list(wrong(records))
     for record in records.values():
         said += [f"{record['step']}: warning: {line}" for line in record.get("warnings", [])]
+    if late := [name for name, record in records.items() if record.get("failed") == NO_TIME]:
+        said.append(f"no time was left for {', '.join(late)}")
     print(table(records).text(), *said, sep="\n")
     right = sum(not result["wrong"] and "failed" not in result for result in checks)
     none = sum("failed" in result for result in checks)

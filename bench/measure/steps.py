@@ -18,8 +18,9 @@ import torch
 from kdzoo.bench.files import now, read_json, write_atomically
 from kdzoo.bench.measure.checks import odd_checks, outcome, relative, target_checks
 from kdzoo.bench.measure.kernels import Request, measure
-from kdzoo.bench.measure.kernels.clock import copy_bandwidth, durations, least_time, matmul_rate
+from kdzoo.bench.measure.kernels.clock import LEAST, copy_bandwidth, durations, least_time, matmul_rate
 from kdzoo.bench.measure.kernels.machine import commit, state
+from kdzoo.bench.measure.kernels.measuring import COMPILING
 from kdzoo.bench.measure.kernels.request import DTYPES, PACKAGES
 from kdzoo.bench.measure.workloads import total, workload
 from kdzoo.bench.timing import device_name, versions
@@ -28,6 +29,7 @@ from kdzoo.kernels.backend import allows_tf32, architecture
 from kdzoo.kernels.tuning import trying
 
 MACHINE = "machine"
+FOUND = 4.0  # seconds that a compiler is reckoned to take for what it has compiled before
 FASTER = 0.97  # of our time, from which on other constants are worth having
 SAME = 1e-2  # relative, from ours: half precision rounded in another order
 
@@ -189,8 +191,14 @@ def _tune(step: Step, plan: Plan, seconds: float, record: dict[str, Any]) -> Non
 
 
 def preferred(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
-    """Of steps that tuned, by architecture, kernel and class of shapes, the constants that were faster than ours by
-    more than the noise and gave the same, as `kdzoo.kernels.tuning` reads them."""
+    """The constants that were faster than ours by more than the noise and gave the same.
+
+    Args:
+        records: of steps that tuned.
+
+    Returns:
+        By architecture, kernel and class of shapes, as `kdzoo.kernels.tuning` reads them.
+    """
     best: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for record in records:
         timed = [result for result in record["results"] if "failed" not in result]
@@ -224,8 +232,10 @@ def _measure(step: Step, plan: Plan, seconds: float, record: dict[str, Any]) -> 
         "asked": request.asked(),
     }
     left = max(seconds - (time.perf_counter() - begun), 1.0)
-    measured = measure(request, seconds=plan.seconds, budget=left, setting=record, least=1 if plan.dry else 5)
-    for result in measured:
+    # What the checks compiled is found again.
+    compiling = FOUND if step.dtype == plan.dtypes[0] else COMPILING
+    options: dict[str, Any] = {"least": 1 if plan.dry else LEAST, "compiling": compiling}
+    for result in measure(request, seconds=plan.seconds, budget=left, setting=record, **options):
         if result is not record:
             record["results"].append(result)
             write(step, plan, record)

@@ -45,5 +45,7 @@ WORKLOAD = Workload(
     floor=floor,
     decide=lambda given: decision(given["student"]),
     odd=(*ODD_ROWS, ("70x100", {})),
-    candidates=tuple({"block_m": rows, "num_warps": warps} for rows in (4, 8, 16) for warps in (4, 8)),
+    candidates=tuple(
+        {"block_m": rows, "num_warps": warps} for rows, warps in ((4, 4), (4, 8), (8, 4), (8, 8), (16, 8))
+    ),
 )

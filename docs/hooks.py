@@ -73,7 +73,7 @@ def _loss(name: str) -> str:
     rows.pop("formula", None)
     table = "\n".join(f"| {row} | {_cell(text)} |" for row, text in rows.items() if text)
     where = f"{inspect.getmodule(kind).__name__}.{kind.__qualname__}"  # type: ignore[union-attr]
-    return f"# {name}\n\n{formula}\n\n| | |\n|---|---|\n{table}\n\n::: {where}\n"
+    return f"# {name}\n\n{formula}\n\n| property | value |\n|---|---|\n{table}\n\n::: {where}\n"
 
 
 def _tutorial() -> str:

@@ -108,6 +108,13 @@ def test_the_catalogue_has_all_of_a_loss(name: str) -> None:
     assert loss.complexity and loss.related and set(loss.related) <= set(kdzoo.available()) - {name}
 
 
+def test_the_catalogues_tables_have_heads() -> None:
+    hooks = runpy.run_path(str(ROOT / "docs/hooks.py"))
+    for page in (hooks["_index"](), hooks["_loss"]("kd"), hooks["_recipes"]()):
+        heads = re.findall(r"^\|(.*)\|\n\|[-| :]+\|$", page, flags=re.MULTILINE)
+        assert heads and all(cell.strip() for head in heads for cell in head.split("|")), heads
+
+
 @pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_example_scripts_train(example: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)

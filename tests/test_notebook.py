@@ -239,6 +239,12 @@ def test_a_model_of_another_library_is_refused_with_the_way_by_hand(tmp_path: Pa
             run()
 
 
+def test_a_loss_that_runs_the_teachers_head_needs_the_model() -> None:
+    shape = kdzoo.ModelShape(num_layers=2, hidden_size=8, num_heads=2, num_labels=2)
+    with pytest.raises(kdzoo.KdzooError, match=r"a model is a torch\.nn\.Module, got ModelShape"):
+        kdzoo.Objective("srrl").bind(shape, shape)
+
+
 def test_activations_by_hand_are_what_capture_takes() -> None:
     """The documented way for other models gives the value that a transformers model gives."""
     teacher, student, inputs = tiny("bert", seed=0), tiny("bert", seed=1), batch()

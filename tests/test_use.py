@@ -152,4 +152,23 @@ def test_a_file_that_gives_something_else_is_not_kept(
 def test_export_says_what_it_needs(student: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     commands.fails("export", student, says=("--onnx",))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    commands.fails("export", student, "--onnx", says=("pip install onnx onnxscript onnxruntime",))
+    commands.fails("export", student, "--onnx", says=("pip install 'kdzoo[onnx]', or onnx onnxscript onnxruntime",))
+
+
+def test_the_guides_commands_run(student: Path, commands: Commands, tmp_path: Path) -> None:
+    """Of docs/command-line.md and docs/compare.md, word for word but for the folders and the sizes."""
+    pytest.importorskip("onnxscript")
+    docs = Path(__file__).parents[1] / "docs"
+    table = own_data.write(tmp_path / "new.csv", [{"text": row["text"]} for row in own_data.made(3)])
+    lines = (docs / "command-line.md").read_text(encoding="utf-8").split("## A student at work")[1].splitlines()
+    typed = [line for line in lines[:6] if line.startswith("kdzoo ")]
+    assert [line.split()[1] for line in typed] == ["predict", "export"]
+    for line in typed:
+        commands.works(*line.replace("runs/student", str(student)).replace("new.csv", str(table)).split()[1:])
+    assert table.with_name("new.csv.predictions.csv").exists() and (student / "model.onnx").exists()
+    lines = (docs / "compare.md").read_text(encoding="utf-8").splitlines()
+    [dry] = [line for line in lines if line.startswith("kdzoo ") and line.endswith("--dry-run")]
+    made = dry.replace("path/to/glue", "synthetic").replace("path/to/teacher", "1x16,heads=2").split()[1:]
+    sizes = ("--train-rows", 32, "--validation-rows", 16, "--student", "1x8,heads=2")
+    said = commands.works(*made, *sizes, "--out", tmp_path)
+    assert "rte: 9 cells (none, kd, lrc)" in said and "mrpc: 9 cells" in said

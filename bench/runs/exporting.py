@@ -60,7 +60,9 @@ def export_onnx(student: Path, out: Path) -> Exported:
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise KdzooError(f"an ONNX file needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime")
+        raise KdzooError(
+            f"an ONNX file needs {' and '.join(missing)}: pip install 'kdzoo[onnx]', or onnx onnxscript onnxruntime"
+        )
     model, tokenizer = load_student(student)
     encoded = tokenizer([*TEXTS], padding=True, return_tensors="pt")
     inputs = tuple(name for name in encoded if name in accepted_inputs(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import LOGITS
-from kdzoo.models.heads import classes_by_token, classification_head
+from kdzoo.models.heads import check_transformers, classes_by_token, classification_head
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.checks import check_places
@@ -131,7 +131,7 @@ class Objective(nn.Module):
             KdzooError: where a term cannot work on these models.
         """
         from_shape = ModelShape.of(student)
-        self._labelled_tokens = classes_by_token(student)
+        self._labelled_tokens = not isinstance(student, ModelShape) and classes_by_token(student)
         if teacher is None and any(term.loss_class.needs_teacher for term in self.terms):
             needing = next(term for term in self.terms if term.loss_class.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
@@ -143,12 +143,11 @@ class Objective(nn.Module):
                 "they must be trained for the same task"
             )
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
-            if isinstance(teacher, ModelShape):
-                using = next(term.name for term in self.terms if "teacher_head" in term.loss_class.extras)
-                raise KdzooError(f"the term {using!r} runs the teacher's head, so it needs the model and not its shape")
-            self._teacher_head = classification_head(teacher)
+            check_transformers(teacher)  # its head runs, so a shape will not do
+            self._teacher_head = classification_head(cast(nn.Module, teacher))
         for term in self.terms:
-            check_places(term, student)
+            if not isinstance(student, ModelShape):
+                check_places(term, student)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
             alone = term.shared or term.loss_class.stacked or term.loss_class.many_to_many or len(pairs) <= 1

@@ -136,6 +136,9 @@ def test_the_tutorial_runs_cell_by_cell(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 seen |= {"ROWS": 96, "EPOCHS": 1, "SEEDS": 1, "METHODS": ["none", "kd"]}
                 seen |= {"TEACHER": "1x16,heads=2", "STUDENT": "1x8,heads=2"}
     plotted = [line for line in seen["axes"].get_lines() if len(line.get_xdata()) > 2]
+    assert all(0 <= score <= 100 for line in seen["axes"].get_lines() for score in line.get_ydata())
+    shown = {round(float(line.get_ydata()[-1]), 6) for line in plotted}
+    assert shown == {round(record["score"], 6) for record in seen["students"]}
     assert len(plotted) == 2 and (tmp_path / "students.png").stat().st_size > 1000
     predicted = (tmp_path / "predictions.csv").read_text().splitlines()
     assert predicted[0] == "review,label,probability" and len(predicted) == 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.errors import unknown
-from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.divergence import Divergence, check_problem_type
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 from kdzoo.objectives.registry import register_recipe
@@ -83,7 +83,8 @@ class KD(Divergence):
         variant: str = "paper",
         backend: str = "auto",
     ) -> None:
-        super().__init__(temperature, problem_type=problem_type, variant=variant, backend=backend)
+        super().__init__(temperature, variant=variant, backend=backend)
+        self.problem_type = check_problem_type(self.label, problem_type)
         if reduction not in REDUCTIONS:
             raise unknown(f"reduction of {self.label}", reduction, REDUCTIONS)
         self.reduction = reduction

@@ -10,7 +10,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.attention import attention_difference, check_heads
 from kdzoo.losses.base import DistillationLoss, check_backend
-from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.divergence import Divergence, check_problem_type
 from kdzoo.losses.reduction import mean_count, slot_mask
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
@@ -65,6 +65,17 @@ class SoftCrossEntropy(Divergence):
     complexity = "O(B·C)"
     related = ("kd", "ce")
     paper, year, url = PAPER, 2020, URL
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        problem_type: str | None = None,
+        variant: str = "paper",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(temperature, variant=variant, backend=backend)
+        self.problem_type = check_problem_type(self.label, problem_type)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         value = super().compute(student, teacher, mask=mask, **context)

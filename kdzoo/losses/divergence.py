@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import unknown
 from kdzoo.kernels.divergence import divergence
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
@@ -30,14 +30,12 @@ class Divergence(DistillationLoss):
         self,
         temperature: float = 1.0,
         *,
-        problem_type: str | None = None,
         variant: str = "paper",
         backend: str = "auto",
     ) -> None:
         """
         Args:
             temperature: T, above 0; both sides' logits are divided by it.
-            problem_type: what the logits are, as transformers' configurations call it; an objective sets it.
             variant: one of the class's ``variants``.
             backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
@@ -48,9 +46,7 @@ class Divergence(DistillationLoss):
         check_positive(self.label, temperature=temperature)
         self.temperature = temperature
         self.mixture = 0.0
-        self.problem_type = check_problem_type(self.label, problem_type)
-        if self.problem_type not in (None, *self.problem_types):
-            raise KdzooError(f"{self.label} has no form for {problem_type}; kd, soft_ce and logit_mse have")
+        self.problem_type: str | None = None  # what the logits are, where a subclass has forms for others than classes
         self.backend = check_backend(self.label, backend)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:

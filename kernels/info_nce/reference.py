@@ -39,7 +39,9 @@ def info_nce_reference(
     others = scores.masked_fill(torch.eye(len(student), dtype=torch.bool, device=student.device), low)
     against = others
     if queue is not None:
-        against = torch.cat([others, own @ unit_vectors(queue.detach().to(keys.dtype)).T], dim=-1)
+        # A product a slot: that of all slots with one matrix views them as rows, and the view fails once compiled.
+        more = torch.bmm(own, unit_vectors(queue.detach().to(keys.dtype)).T.expand(len(own), -1, -1))
+        against = torch.cat([others, more], dim=-1)
     losses = F.softplus(against.logsumexp(-1) - positive)
     if symmetric:
         others = others if counted is None else others.masked_fill(~counted.unsqueeze(-1), low)

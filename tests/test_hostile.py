@@ -311,7 +311,8 @@ def _pipe(path: Path) -> None:
 )
 def test_something_else_in_the_folder(make: Any, part: str, tmp_path: Path, commands: Commands) -> None:
     make(tmp_path / "out" / part)
-    commands.fails(*GRID, "--out", tmp_path / "out", says=(str(tmp_path / "out" / part), "another --out"))
+    said = "it is a pipe; remove it" if (part, make) == ("config.json", _pipe) else "another --out"
+    commands.fails(*GRID, "--out", tmp_path / "out", says=(str(tmp_path / "out" / part), said))
 
 
 def test_a_lock_that_is_a_link_leaves_its_target(tmp_path: Path, commands: Commands) -> None:

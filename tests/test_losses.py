@@ -386,7 +386,7 @@ def test_a_mask_that_is_added_to_scores_is_refused() -> None:
 
 def test_a_label_of_nothing_is_told_of_the_mask() -> None:
     with pytest.raises(KdzooError, match=r"label -100 is out of range; .*; what is not to count is left out by mask="):
-        kdzoo.create("ce")(torch.zeros(1, 2, 3), labels=torch.tensor([[0, -100]]))
+        kdzoo.create("ce")(torch.zeros(2, 3), labels=torch.tensor([0, -100]))
 
 
 def test_an_extra_argument_that_a_loss_does_not_take_is_named() -> None:

@@ -29,7 +29,6 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.loading import check_weights
-from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
@@ -81,10 +80,10 @@ class Comparison:
         check_trackers(trackers)
         self.failed: dict[Job, str] = {}
         self.printer = printer
-        teacher = ModelSpec.parse(settings.teacher)
-        student = every_other_layer(teacher) if settings.student is None else ModelSpec.parse(settings.student)
-        settings = settings.model_copy(update={"student": str(student)})
-        check_weights(settings.teacher)
+        teacher = settings.teacher
+        student = settings.student or every_other_layer(teacher)
+        settings = settings.model_copy(update={"student": student})
+        check_weights(str(teacher))
         self.settings = settings
         self.console = console
         check_precision(settings.budget)

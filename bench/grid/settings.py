@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
@@ -58,6 +58,8 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+# Read once, here; in records and files it is the text that it was asked for with.
+Model = Annotated[ModelSpec, PlainValidator(ModelSpec.parse), PlainSerializer(str, return_type=str)]
 MOST_SEEDS = 1000
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
@@ -77,11 +79,11 @@ class Settings(Distilled):
     """How many seeds, or which: 0,3,7 (and 7, alone)."""
     tune: int = Field(default=0, ge=0, le=1000)
     """Trials for each method (Optuna) over its rate and what its recipe marks, on held-out training rows; 0: none."""
-    teacher: str
+    teacher: Model
     """Folder, hub name, or a size such as 4x128, which is trained from scratch."""
     finetune_teacher: bool = True
     """Fine-tune the teacher on each task first, or take it as it is."""
-    student: str | None = None
+    student: Model | None = None
     """4x312, teacher:1,3,5, a folder or a hub name; every other layer of the teacher by default."""
     budget: Budget = Budget()
     """Of every student."""
@@ -175,9 +177,10 @@ def resolve(**given: Any) -> Settings:
         raise KdzooError(
             f"{what} needs a --teacher: a pretrained model's folder or hub name, or a size such as 4x128 to train one"
         )
-    if not quickstart and ModelSpec.parse(given["teacher"]).is_size:
-        defaults = defaults | {"budget": FROM_SCRATCH, "teacher_budget": FROM_SCRATCH}
     merged = {**defaults, **given, **({"own_tasks": own} if own else {})}
+    merged["teacher"] = ModelSpec.parse(merged["teacher"])
+    if not quickstart and merged["teacher"].is_size:
+        defaults = defaults | {"budget": FROM_SCRATCH, "teacher_budget": FROM_SCRATCH}
     if given.get("recipe_training"):
         merged["first"] = tuple(name for name in given.get("budget", {}) if name in Training.model_fields)
     if given.get("finetune_teacher") is False:

@@ -12,7 +12,6 @@ from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
-from kdzoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from kdzoo.bench.grid.launchers.base import Launcher
@@ -105,5 +104,6 @@ def _check_resumable(out: Path, settings: Settings) -> None:
     old, new = dict(read_config(out / "config.json").get("shared", {})), settings.shared()
     if not old:
         return
-    new["student"] = str(ModelSpec.parse(settings.student)) if settings.student else old.get("student")
+    if settings.student is None:
+        new["student"] = old.get("student")
     check_same(out, old, new)

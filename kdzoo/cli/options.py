@@ -153,13 +153,13 @@ def _range(field: FieldInfo) -> str:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type that typer reads: a choice or a list is a text, which the settings class checks; None is not given."""
+    """The type that typer reads: what is no number, switch or path is a text, which the settings class checks."""
     if get_origin(annotation) in (Literal, tuple):
         return str
     if get_origin(annotation) in (Union, UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not type(None))
         return _plain(annotation)
-    return annotation
+    return annotation if annotation in (bool, int, float, Path) else str
 
 
 BudgetOptions = Annotated[Given, Fields(Budget)]

@@ -48,6 +48,7 @@ def test_rows_that_the_collator_cuts_are_fine(tmp_path: Path) -> None:
         [{k: v[:8] if isinstance(v, list) else v for k, v in row.items()} for row in batch]
     )
     made.train()
+    assert made.state.global_step == 1
 
 
 def test_rows_that_no_dataset_tells_of_are_looked_at_as_they_come(tmp_path: Path) -> None:

@@ -79,23 +79,7 @@ def from_data(
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
     tables, unused = tables_of(data, texts, columns, splits)
     title = name or title_of(data)
-    train = tables["train"]
-    missing = [option for option, given in (("--text", texts), ("--label", columns)) if not given]
-    if missing:
-        raise KdzooError(
-            f"{train.origin}: say which columns to take with {' and '.join(missing)}; it has {_named(train)}"
-        )
-    named = [*texts, *columns]
-    for column in named:
-        if named.count(column) > 1:
-            raise KdzooError(f"the column {column!r} is named twice, as text or label; name each once")
-    for table in tables.values():
-        for column in (*texts, *columns):
-            if column not in table.columns:
-                raise KdzooError(f"{table.origin}: no column {column!r}; it has {_named(table)}")
-        if len(table) < 2:
-            has = "one row" if len(table) else "no row"
-            raise KdzooError(f"{table.origin}: the split has {has}; it needs two or more")
+    _check_columns(tables, texts, columns)
     if len(columns) > 1:
         tables, columns, labels = _several_columns(tables, columns, kind, labels)
     found = kind or _kind(tables["train"], columns, separator)
@@ -128,6 +112,31 @@ def from_data(
     notes += leaks(task, rows)
     _try_metrics(task, rows["validation"])
     return Own(replace(task, read=partial(dict, rows)), tuple(notes))
+
+
+def _check_columns(tables: Mapping[str, Table], texts: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse columns that are not named, named twice or not there, and splits of no row or one.
+
+    Raises:
+        KdzooError: names the file and the columns there are.
+    """
+    train = tables["train"]
+    missing = [option for option, given in (("--text", texts), ("--label", columns)) if not given]
+    if missing:
+        raise KdzooError(
+            f"{train.origin}: say which columns to take with {' and '.join(missing)}; it has {_named(train)}"
+        )
+    named = [*texts, *columns]
+    for column in named:
+        if named.count(column) > 1:
+            raise KdzooError(f"the column {column!r} is named twice, as text or label; name each once")
+    for table in tables.values():
+        for column in named:
+            if column not in table.columns:
+                raise KdzooError(f"{table.origin}: no column {column!r}; it has {_named(table)}")
+        if len(table) < 2:
+            has = "one row" if len(table) else "no row"
+            raise KdzooError(f"{table.origin}: the split has {has}; it needs two or more")
 
 
 def _try_metrics(task: Classification, rows: Dataset) -> None:

@@ -65,7 +65,7 @@ def bare(layout: Path, module: str, *arguments: object) -> subprocess.CompletedP
     command = [sys.executable, "-c", BARE, module, *map(str, arguments)]
     own = {"PYTHONPATH": str(layout), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     inherited = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(command, env={**inherited, **own}, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env={**inherited, **own}, capture_output=True, text=True, timeout=600, cwd=layout)
     assert f"from {layout}" in done.stdout, done.stderr
     return done
 

@@ -199,7 +199,9 @@ def test_losses_on_tokens_are_refused_with_those_that_work(
     says = ("tinybert", "compares single tokens", "a tokenizer of its own", "cls")
     commands.fails("compare", *options, "--methods", "kd,tinybert", "--out", tmp_path / "grid", says=says)
     commands.fails("distill", *options, "--method", "tinybert", "--out", tmp_path / "one", says=says[1:])
-    assert "topics: 1 cell (pkd)" in commands.works("compare", *options, "--methods", "pkd", "--dry-run")
+    assert "topics: 1 cell (pkd)" in commands.works(
+        "compare", *options, "--methods", "pkd", "--dry-run", "--out", tmp_path / "dry"
+    )
     ran = commands("check", "kd,pkd,tinybert", *options)
     assert ran.code == 2 and "kd       works on topics" in ran.out and "tinybert works on none" in ran.out
 

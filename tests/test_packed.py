@@ -103,7 +103,8 @@ def test_what_cannot_be_packed_or_read(folder: Path, tmp_path: Path) -> None:
 def test_the_committed_studies_are_whole(path: Path) -> None:
     study = read_study(path)
     teachers = {record["task"] for record in study.records if record["method"] == "teacher"}
-    assert teachers == {record["task"] for record in study.records} and len(study.records) > 40
+    assert teachers == {record["task"] for record in study.records}
+    assert len({record["method"] for record in study.records}) > 2
     assert all(record["predictions"] for record in study.records)
     assert is_packed(path) and not [found for found in RESULTS.iterdir() if (found / "cells").exists()]
 

@@ -56,7 +56,8 @@ def compare(
         teacher_budget=budget | teacher_budget,
         **{**shared, "data": asked.data},
     )
-    _check_resumable(out, settings)
+    if not dry_run:
+        _check_resumable(out, settings)
     from kdzoo.bench.api import Printer  # which takes seconds to load
     from kdzoo.bench.grid.comparison import Comparison
 

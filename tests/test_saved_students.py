@@ -43,3 +43,9 @@ def test_students_are_kept(commands: Commands, tmp_path: Path, which: str) -> No
         inputs = tokenizer(rows["sentence"][:], padding=True, return_tensors="pt")
         logits = model(**{name: value for name, value in inputs.items() if name != "length"}).logits
     assert np.array_equal(logits.argmax(-1).numpy(), record["predictions"]["validation"])
+
+
+def test_cells_that_were_done_before_have_no_student_and_it_is_said(commands: Commands, tmp_path: Path) -> None:
+    given = ("compare", "--tasks", "sst2", "--methods", "none", *SIZES, "--evaluations", 0, "--out", tmp_path)
+    commands.works(*given)
+    assert "no student is kept of 1 cells that were done before" in commands.works(*given, "--save-students", "all")

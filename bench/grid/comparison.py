@@ -201,11 +201,24 @@ class Comparison:
             for task, method, seed in self.cells():
                 grid[task.name, TEACHER, 0].append((task.name, method, seed))
             done = self._run_grid(grid, launcher, retry_failed)
+            if self.settings.save_students != "none":
+                self._say_what_is_not_kept(done)
             if self.settings.save_students == "best":
                 self._keep_the_best(done)
             if done and self.printer is not None:
                 self.printer.write(self.records.folder)
         return [done[job] for teacher, cells in grid.items() for job in (teacher, *cells) if job in done]
+
+    def _say_what_is_not_kept(self, done: dict[Job, dict[str, Any]]) -> None:
+        """Cells that an earlier run finished without keeping their students have none."""
+        kept = {job[:2] for job in done if self.work.path(self.work.student_part(job)).is_dir()}
+        without = [job for job in done if job[1] != TEACHER and job[:2] not in kept]
+        if without:
+            first = self.work.place(without[0])
+            self._say(
+                f"no student is kept of {len(without)} cells that were done before; remove {first} and its like, and "
+                "they are trained again"
+            )
 
     def _keep_the_best(self, done: dict[Job, dict[str, Any]]) -> None:
         """Of each method's students on a task, remove all but the seed with the highest score."""

@@ -24,10 +24,10 @@ CROSSOVERS: dict[str, int] = {}
 # call costs more than such work.
 PLAIN: dict[str, int] = {
     "cos_nce": 98304,
-    "divergence": 262144,
+    "divergence": 1048576,
     "hidden_mse": 4194304,
-    "cosine": 327680,
-    "normalized_mse": 327680,
+    "cosine": 65536,
+    "normalized_mse": 65536,
     "info_nce": 65536,
     "gram_distance": 8192,
     "gram_sp": 16384,

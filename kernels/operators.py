@@ -185,7 +185,7 @@ class _Once(torch.autograd.Function):
 def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     """A gradient that the forward pass wrote, times the upstream one; in float32 where it is of half precision.
 
-    In place, and on CUDA without touching the memory where the factor is 1, unless the graph is kept or traced.
+    In place, and without touching the memory where the factor is 1, unless the graph is kept or traced.
     """
     # Tensors of a trace are subclasses; a compiler fuses the product into what comes next.
     if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
@@ -194,6 +194,8 @@ def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
         return gradient
     if gradient.is_cuda and fits_triton(gradient):
         return scale_in_place(gradient, factor)
+    if gradient.device.type == "cpu" and factor.item() == 1:
+        return gradient  # a pass over it saved
     if gradient.dtype in _HALF:
         return gradient.copy_(gradient.float().mul_(factor))
     return gradient.mul_(factor)

@@ -31,12 +31,12 @@ from kdzoo.kernels.backend import (
 from kdzoo.kernels.layout import SHAPES, as_bytes, by_row, counted, divisor, four_axes, spread
 from kdzoo.kernels.operators import gradient_room
 
-BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
+BLOCK = 524288  # elements of a block that the CPU keeps in its cache, for each thread
 MAX_WIDTH = 16384  # where a row is held in registers whole
 
-# (student rows, teacher rows, four buffers of their shape, the first two of which may hold them, whether a gradient is
-# wanted, *options) to a value of each row, their gradients but for a factor, and that factor.
-Block = Callable[..., tuple[Tensor, Tensor | None, float]]
+# (student rows, teacher rows, four buffers of their shape, the first two of which may hold them, where the gradient
+# goes or None, what it is times of, *options) to a value of each row. The gradient's memory may be the last buffer.
+Block = Callable[..., Tensor]
 
 
 def check(
@@ -183,37 +183,37 @@ def _torch_sweep(
     rows, slots, width = student.shape
     cpu = backend.on_host(student.device)
     size = max(1, block_elements(student.device, BLOCK) // max(width, 1))
+    whole = rows * slots <= size
     # Made once: memory that comes and goes with every block costs more than the work on it.
-    scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device)
-    for part in _parts(rows, slots, size):
+    scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device).unbind()
+    for part in [...] if whole else _parts(rows, slots, size):
         here = None if real is None else real[part].flatten()
         # Rows that do not count are left out on a CPU; elsewhere they are zeros, as asking how many count takes time.
         index = here.nonzero().squeeze(1) if here is not None and cpu else None
         zeroed = None if here is None or cpu else ~here
-        length = student[part].shape[:2].numel() if index is None else len(index)
-        buffers = [buffer[:length] for buffer in scratch]
-        s, t = (
-            _fetch(side[part].flatten(0, 1), index, buffer)
-            for side, buffer in zip((student, teacher), buffers, strict=False)
-        )
+        s, t = (side.flatten(0, 1) if whole else side[part].flatten(0, 1) for side in (student, teacher))
+        length = len(s) if index is None else len(index)
+        buffers = scratch if length == len(scratch[0]) else [buffer[:length] for buffer in scratch]
+        s, t = _fetch(s, index, buffers[0]), _fetch(t, index, buffers[1])
         if zeroed is not None:
             s, t = (side.masked_fill(zeroed.unsqueeze(-1), 0.0) for side in (s, t))
-        values, slope, factor = block(s, t, buffers, written is not None, *options)
+        # Of contiguous memory, a view.
+        target = None if written is None else written[part].flatten(0, 1)
+        direct = target is None or (index is None and target.dtype == dtype)
+        slope = target if direct else buffers[3]
+        values = block(s, t, buffers, slope, inverse, *options)
         if zeroed is not None:
             values = values.masked_fill(zeroed, 0.0)
-            slope = None if slope is None else slope.masked_fill_(zeroed.unsqueeze(-1), 0.0)
+            if slope is not None:
+                slope.masked_fill_(zeroed.unsqueeze(-1), 0.0)
         value += values.sum()
-        if written is None or slope is None:
+        if direct or target is None or slope is None:
             continue
-        # Of contiguous memory, a view.
-        target, scale = written[part].flatten(0, 1), inverse * factor
         if index is not None:
             target.zero_()
-            target.index_copy_(0, index, slope.mul_(scale).to(target.dtype))
-        elif target.dtype == dtype:
-            torch.mul(slope, scale, out=target)
+            target.index_copy_(0, index, slope.to(target.dtype))
         else:
-            target.copy_(slope.mul_(scale))
+            target.copy_(slope)
     return value
 
 
@@ -235,13 +235,19 @@ def _fetch(part: Tensor, index: Tensor | None, buffer: Tensor) -> Tensor:
     return buffer.copy_(part.index_select(0, index))
 
 
-def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors, their norms and the norms' inverses; all zero where a norm is infinite."""
+def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Vectors, their norms and the norms' inverses; all zero where a norm is infinite.
+
+    The norms are None where a look has told that none is zero, infinite or below the clamp; off the CPU such a look
+    would wait for the device.
+    """
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    if norm.numel() and backend.on_host(vectors.device):
+        least, most = torch.aminmax(norm)
+        if least.item() > EPSILON and most.item() < math.inf:
+            return vectors, None, norm.reciprocal_()
     endless = norm == torch.inf
-    # On a CPU a look tells in a fraction of the time that there are none; elsewhere it would wait for the device.
-    if not backend.on_host(vectors.device) or endless.any():
-        vectors, norm = vectors.masked_fill(endless, 0.0), norm.masked_fill(endless, 0.0)
+    vectors, norm = vectors.masked_fill(endless, 0.0), norm.masked_fill(endless, 0.0)
     return vectors, norm, norm.clamp_min(EPSILON).reciprocal().masked_fill_(norm == 0, 0.0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS, KernelError
+from kdzoo.kernels.operators import without_autocast
 from kdzoo.losses.optimized import watch
 from kdzoo.losses.reduction import affine
 from kdzoo.models.activations import QKV
@@ -234,13 +235,15 @@ class DistillationLoss(nn.Module):
         if teacher is not None:
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
-        # Autocast would take the sums below back to half precision.
-        with torch.autocast(device_type=_first(student).device.type, enabled=False):
-            mask = None if mask is None else checked_mask(self.label, mask)
-            try:
-                return self.compute(student, teacher, mask=mask, **wanted, **extras)
-            except KernelError as error:
-                raise KdzooError(str(error)) from error
+        mask = None if mask is None else checked_mask(self.label, mask)
+        try:
+            return self._computed(student, teacher, mask=mask, **wanted, **extras)
+        except KernelError as error:
+            raise KdzooError(str(error)) from error
+
+    @without_autocast  # which would take its sums back to half precision
+    def _computed(self, student: Any, teacher: Any, **named: Any) -> Tensor:
+        return self.compute(student, teacher, **named)
 
     def _prepared(self, value: Any) -> Any:
         """A side's floating-point tensors, out of half precision unless `fused`."""

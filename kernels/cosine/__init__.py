@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -67,17 +69,18 @@ def cosine(
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
-) -> tuple[Tensor, Tensor | None, float]:
+    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+) -> Tensor:
     student, norm, one = rows.unit_block(student)
     teacher, _, other = rows.unit_block(teacher)
-    cosines = torch.mul(student, teacher, out=buffers[2]).sum(-1, keepdim=True) * one * other
-    slope = None
-    if with_gradient:
-        # A norm below the clamp is a constant, and bends nothing.
-        bend = torch.where(norm > EPSILON, cosines * one, 0.0) * one
-        slope = torch.mul(teacher, -one * other, out=buffers[3]).addcmul_(student, bend)
-    return 1 - cosines.squeeze(-1), slope, 1.0
+    both = one * other
+    cosines = torch.mul(student, teacher, out=buffers[2]).sum(-1, keepdim=True).mul_(both)
+    if gradient is not None:
+        bend = cosines * one
+        if norm is not None:  # below the clamp it is a constant, and bends nothing
+            bend = torch.where(norm > EPSILON, bend, 0.0)
+        torch.mul(teacher, both.mul_(-scale), out=gradient).addcmul_(student, bend.mul_(one).mul_(scale))
+    return cosines.squeeze(-1).neg_().add_(1)
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:

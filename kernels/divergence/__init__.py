@@ -8,12 +8,13 @@ their gradient adds up to. No probability is ever kept: beside the gradient, mem
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, values_at_hand
+from kdzoo.kernels.backend import KernelError, on_host, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -145,22 +146,30 @@ def _checked(kind: str, mixture: float, temperature: float) -> tuple[str, float]
 def _block(
     student: Tensor,
     teacher: Tensor,
-    buffers: list[Tensor],
-    with_gradient: bool,
+    buffers: Sequence[Tensor],
+    gradient: Tensor | None,
+    scale: Tensor,
     kind: str,
     mixture: float,
     temperature: float,
+) -> Tensor:
+    """The values of rows, and their gradients where they go, as `rows.Block` says."""
+    values, slope, factor = _valued(student, teacher, buffers, kind, mixture, temperature)
+    if gradient is not None:
+        torch.mul(slope, scale * factor, out=gradient)
+    return values
+
+
+def _valued(
+    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], kind: str, mixture: float, temperature: float
 ) -> tuple[Tensor, Tensor, float]:
-    """The values of rows and their gradients, as `rows.Block` says."""
+    """The values of rows, their gradients but for a factor, and that factor."""
     x, y, s, t = buffers
-    for side, logits in ((student, x), (teacher, y)):
-        torch.clamp(side, -LIMIT, LIMIT, out=logits)
-        if temperature != 1:
-            logits.div_(temperature)
+    student, teacher = _softened(student, temperature, x), _softened(teacher, temperature, y)
     if not mixture and kind != "tvd":
-        return (*_unmixed(x, y, s, t, kind), 1 / temperature)
-    torch.softmax(x, -1, out=s)
-    torch.softmax(y, -1, out=t)
+        return (*_unmixed(student, teacher, buffers, kind), 1 / temperature)
+    torch.softmax(student, -1, out=s)
+    torch.softmax(teacher, -1, out=t)
     factor = 1 - mixture
     if kind == "tvd":
         apart = torch.sub(s, t, out=x)
@@ -185,9 +194,18 @@ def _block(
     return values, _centred(slope, s), factor / temperature
 
 
-def _unmixed(x: Tensor, y: Tensor, log_s: Tensor, log_t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    torch.log_softmax(x, -1, out=log_s)
-    torch.log_softmax(y, -1, out=log_t)
+def _softened(logits: Tensor, temperature: float, buffer: Tensor) -> Tensor:
+    """Logits over the temperature, none beyond `LIMIT`; in the buffer, or as they are where nothing is to be done."""
+    if logits.numel() and on_host(logits.device) and _within(*torch.aminmax(logits)):
+        return logits if temperature == 1 else torch.div(logits, temperature, out=buffer)
+    torch.clamp(logits, -LIMIT, LIMIT, out=buffer)
+    return buffer if temperature == 1 else buffer.div_(temperature)
+
+
+def _unmixed(student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], kind: str) -> tuple[Tensor, Tensor]:
+    x, y, log_s, log_t = buffers
+    torch.log_softmax(student, -1, out=log_s)
+    torch.log_softmax(teacher, -1, out=log_t)
     s, t = torch.exp(log_s, out=x), torch.exp(log_t, out=y)
     # Both sum to one, so that their difference adds 0; with it, an error in the sums does not enter the value.
     if kind == "reverse_kl":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,10 +68,13 @@ def hidden_mse(
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
-) -> tuple[Tensor, Tensor, float]:
-    apart = torch.sub(student, teacher, out=buffers[0])
-    return torch.linalg.vector_norm(apart, dim=-1).square_(), apart, 2.0
+    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+) -> Tensor:
+    apart = torch.sub(student, teacher, out=buffers[2] if gradient is None else gradient)
+    values = torch.linalg.vector_norm(apart, dim=-1).square_()
+    if gradient is not None:
+        gradient.mul_(2 * scale)
+    return values
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:

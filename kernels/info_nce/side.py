@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, accumulator
+from kdzoo.kernels.backend import EPSILON, accumulator, on_host
 from kdzoo.kernels.layout import by_slot, counted
 
 
@@ -35,7 +35,11 @@ class Side:
     def units(self) -> Tensor:
         """The vectors at length one, or zero where the inverse norm is."""
         inverse = self.inverse.unsqueeze(-1)
-        return torch.mul(self.vectors, inverse).masked_fill_(inverse == 0, 0.0)
+        units = torch.mul(self.vectors, inverse)
+        # A fill costs a CPU more than a multiplication, and a look costs it nothing.
+        if on_host(units.device) and bool((inverse != 0).all()):
+            return units
+        return units.masked_fill_(inverse == 0, 0.0)
 
 
 def positive_scores(own: Side, keys: Side, start: int, temperature: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -71,19 +73,23 @@ def normalized_mse(
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: list[Tensor], with_gradient: bool
-) -> tuple[Tensor, Tensor | None, float]:
+    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+) -> Tensor:
     student, norm, one = rows.unit_block(student)
-    teacher, _, other = rows.unit_block(teacher)
-    s, t, apart, _ = buffers
-    torch.mul(student, one, out=s)
-    torch.mul(teacher, other, out=t)
-    values = torch.linalg.vector_norm(torch.sub(s, t, out=apart), dim=-1).square_()
-    if not with_gradient:
-        return values, None, 2.0
-    # A norm below the clamp is a constant, and bends nothing.
-    bend = torch.where(norm > EPSILON, torch.mul(s, t, out=apart).sum(-1, keepdim=True), 1.0)
-    return values, s.mul_(bend).sub_(t).mul_(one), 2.0
+    teacher, norm_of_teacher, other = rows.unit_block(teacher)
+    apart = torch.mul(student, one, out=buffers[2]).addcmul_(teacher, other, value=-1)
+    values = torch.linalg.vector_norm(apart, dim=-1).square_()
+    if gradient is None:
+        return values
+    steps = (2 * scale) * one
+    if norm is None and norm_of_teacher is None:
+        along = values.unsqueeze(-1) / 2  # of unit vectors, the student's share of the difference
+    else:
+        # A norm below the clamp is a constant, and bends nothing.
+        along = torch.mul(student, apart, out=buffers[3]).sum(-1, keepdim=True).mul_(one)
+        along = along if norm is None else torch.where(norm > EPSILON, along, 0.0)
+    torch.mul(apart, steps, out=gradient).addcmul_(student, along.mul_(one).mul_(steps), value=-1)
+    return values
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:

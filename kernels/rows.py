@@ -316,6 +316,7 @@ def launch(
         *t.stride(),
         *((0, 0) if mask is None else mask.stride()),
         *options,
+        NARROW=programs * block_m < 2**31,
         BLOCK_M=block_m,
         BLOCK_D=block_d,
         num_warps=warps,

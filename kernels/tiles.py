@@ -33,11 +33,21 @@ def load_unit(ptr, start, mask, width, stride_column, EPSILON: tl.constexpr, BLO
 
 
 @triton.jit
-def locate_rows(mask_ptr, count, layers, positions, stride_m_row, stride_m_position, BLOCK_M: tl.constexpr):
-    """The rows of this program's tile of (B, M, S), whether they count, and where they lie in B, M and S."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+def locate_rows(
+    mask_ptr, count, layers, positions, stride_m_row, stride_m_position, NARROW: tl.constexpr, BLOCK_M: tl.constexpr
+):
+    """The rows of this program's tile of (B, M, S), whether they count, and where they lie in B, M and S.
+
+    NARROW where no row's number passes 2^31: a division in 64 bits takes several times as long, before the first load.
+    """
+    if NARROW:
+        row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    else:
+        row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    line = row // positions
+    batch, layer, position = line // layers, line % layers, row % positions
+    row, batch, layer, position = row.to(tl.int64), batch.to(tl.int64), layer.to(tl.int64), position.to(tl.int64)
     mask = row < count
-    batch, layer, position = row // (layers * positions), row // positions % layers, row % positions
     if mask_ptr is not None:
         at = mask_ptr + batch * stride_m_row + position * stride_m_position
         mask = mask & (tl.load(at, mask=mask, other=0) != 0)

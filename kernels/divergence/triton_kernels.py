@@ -85,12 +85,13 @@ def rows_kernel(
     MIXED: tl.constexpr,
     LIMIT: tl.constexpr,
     TINY: tl.constexpr,
+    NARROW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Value and gradient of a tile of rows."""
     row, mask, batch, layer, position = locate_rows(
-        mask_ptr, count, layers, positions, stride_m_row, stride_m_position, BLOCK_M
+        mask_ptr, count, layers, positions, stride_m_row, stride_m_position, NARROW, BLOCK_M
     )
     s_start = batch * stride_s_row + layer * stride_s_layer + position * stride_s_position
     t_start = batch * stride_t_row + layer * stride_t_layer + position * stride_t_position

@@ -15,6 +15,9 @@ from torch import Tensor
 from kdzoo.kernels.backend import block_elements
 from kdzoo.kernels.gram.shared import BLOCK, Result, squared_distances, symmetric, weighed
 
+FILLED = 2048  # programs of two warps, half of them idle: what keeps some 130 multiprocessors busy
+SHORTEST = 8  # rows of a part
+
 
 def angle(ours: Tensor, theirs: Tensor, real: Tensor, own: slice, with_gradient: bool, fused: bool) -> Result:
     moved, own_squares = squared_distances(ours, real, exact=True)
@@ -92,8 +95,10 @@ def _triton_angle(ours: Tensor, theirs: Tensor, own: slice, with_gradient: bool)
     slots, rows = ours.shape[:2]
     side = 16 if rows <= 1024 else 32  # small tiles are more programs, and fill the device sooner
     across = -(-rows // side)
-    values = ours.new_empty((slots, across, across))  # one of each program
-    slope = torch.empty_like(ours) if with_gradient else None
+    parts = _parts(rows, slots * across * across)
+    size = -(-rows // parts)
+    values = ours.new_empty((slots, across, across, parts))  # one of each program
+    slope = ours.new_empty((slots, parts, rows, rows)) if with_gradient else None
     triton_kernels.triangles_kernel[(values.numel(),)](
         ours,
         theirs,
@@ -102,7 +107,19 @@ def _triton_angle(ours: Tensor, theirs: Tensor, own: slice, with_gradient: bool)
         rows,
         own.start,
         own.stop,
+        size,
+        parts,
         BLOCK_M=side,
         num_warps=side // 8,
     )
+    if slope is not None:
+        slope = slope.squeeze(1) if parts == 1 else slope.sum(1)
     return values.sum(), slope
+
+
+def _parts(rows: int, programs: int) -> int:
+    """In how many parts the third rows are gone through: several where the tiles alone would leave a device idle.
+
+    Half of the programs have a mirror image's tile, and nothing to do; a short part would be begun for little.
+    """
+    return max(1, min(FILLED // max(programs, 1), rows // SHORTEST))

@@ -25,17 +25,23 @@ def _smooth(gap):
 
 
 @triton.jit
-def _tile_of_slot(rows, BLOCK_M: tl.constexpr):
-    """The column and the row of this program's tile in a slot's N×N matrix, and the slot."""
+def _tile_of_slot(program, rows, BLOCK_M: tl.constexpr):
+    """The column and the row of a program's tile in a slot's N×N matrix, and the slot."""
     tiles = tl.cdiv(rows, BLOCK_M)
-    program = tl.program_id(0)
     return program % tiles, program // tiles % tiles, (program // (tiles * tiles)).to(tl.int64)
 
 
 @triton.jit
-def triangles_kernel(ours_ptr, theirs_ptr, value_ptr, slope_ptr, rows, start, stop, BLOCK_M: tl.constexpr):
-    """Value and slope of the pairs (x, y) of a tile, over the third rows z of their triangles."""
-    across, down, slot = _tile_of_slot(rows, BLOCK_M)
+def triangles_kernel(
+    ours_ptr, theirs_ptr, value_ptr, slope_ptr, rows, start, stop, part_size, parts, BLOCK_M: tl.constexpr
+):
+    """Value and slope of the pairs (x, y) of a tile, over a part of the third rows z of their triangles.
+
+    The parts are there so that few rows fill a device, too; each writes sums of its own, (slots, parts, ...).
+    """
+    part = tl.program_id(0) % parts
+    program = tl.program_id(0) // parts
+    across, down, slot = _tile_of_slot(program, rows, BLOCK_M)
     if across < down:
         tl.store(value_ptr + tl.program_id(0), 0.0)
         return
@@ -52,8 +58,9 @@ def triangles_kernel(ours_ptr, theirs_ptr, value_ptr, slope_ptr, rows, start, st
     own_y = ((y >= start) & (y < stop)).to(tl.float32)[None, :]
     value = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
     slope = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
-    line, other_line = ours_ptr, theirs_ptr
-    for z in range(rows):
+    first = part * part_size
+    line, other_line = ours_ptr + first.to(tl.int64) * rows, theirs_ptr + first.to(tl.int64) * rows
+    for z in range(first, tl.minimum(first + part_size, rows)):
         x_half, x_inverse, x_length = _edge(line, x, in_x)
         y_half, y_inverse, y_length = _edge(line, y, in_y)
         x_half, x_inverse, x_length = x_half[:, None], x_inverse[:, None], x_length[:, None]
@@ -85,7 +92,7 @@ def triangles_kernel(ours_ptr, theirs_ptr, value_ptr, slope_ptr, rows, start, st
     tl.store(value_ptr + tl.program_id(0), tl.where(across == down, total, 2 * total))
     if slope_ptr is not None:
         slope = tl.where(half == 0, 0.0, slope)
-        slope_ptr += slot * rows * rows
+        slope_ptr += (slot * parts + part) * rows * rows
         tl.store(slope_ptr + index, slope, mask=mask)
         if across > down:
             tl.store(slope_ptr + y.to(tl.int64)[None, :] * rows + x[:, None], slope, mask=mask)
@@ -96,7 +103,7 @@ def lengths_kernel(
     vector_ptr, real_ptr, length_ptr, rows, width, SMALLEST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """The distances of a tile of pairs and of its mirror image."""
-    across, down, slot = _tile_of_slot(rows, BLOCK_M)
+    across, down, slot = _tile_of_slot(tl.program_id(0), rows, BLOCK_M)
     if across < down:
         return
     x = down * BLOCK_M + tl.arange(0, BLOCK_M)

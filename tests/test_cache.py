@@ -88,6 +88,20 @@ def test_it_gives_what_the_teacher_shows(family: str, tmp_path: Path) -> None:
         agree(kept.activations(torch.tensor(ids), found.mask, needs), found, needs)
 
 
+def test_queries_and_keys_come_in_the_type_that_autocast_gave_them(tmp_path: Path) -> None:
+    """Or a fused kernel would multiply in float32 what the live teacher gives it in half precision."""
+    guide = teacher()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = live(guide, [3, 5])
+    options = {"autocast": lambda: torch.autocast("cpu", torch.bfloat16), "autocast_dtype": "bf16"}
+    kept = opened(TeacherCache(tmp_path), guide, **options).activations(torch.tensor([3, 5]), found.mask, NEEDS)
+    assert [part.dtype for part in kept.qkv[3]] == [part.dtype for part in found.qkv[3]] == [torch.bfloat16] * 3
+    assert kept.hidden[4].dtype == found.hidden[4].dtype == torch.float32
+    for own, other in zip(kept.qkv[3], found.qkv[3], strict=True):
+        real = found.mask[:, None, :, None]
+        torch.testing.assert_close(own * real, other * real, atol=2e-2, rtol=2e-2)
+
+
 @pytest.mark.parametrize("recipe", ["kd", "pkd", "tinybert", "crd", "lrc", "minilmv2", "rkd"])
 def test_losses_are_the_live_teachers(recipe: str, tmp_path: Path) -> None:
     histories = []

@@ -41,6 +41,7 @@ from kdzoo.training.store import PRECISIONS as PRECISIONS
 
 VOLATILE = ("_name_or_path", "transformers_version")  # of a config: what does not change the numbers
 ROWS_FILE = "rows.safetensors"
+COMPUTED_IN = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by what autocast calls it
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class TeacherCache:
 
     Args:
         folder: made when it is not there; processes may share it.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, in which the activations are kept; they are read as float32.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, in which the activations are kept; they are read as float32
+            (queries, keys and values as the teacher gave them).
         limit: the most bytes that an objective's activations may take; over it there is no cache, and the live teacher
             is asked. None for no limit.
         ahead: what others will need of the same teacher; where the limit has room for it too, it is computed with what
@@ -167,7 +169,7 @@ class TeacherCache:
         if obstacle is None:
             folder, key = self._place(source, probe, autocast_dtype)
             try:
-                return self._found(folder, key, source, needs)
+                return TeacherRows(*self._found(folder, key, source, needs), COMPUTED_IN.get(autocast_dtype))
             except _Uncacheable as reason:
                 obstacle = str(reason)
         warnings.warn(f"no cache of the teacher: {obstacle}; it runs live", KdzooWarning, stacklevel=2)
@@ -213,7 +215,9 @@ class TeacherCache:
         key = hashing.of_values(about)
         return self.folder / key[:16], key
 
-    def _found(self, folder: Path, key: str, source: Source, needs: Needs) -> TeacherRows:
+    def _found(
+        self, folder: Path, key: str, source: Source, needs: Needs
+    ) -> tuple[dict[_Kept, tuple[Tensor, bool]], Rows]:
         """What is needed, read from the folder, with what is not there computed first."""
         wanted = _kept(needs)
 
@@ -234,7 +238,7 @@ class TeacherCache:
                     rows, made = find()
                     found |= made
         assert rows is not None
-        return TeacherRows(found, Rows(rows[:, 0].numpy(), rows[:, 1].numpy()))
+        return found, Rows(rows[:, 0].numpy(), rows[:, 1].numpy())
 
     def _make(self, folder: Path, key: str, source: Source, missing: list[_Kept], needs: Needs) -> None:
         rows = source.rows()
@@ -300,8 +304,16 @@ class TeacherCache:
 class TeacherRows:
     """What a cache holds of a training set; `activations` are those of some of its rows."""
 
-    def __init__(self, values: dict[_Kept, tuple[Tensor, bool]], rows: Rows) -> None:
-        self._values = values
+    def __init__(
+        self, values: dict[_Kept, tuple[Tensor, bool]], rows: Rows, computed_in: torch.dtype | None = None
+    ) -> None:
+        """
+        Args:
+            values: what is kept, and whether by token.
+            rows: their lengths, and the prints of their inputs.
+            computed_in: the half precision that matrix products were computed in, if they were.
+        """
+        self._values, self._computed_in = values, computed_in
         self._lengths, self._prints = rows.lengths, torch.from_numpy(rows.prints)
         self._starts = _starts(rows.lengths)
 
@@ -311,7 +323,9 @@ class TeacherRows:
         return torch.equal(prints, self._prints[sample_ids.cpu()].to(prints.device))
 
     def activations(self, sample_ids: Tensor, mask: Tensor | None, needs: Needs) -> Activations:
-        """The teacher's activations of a batch, in float32.
+        """The teacher's activations of a batch, in float32; queries, keys and values in the type that they came in.
+
+        Those the live teacher gives in half precision under autocast, in which their products are several times faster.
 
         Args:
             sample_ids: (B,).
@@ -332,7 +346,8 @@ class TeacherRows:
             if by_token and tokens is None:
                 tokens = torch.from_numpy(_tokens(self._starts, self._lengths, rows))
                 real = self._checked(real, rows, device)
-            value = values[tokens if by_token else index].to(device, torch.float32)
+            in_half = kept.feature == QKV_OF_LAYER and self._computed_in is not None
+            value = values[tokens if by_token else index].to(device, self._computed_in if in_half else torch.float32)
             if by_token:
                 assert real is not None
                 padded = value.new_zeros(*real.shape, *value.shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,24 @@ import torch
 import kdzoo
 from kdzoo import hashing
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Launcher, Result, Watch, Work
-from kdzoo.errors import KdzooError
+from kdzoo.bench.grid.launchers.loopback import is_loopback, this_machine_alone
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 
 RAY_RETRIES = 3  # machines that may be taken away are taken away more often
 CONNECT_SECONDS = 10  # to find a port at the cluster's address
 JOIN_SECONDS = 90  # to join a cluster, and for its machines to answer
+
+
+LOOK_SECONDS = 5  # between two looks at whether the cluster's head is there
+SILENT = 3  # looks in a row that find nobody, after which it has gone
+GOES_ON = "no cell is lost but those under way, and the same command goes on with another"
+
+
+class _Lost(DistillationFailure):
+    """This process has lost the cluster: whatever fails from now on is no fault of a cell."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; {GOES_ON}")
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
@@ -38,7 +53,7 @@ class Ray(Launcher):
     a task's trained teacher once for all its jobs, and what a job leaves comes back with its record.
 
     Args:
-        address: of a cluster; None starts one on this machine, for the time of the run.
+        address: of a cluster; None starts one on this machine, for the time of the run, that listens on loopback.
         cpus: what is set aside for each job, and its number of threads.
         gpus: likewise; by default one where the cluster has any.
 
@@ -54,10 +69,11 @@ class Ray(Launcher):
             _check_port(address)
 
     def run(self, work: Work, jobs: deque[Job], watch: Watch) -> Generator[tuple[Job, Result]]:
-        import ray
-        from ray.exceptions import RayError
+        alone = this_machine_alone() if self.address is None else nullcontext()
+        with alone, self._joined() as needed:
+            import ray
+            from ray.exceptions import LocalRayletDiedError, RayError
 
-        with self._joined() as needed:
             run, there = uuid.uuid4().hex, ray.put(work)
             parts: dict[str, Any] = {}  # of the folder, as they lie in the object store
             running: dict[Any, Job] = {}
@@ -75,21 +91,43 @@ class Ray(Launcher):
                         named = task.options(name=" ".join(map(str, job)))
                         running[named.remote(run, [there], sent, job, max(1, int(self.cpus)))] = job
                         watch.started(job)
-                    [ended], _ = ray.wait([*running], num_returns=1)
+                    ended = self._wait([*running])
                     job, left = running.pop(ended), {}
                     try:
                         result, left = ray.get(ended)
+                    except LocalRayletDiedError:
+                        raise _Lost("Ray's node of this process has died") from None
                     except RayError as error:
                         why = str(error).strip().splitlines()[0]
                         result = Failure(f"Ray gave it up after {RAY_RETRIES} retries: {why}", str(error))
                     for part, files in left.items():
                         work.receive(part, files)
                     yield job, result
+            except ConnectionError as error:  # of Ray's client
+                raise _Lost(" ".join(str(error).split())) from None
             finally:
-                for reference in running:
-                    ray.cancel(reference, force=True)
-                with suppress(Exception):
-                    _everywhere(_clean, run)
+                if not isinstance(sys.exc_info()[1], _Lost) and _answers():
+                    for reference in running:
+                        ray.cancel(reference, force=True)
+                    with suppress(Exception):
+                        _everywhere(_clean, run)
+
+    def _wait(self, running: list[Any]) -> Any:
+        """The first of some tasks that ends.
+
+        Raises:
+            _Lost: when the cluster's head does not answer any more, in which case Ray ends this process a minute later.
+        """
+        import ray
+
+        silent = 0
+        while True:
+            ended, _ = ray.wait(running, num_returns=1, timeout=LOOK_SECONDS)
+            if ended:
+                return ended[0]
+            silent = 0 if _answers() else silent + 1
+            if silent >= SILENT:
+                raise _Lost("the head of the Ray cluster does not answer any more")
 
     @contextmanager
     def _joined(self) -> Iterator[dict[str, float]]:
@@ -105,6 +143,8 @@ class Ray(Launcher):
         except Exception as error:
             raise KdzooError(f"Ray does not start: {' '.join(str(error).split())}") from None
         try:
+            if self.address is None:
+                _check_loopback(ray.nodes())
             machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
             gpus = self.gpus
             if gpus is None:
@@ -118,7 +158,12 @@ class Ray(Launcher):
             self._check_versions()
             yield {"num_cpus": self.cpus, "num_gpus": gpus}
         finally:
-            ray.shutdown()
+            if not isinstance(sys.exc_info()[1], _Lost) and _answers():
+                ray.shutdown()
+            else:
+                # Ray would wait a minute for what has gone and end this process somehow; its reaper ends what is left.
+                atexit.unregister(ray.shutdown)
+                atexit.register(_leave)
 
     def _check_versions(self) -> None:
         try:
@@ -131,6 +176,18 @@ class Ray(Launcher):
                 f"the machines of the Ray cluster have kdzoo {', '.join(sorted(versions))}, and this one has "
                 f"{_version()}; install the same everywhere"
             )
+
+
+def _check_loopback(machines: list[dict[str, Any]]) -> None:
+    """Say it where this Ray does not keep to loopback after all."""
+    listens = [machine["NodeManagerAddress"] for machine in machines if not is_loopback(machine["NodeManagerAddress"])]
+    if listens:
+        warnings.warn(
+            f"this Ray listens at {listens[0]}, where other machines may call it; its token keeps them out if it has "
+            "one, and a newer Ray listens on loopback alone",
+            KdzooWarning,
+            stacklevel=2,
+        )
 
 
 def _check_port(address: str) -> None:
@@ -158,6 +215,28 @@ def _check_cluster(address: str) -> None:
     if tried.returncode:
         said = tried.stderr.strip().splitlines()[-1:]
         raise KdzooError(f"no Ray cluster at {address}: {' '.join(said)}{hint}")
+
+
+def _leave() -> None:
+    """End this process now."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
+def _answers() -> bool:
+    """Whether somebody listens where the cluster's head does; True where that is not known, as through Ray's client."""
+    import ray
+
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    except Exception:
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _everywhere(function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -11,9 +11,11 @@ from kdzoo import hashing
 from kdzoo.models.spec import TOKENIZER_FILES, ModelSpec
 
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+# Of tokenizers that call theirs otherwise: Marian's, PhoBERT's, and those of SentencePiece and tiktoken.
+OTHER_TOKENIZERS = ("*.model", "*.spm", "*.codes", "*.bpe", "*.tiktoken", "vocab*.txt", "vocab*.json")
 
 # All that decides what a model makes of a text.
-MODEL_FILES = ("config.json", "*.safetensors", "*.bin", *TOKENIZER_FILES, *TOKENIZER_SETTINGS)
+MODEL_FILES = ("config.json", "*.safetensors", "*.bin", *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *OTHER_TOKENIZERS)
 
 
 def contents_of(teacher: ModelSpec, student: ModelSpec | None, data: Mapping[str, DatasetDict]) -> dict[str, str]:

@@ -331,6 +331,42 @@ def test_contents_are_those_of_rows_and_weights() -> None:
     assert len({json.dumps(found) for found in (of("one", "two"), of("two", "one"), of("onet", "wo"), of("one"))}) == 4
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vocab.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "added_tokens.json",
+        "merges.txt",
+        "source.spm",
+        "bpe.codes",
+    ],
+)
+def test_a_tokenizer_that_changed_is_another(name: str, tmp_path: Path) -> None:
+    hashes = []
+    for text in (None, "[]", "[ ]"):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        (tmp_path / "README.md").write_text(f"{text}")
+        (tmp_path / "config.json").write_text("{}")
+        hashes.append(contents_of(ModelSpec(path=str(tmp_path)), None, {})["the files of the teacher"])
+    assert len(set(hashes)) == 3
+    (tmp_path / "README.md").write_text("again")
+    assert contents_of(ModelSpec(path=str(tmp_path)), None, {})["the files of the teacher"] == hashes[-1]
+
+
+def test_a_teacher_without_its_tokenizer_is_refused(commands: Commands, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    commands.works("finetune", "--task", "sst2", "--model", TEACHER, "--out", teacher, *ROWS)
+    for path in teacher.glob("*token*"):
+        path.unlink()
+    says = ("has no tokenizer files (tokenizer.json, vocab.txt", "copy those it was trained with")
+    grid = ("compare", "--tasks", "sst2", "--methods", "kd", "--teacher", teacher, *ROWS)
+    commands.fails(*grid, "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out").exists()
+
+
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from kdzoo.bench.record import read_failure, read_record
 from kdzoo.errors import DistillationFailure, KdzooError, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import load_recipes
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.spans import read_squad
+from kdzoo.tasks.text import Text
+from kdzoo.tasks.tokens import read_conll
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 TERMS = [{"terms": [{"loss": "kd"}]}]
@@ -328,6 +332,47 @@ def test_pipes_are_not_waited_for(tmp_path: Path, copy: Path, commands: Commands
     commands.fails("check", tmp_path / "mine.yaml", says=("mine.yaml", "is no file"))
     os.mkfifo(copy / "cells" / "sst2-pkd-0.json")
     commands.fails("table", copy, says=("sst2-pkd-0.json", "a pipe"))
+
+
+def _yaml(folder: Path, files: str) -> Path:
+    (folder / "task.yaml").write_text(f"columns: {{text: text, label: label}}\nfiles: {files}\n")
+    return folder / "task.yaml"
+
+
+# What is read, by its option; each is given a pipe that nobody writes to.
+READ: dict[str, Callable[[Path], tuple[Any, ...]]] = {
+    "a table": lambda pipe: ("--data", pipe.rename(pipe.with_suffix(".csv")), "--text", "text", "--label", "label"),
+    "parquet": lambda pipe: ("--data", pipe.rename(pipe.with_suffix(".parquet")), "--text", "t", "--label", "label"),
+    "no suffix": lambda pipe: ("--data", pipe, "--text", "text", "--label", "label"),
+    "tagged sentences": lambda pipe: ("--data", pipe, "--kind", "ner"),
+    "questions": lambda pipe: ("--data", pipe, "--kind", "squad"),
+    "a task": lambda pipe: ("--tasks", pipe.rename(pipe.with_suffix(".yaml"))),
+    "a task's file": lambda pipe: ("--tasks", _yaml(pipe.parent, pipe.name)),
+    "a task's split": lambda pipe: ("--tasks", _yaml(pipe.parent, f"{{train: {pipe.name}}}")),
+    "a recipe": lambda pipe: ("--tasks", "sst2", "--methods", pipe.rename(pipe.with_suffix(".yaml"))),
+    "word vectors": lambda pipe: ("--tasks", "sst2", "--augment", "1", "--glove", pipe),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", READ)
+def test_a_pipe_is_not_read(what: str, commands: Commands, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    given = READ[what](tmp_path / "pipe")
+    models = ("--teacher", "1x16,heads=2", "--student", "1x16,heads=2")
+    commands.fails("compare", *given, *models, "--out", tmp_path / "out", says=("pipe",))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(60)
+def test_no_text_is_read_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "text.txt")
+    with pytest.raises(KdzooError, match=r"text\.txt is no plain file; name a file"):
+        Text([tmp_path / "text.txt"])
+    for folder, reader in (("conll", read_conll), ("squad", read_squad)):
+        os.mkfifo(tmp_path / folder)
+        with pytest.raises(KdzooError, match=f"{folder} is no plain file"):
+            reader(tmp_path / folder)
 
 
 def test_a_path_that_is_not_utf8(commands: Commands) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from datasets import Dataset
 from scripted import Scripted
 
 from kdzoo.bench.grid import cells, launchers
-from kdzoo.bench.grid.launchers import make_launcher, on_ray
+from kdzoo.bench.grid.launchers import loopback, make_launcher, on_ray
 from kdzoo.bench.grid.launchers.base import Failure, Job
 from kdzoo.bench.grid.launchers.local import InProcess, Pool
 from kdzoo.bench.progress import STEPS
-from kdzoo.errors import KdzooError
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
 
@@ -252,3 +253,139 @@ def test_a_few_rows_of_many_travel_alone() -> None:
     sent = pickle.dumps(cells._in_memory(few))
     assert len(sent) < 100_000
     assert pickle.loads(sent)[:] == few[:]
+
+
+def listening(process: int) -> dict[str, set[str]]:
+    """The addresses at which a process and all that it started listen, by the program's name."""
+    inodes: dict[str, str] = {}
+    for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = [raw[at : at + 4][::-1] for at in range(0, len(raw), 4)]  # each in the machine's own order
+                inodes[fields[9]] = socket.inet_ntop(family, b"".join(words))
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found: dict[str, set[str]] = {}
+    waiting = [process]
+    while waiting:
+        one = waiting.pop()
+        waiting += parents.get(one, [])
+        with suppress(OSError):
+            name = Path(f"/proc/{one}/comm").read_text().strip()
+            for link in Path(f"/proc/{one}/fd").iterdir():
+                with suppress(OSError):
+                    if (inode := os.readlink(link)[8:-1]) in inodes:
+                        found.setdefault(name, set()).add(inodes[inode])
+    return found
+
+
+def test_a_cluster_of_ones_own_is_of_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from ray._private import ray_constants, services
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
+    with loopback.this_machine_alone():
+        assert services.get_node_ip_address() == "127.0.0.1"
+        assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ == before and clusters == ray_constants.ENABLE_RAY_CLUSTER
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with loopback.this_machine_alone():
+        assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_a_ray_that_listens_elsewhere_is_told_of() -> None:
+    on_ray._check_loopback([{"NodeManagerAddress": "127.0.0.1"}, {"NodeManagerAddress": "::1"}])
+    with pytest.warns(KdzooWarning, match=r"this Ray listens at 10\.0\.0\.7, where other machines may call it"):
+        on_ray._check_loopback([{"NodeManagerAddress": "10.0.0.7"}])
+
+
+def test_a_head_that_is_gone_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    looks = [True, False, True, False, False, False]
+    monkeypatch.setattr(ray, "wait", lambda running, **options: ([], running))
+    monkeypatch.setattr(on_ray, "_answers", lambda: looks.pop(0))
+    with pytest.raises(DistillationFailure, match=r"head of the Ray cluster does not answer any more; .* goes on"):
+        on_ray.Ray()._wait(["a task"])
+    assert not looks
+
+
+WATCHED = """
+import os, sys, threading, time
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+from ray import cloudpickle
+from kdzoo.bench.grid.launchers.on_ray import Ray
+from kdzoo.cli import main as cli
+class Work:
+    def attempt(self, job, progress=None):
+        Path(job[0]).touch()
+        time.sleep(5)
+        return {"done": job[2]}
+    def moved(self, folder): return self
+    def path(self, part): return Path(part)
+    def reads(self, job): return []
+    def writes(self, job): return []
+cloudpickle.register_pickle_by_value(sys.modules["__main__"])
+watch = SimpleNamespace(started=lambda job: None)
+jobs = deque((sys.argv[2], "kd", seed) for seed in range(int(sys.argv[3])))
+def run(arguments):
+    for job, result in Ray(cpus=1).run(Work(), jobs, watch):
+        print("result", job[2], result, flush=True)
+    return 0
+cli._run = run
+cli.main(["compare"])
+"""
+
+
+@contextmanager
+def watched(folder: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
+    """A process with a Ray of its own, from when its first job runs."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    begun, home = folder / "begun", folder / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", WATCHED, str(Path(__file__).parent), str(begun), str(jobs)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment | {"HOME": str(home)}, **pipes)
+    try:
+        while not begun.exists() and process.poll() is None:
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nobody_else_can_call_a_ray_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with watched(tmp_path, 1) as process:
+        found = listening(process.pid)
+        out, err = process.communicate()
+    assert process.returncode == 0 and "result 0" in out and not err, out + err
+    assert {"gcs_server", "raylet"} <= found.keys() and any(name.startswith("ray::") for name in found), found
+    assert set.union(*found.values()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, found
+    assert not (tmp_path / "home" / ".ray").exists(), "the token is the run's, and kept nowhere"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
+def test_a_ray_that_dies_fails_no_cell(victim: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with watched(tmp_path, 40) as process:
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                name, _, fields = path.read_text().partition("(")[2].rpartition(")")
+                if name == victim and int(fields.split()[1]) == process.pid:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        out, err = process.communicate()
+    assert process.returncode == 1 and "Failure" not in out, out + err
+    [said] = [line for line in err.splitlines() if line.startswith("kdzoo: ")]
+    assert "the same command goes on" in said

@@ -444,7 +444,7 @@ def test_yaml_files_beside_glues_tasks(commands: Commands, tmp_path: Path) -> No
         ("columns: {text: text, label: topic}\nfiles: rows\nsplits: {test: x}", "no split 'x'; it has"),
         ("columns: {text: text, label: topic}\nfiles: rows\nseed: -1", "seed: Input should be greater than"),
         ("columns: {text: text, label: topic}\nfiles: rows\nname: sst2", "one of kdzoo's own"),
-        ("columns: {text: text, label: topic\nfiles: rows", "is no YAML"),
+        ("columns: {text: text, label: topic\nfiles: rows", "is not YAML"),
     ],
 )
 @pytest.mark.usefixtures("untrained")

@@ -325,6 +325,14 @@ def test_the_scores(folder: Path) -> None:
     assert "2 of 3 tasks" in of_method(page.tables["Points ahead of no teacher"], "late")["average"]
 
 
+@pytest.mark.parametrize("score", [0.0, -3.0])
+def test_nothing_is_retained_of_a_teacher_that_knows_nothing(folder: Path, score: float) -> None:
+    found = [r | {"score": score} if r["method"] == "teacher" else r for r in read_records(folder)]
+    head, *lines = (line.split("|") for line in markdown_table(found).splitlines())
+    place = [name.strip() for name in head].index("retention")
+    assert {row[1].strip(): row[place].strip() for row in lines if "kd" in row[1]} == {"kd": "", "p_k.d": ""}
+
+
 def test_the_difference_to_the_best_of_each_column(folder: Path) -> None:
     page, drawn = Page((folder / "report.html").read_text()), statistics.Bootstrap(read_records(folder))
     table = page.tables["Points ahead of the best student of the column"]

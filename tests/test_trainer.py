@@ -645,6 +645,11 @@ def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
         trainer(tmp_path, "crd", data=rows().remove_columns("sample_ids"))
     with pytest.raises(KdzooError, match="heads"):
         trainer(tmp_path, "tinybert", model=student(num_attention_heads=2))
+    from transformers import BertForQuestionAnswering
+
+    answers = BertForQuestionAnswering(student().config)
+    with pytest.raises(KdzooError, match="learnt from start_positions and end_positions, and the training set has no"):
+        trainer(tmp_path, objective="hidden_mse", model=answers)
     with pytest.raises(KdzooError, match="a recipe or an objective, one of them"):
         trainer(tmp_path)
     with pytest.raises(KdzooError, match="'kd' needs a teacher"):

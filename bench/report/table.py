@@ -80,7 +80,7 @@ def _row(
 ) -> list[str]:
     own = [record for record in records if record["method"] == row.method]
     complete = all(task in row.scores for task in tasks)
-    retention = row.average / teacher.average if teacher is not None and complete and teacher.average else None
+    retention = row.average / teacher.average if teacher is not None and complete and teacher.average > 0 else None
     by_task = [[record for record in own if record["task"] == task] for task in tasks]
     average = average_std(row.average, averages_of(own, row.method, tasks), constant=all(map(one_answer, own)))
     return [

@@ -1,66 +1,9 @@
-"""Reads recipes and settings from YAML, which may be anybody's: large, deep, or made to grow as it is read."""
+"""Reads a setting of a recipe, ``METHOD:KEY=VALUE``."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any
-
-import yaml
-
 from kdzoo.errors import KdzooError
-
-MOST_VALUES = 10_000  # of a YAML file, with what its aliases stand for written out
-MOST_CHARACTERS = 1_000_000
-# What YAML's reader and Python's numbers raise for texts that are no recipe.
-UNREADABLE = (yaml.YAMLError, ValueError, OverflowError, RecursionError, MemoryError)
-
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML takes 5e-5, without a point, for text. Aliases may not stand for ever more values."""
-
-    def get_single_node(self) -> Any:
-        node = super().get_single_node()
-        if node is not None:
-            _written_out(node, {})
-        return node
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
-)
-
-
-def read_value(text: str) -> Any:
-    """What a text of YAML stands for.
-
-    Raises:
-        Exception: one of `UNREADABLE`.
-    """
-    return yaml.load(text, Loader)
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file stands for.
-
-    Raises:
-        KdzooError: it cannot be read, or is not YAML; the file is named.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise KdzooError(f"recipe {path} is no file")
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-        if len(text) > MOST_CHARACTERS:
-            raise KdzooError(f"recipe {path} is longer than {MOST_CHARACTERS} characters")
-        return read_value(text)
-    except OSError as error:
-        raise KdzooError(f"recipe {path}: {error.strerror or error}") from None
-    except KdzooError:
-        raise
-    except UNREADABLE as error:
-        said = " ".join(str(error).split()) or "it is nested too deep"
-        raise KdzooError(f"recipe {path} is not YAML: {said}") from None
+from kdzoo.yaml_files import MOST_CHARACTERS
 
 
 def split_setting(setting: str) -> tuple[str, str, str]:
@@ -76,16 +19,3 @@ def split_setting(setting: str) -> tuple[str, str, str]:
             f"setting {setting!r} is not of the form key=value, such as kd.temperature=2, or METHOD:key=value"
         )
     return method, key, value
-
-
-def _written_out(node: yaml.Node, sizes: dict[yaml.Node, int | None]) -> int:
-    """How many values a node of YAML stands for, each alias written out."""
-    if node not in sizes:
-        sizes[node] = None
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        inner = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
-        sizes[node] = 1 + sum(_written_out(part, sizes) for part in inner)
-    size = sizes[node]
-    if size is None or size > MOST_VALUES:
-        raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES} values, or for themselves")
-    return size

@@ -24,13 +24,14 @@ from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.models.layers import layer_map
 from kdzoo.objectives.expression import is_expression, name_and_terms, parse_terms
 from kdzoo.objectives.objective import Objective
-from kdzoo.objectives.reading import UNREADABLE, read_value, read_yaml, split_setting
+from kdzoo.objectives.reading import split_setting
 from kdzoo.objectives.registry import available, recipe_factory
 from kdzoo.objectives.schedule import Schedule, Weight
 from kdzoo.objectives.sources import Source as Source
 from kdzoo.objectives.sources import sources_of, still_true
 from kdzoo.objectives.strict import Strict
 from kdzoo.objectives.term import OWN_OPTIONS, Term
+from kdzoo.yaml_files import UNREADABLE, read_value, read_yaml
 
 # Deep enough that any explicit pair, and any slice of a named map, is in range when only its form is checked.
 LARGE, DEEP = 10_000, 100

@@ -73,8 +73,10 @@ class Term:
         if layer_schedule not in LAYER_SCHEDULES:
             raise unknown("layer_schedule", layer_schedule, LAYER_SCHEDULES)
         one_by_one = self.feature.by_layer and not kind.stacked and not kind.many_to_many
-        if layer_schedule != "together" and not one_by_one:
-            raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out layer_schedule")
+        of_layers = {"layer_schedule": layer_schedule != "together", "layer_reduction": layer_reduction != "sum"}
+        for option, given in (of_layers | {"shared": shared}).items():
+            if given and not one_by_one:
+                raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out {option}")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
         weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
         if not all(math.isfinite(value) for value in weights):

@@ -227,7 +227,7 @@ class Classification(Task):
 
     def _several(self, value: object) -> list[int]:
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-            with suppress(ValueError):  # a list, as a table of text has it
+            with suppress(ValueError, RecursionError):  # a list, as a table of text has it
                 value = json.loads(value)
         names = [part.strip() for part in value.split(self.separator)] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple, np.ndarray)):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own import Own, from_data
 from kdzoo.tasks.own_sequences import SEQUENCES
+from kdzoo.yaml_files import read_yaml
 
 EXAMPLE = "columns: {text: [title, body], label: topic}"
 
@@ -75,12 +75,9 @@ def from_yaml(path: Path) -> Own:
     Raises:
         KdzooError: the file is no such description, or its data makes no task; in one line.
     """
+    written = read_yaml(path, "the task")
     try:
-        read = OwnFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeError) as error:
-        raise KdzooError(f"{path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise KdzooError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+        read = OwnFile.model_validate(written)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks.reading import check_file
 from kdzoo.tasks.sources.files import SHARDS, SUFFIXES, read_parquet, read_table, suffix_of
 from kdzoo.tasks.sources.folder import files_of, load_saved
 from kdzoo.tasks.sources.hub import downloaded
@@ -89,6 +90,7 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
             raise KdzooError(f"{path} holds no train split; it needs train with one of {', '.join(SUFFIXES)}")
         readers = {name: partial(_of_files, path / name, files, text, label) for name, files in there.items()}
         return _renamed(str(path), readers, splits)
+    check_file(path)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and suffix_of(path) is None and str(path).count("/") < 2:
         try:
             loaded = downloaded(str(path))
@@ -123,6 +125,7 @@ def _table(value: Any, text: Sequence[str], label: Sequence[str]) -> Table:
     """One split from a file, a DataFrame or a Dataset."""
     if isinstance(value, (str, os.PathLike)):
         path = Path(value)
+        check_file(path)
         if not path.is_file():
             raise KdzooError(f"there is no file {path}")
         return _of_files(path, [path], text, label)

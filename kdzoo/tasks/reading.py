@@ -18,11 +18,23 @@ def read_text(path: str | os.PathLike[str]) -> str:
         KdzooError: the file is not there, or is no UTF-8 text.
     """
     path = Path(path)
+    check_file(path)
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise KdzooError(f"{path}: not readable as UTF-8{' gzip' * (path.suffix == '.gz')} text ({error})") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse to read a folder, or a pipe, a device or the like, which may never end.
+
+    Raises:
+        KdzooError: names it.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file"
+        raise KdzooError(f"{path} is {what}; name a file, and where it is a pipe, what comes out of it written to one")
 
 
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:

@@ -136,7 +136,7 @@ def read_roles(path: str | os.PathLike[str]) -> list[TaggedRow]:
         where = f"{path}, row {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise KdzooError(f"{where}: no JSON ({error})") from None
         if not isinstance(row, dict):
             raise KdzooError(f"{where}: expected an object with words and verbs, got {line[:40]!r}")

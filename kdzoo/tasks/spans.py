@@ -85,7 +85,7 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
     """
     try:
         data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise KdzooError(f"{path}: no JSON ({error})") from None
     found: dict[str, Question] = {}
     try:

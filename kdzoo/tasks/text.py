@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo import hashing
 from kdzoo.errors import KdzooError
+from kdzoo.tasks.reading import check_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -146,6 +147,7 @@ def _parts(source: Path) -> list[Path]:
     if not source.exists():
         raise KdzooError(f"no text at {source}: there is no such file or folder")
     if not source.is_dir():
+        check_file(source)
         return [source]
     if (source / "dataset_dict.json").is_file():
         if not (source / "train").is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,24 @@ IGNORED = -100
 def label_names(model: nn.Module) -> list[str]:
     """The names of a batch's labels, as the model's forward pass calls them."""
     return [*SPAN] if answers_spans(model) else ["labels"]
+
+
+def check_spans(student: nn.Module, columns: Sequence[str]) -> None:
+    """Refuse a student that answers questions for rows that say no start and no end.
+
+    Args:
+        student: wrapped or not.
+        columns: of the training set; none where they are not known.
+
+    Raises:
+        KdzooError: names the column.
+    """
+    lacking = [name for name in SPAN if name not in columns] if columns and answers_spans(student) else []
+    if lacking:
+        raise KdzooError(
+            f"the student answers questions, which is learnt from {' and '.join(SPAN)}, and the training set has no "
+            f"{lacking[0]}; take a student with the head of your task, such as AutoModelForSequenceClassification's"
+        )
 
 
 class Labels(NamedTuple):

@@ -32,7 +32,7 @@ from kdzoo.training.card import model_card
 from kdzoo.training.collated import given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
-from kdzoo.training.labels import COUNTED, label_names
+from kdzoo.training.labels import COUNTED, check_spans, label_names
 from kdzoo.training.order import by_length, staged
 from kdzoo.training.stopwatch import Stopwatch
 
@@ -116,6 +116,7 @@ class DistillationTrainer(Trainer):
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
         agreement.check_columns(objective, train_dataset)
+        check_spans(model, agreement.columns_of(train_dataset))
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
         say_micro_batches(objective, args)
         if args.label_names is None:

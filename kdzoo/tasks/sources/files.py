@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
+from kdzoo.tasks.reading import check_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,6 +78,7 @@ def _picked(path: Path, columns: Mapping[str, list[Any]], names: Sequence[str]) 
 
 def open_text(path: Path) -> io.StringIO:
     """The text of a file. Read whole, so that damage shows here and not in the middle of a reader."""
+    check_file(path)
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
@@ -183,6 +185,7 @@ def read_parquet(paths: Sequence[Path]) -> dict[str, list[Any]]:
 
     columns: dict[str, list[Any]] = {}
     for path in paths:
+        check_file(path)
         try:
             data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else None
             table = parquet.ParquetFile(path if data is None else io.BytesIO(data)).read()

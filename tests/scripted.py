@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,3 +35,26 @@ class Scripted:
         if job[1] == self.full:
             raise OSError(28, "No space left on device")
         return {"method": job[1], "process": os.getpid()}
+
+
+@dataclass
+class Locked:
+    """Trains nothing for a minute, with a lock that processes could share, as a progress bar's; or finds no room.
+
+    Attributes:
+        folder: where a job says that it has begun.
+        full: the method at which the disk is full, once the other has begun.
+    """
+
+    folder: Path
+    full: str
+
+    def attempt(self, job: tuple[str, str, int], progress: Any = None) -> dict[str, Any]:
+        lock = multiprocessing.RLock()
+        if job[1] == self.full:
+            while not (self.folder / "begun").exists():
+                time.sleep(0.01)
+            raise OSError(28, "No space left on device")
+        (self.folder / "begun").touch()
+        time.sleep(60)
+        return {"lock": lock}

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -87,6 +88,30 @@ def test_a_full_disk_stops_all_processes(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         run(Pool(2), Scripted(tmp_path, {}, full="second"))
     assert not active_children()
+
+
+def test_a_full_disk_leaves_python_nothing_to_say(tmp_path: Path) -> None:
+    code = f"""
+        from collections import deque
+        from pathlib import Path
+        from types import SimpleNamespace
+        from scripted import Locked
+        from kdzoo.bench.grid.launchers.local import Pool
+        if __name__ == "__main__":
+            watch, jobs = SimpleNamespace(started=print, retried=print), deque([("a", "crd", 0), ("a", "kd", 0)])
+            try:
+                next(Pool(2).run(Locked(Path({str(tmp_path)!r}), "kd"), jobs, watch))
+            except OSError as error:
+                print(error.strerror)
+    """
+    (tmp_path / "run.py").write_text(textwrap.dedent(code))
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command, began = [sys.executable, str(tmp_path / "run.py")], time.monotonic()
+    ran = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert ran.returncode == 0 and "No space left on device" in ran.stdout and not ran.stderr, ran
+    assert time.monotonic() - began < 40
 
 
 def test_leaving_early_stops_all_processes(tmp_path: Path) -> None:

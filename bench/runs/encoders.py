@@ -64,7 +64,7 @@ def _fresh(
     )
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(kept), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises that itself
         raise KdzooError(f"the learned vocabulary in {kept} cannot be read ({error}); remove it") from None
     return tokenizer
 

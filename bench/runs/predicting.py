@@ -14,7 +14,7 @@ import torch
 from kdzoo.bench.escape import csv as safe
 from kdzoo.bench.files import read_json, write_atomically
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.loading import MissingHead, load_model
+from kdzoo.models.loading import MissingHead, load_model, why_not
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
 from kdzoo.training.agreement import accepted_inputs, positions
@@ -51,8 +51,8 @@ def load_student(folder: Path) -> tuple[Any, Any]:
         raise KdzooError(f"{folder} holds no model; name the folder that distill, finetune or compare wrote one into")
     try:
         heads = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).architectures or []
-    except (OSError, ValueError, KeyError) as error:
-        raise KdzooError(f"the configuration of {folder} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a file of another form shows as an error of any kind
+        raise KdzooError(f"the configuration of {folder} cannot be read: {why_not(str(folder), error)}") from None
     other = [name for name in heads if "ForSequenceClassification" not in name]
     if other:
         raise KdzooError(f"{folder} holds a {other[0]}; only models that classify whole rows are taken here")
@@ -62,8 +62,8 @@ def load_student(folder: Path) -> tuple[Any, Any]:
         raise KdzooError(f"{error}; distil it on a task first") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise KdzooError(f"{folder} has no tokenizer beside its model: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # as above; tokenizers raises Exception itself
+        raise KdzooError(f"{folder} has no tokenizer beside its model: {why_not(str(folder), error)}") from None
     return model, tokenizer
 
 

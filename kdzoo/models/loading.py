@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.heads import unwrap
 
 HEADS = {
@@ -74,7 +74,9 @@ def load_model(
         raise KdzooError(f"the safetensors file of {name!r} is truncated or damaged: {error}") from error
     except KdzooError:
         raise
-    except (OSError, ValueError, RecursionError, OverflowError) as error:
+    except Exception as error:  # a configuration of another form shows as an error of any kind
+        if out_of_memory(error):
+            raise
         raise KdzooError(f"cannot load the model {name!r}: {why_not(name, error)}") from error
     for key, found, wanted in report["mismatched_keys"]:
         # the head is what lies outside the base model

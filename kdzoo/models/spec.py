@@ -159,7 +159,7 @@ class ModelSpec:
             return config
         except KdzooError:
             raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a file of another form shows as an error of any kind
             raise KdzooError(f"no model at {self.path!r}: {why_not(self.path, error)}") from None
 
     @property
@@ -186,7 +186,7 @@ class ModelSpec:
             )
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # as above; tokenizers raises Exception itself
             raise KdzooError(f"no tokenizer at {self.path!r}: {why_not(self.path, error)}") from None
         entries = getattr(self.config, "vocab_size", None)
         if entries is not None and len(tokenizer) > entries:

@@ -19,6 +19,7 @@ from kdzoo.bench.grid.launchers.base import Failure, Job, Launcher, Result, Watc
 from kdzoo.bench.progress import STEPS
 
 TRIES = 2  # of a training whose process dies
+STOPPING = 5  # seconds that a process is given to end
 TOLD_EVERY = 0.5  # seconds between two reports of a worker's steps
 
 
@@ -125,12 +126,20 @@ class _Worker:
 
     def stop(self) -> None:
         self._process.terminate()
+        self._process.join(STOPPING)
+        self._process.kill()
         self._process.join()
         self.connection.close()
 
 
+def _leave(*_: Any) -> None:
+    """End as a program ends by itself, so that no semaphore is left for Python to complain of."""
+    raise SystemExit(1)
+
+
 def _serve(connection: Connection, work: Work, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     told = 0.0

@@ -350,10 +350,10 @@ def test_a_tokenizer_that_changed_is_another(name: str, tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
         (tmp_path / "README.md").write_text(f"{text}")
         (tmp_path / "config.json").write_text("{}")
-        hashes.append(contents_of(ModelSpec(path=str(tmp_path)), None, {})["the files of the teacher"])
+        hashes.append(contents_of(ModelSpec.parse(str(tmp_path)), None, {})["the files of the teacher"])
     assert len(set(hashes)) == 3
     (tmp_path / "README.md").write_text("again")
-    assert contents_of(ModelSpec(path=str(tmp_path)), None, {})["the files of the teacher"] == hashes[-1]
+    assert contents_of(ModelSpec.parse(str(tmp_path)), None, {})["the files of the teacher"] == hashes[-1]
 
 
 def test_a_teacher_without_its_tokenizer_is_refused(commands: Commands, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datasets import DatasetDict
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from kdzoo import hashing
 from kdzoo.errors import KdzooError
+from kdzoo.models.loading import load_tokenizer
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import SIZE, learned_tokenizer
 from kdzoo.tasks import Task
@@ -63,8 +64,8 @@ def _fresh(
         folder / FOLDER / about[:16], lambda scratch: learned_tokenizer(_texts(tasks, data)).save_pretrained(scratch)
     )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(kept), trust_remote_code=False)
-    except Exception as error:  # tokenizers raises that itself
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(kept)
+    except KdzooError as error:
         raise KdzooError(f"the learned vocabulary in {kept} cannot be read ({error}); remove it") from None
     return tokenizer
 

@@ -14,7 +14,7 @@ import torch
 from kdzoo.bench.escape import csv as safe
 from kdzoo.bench.files import read_json, write_atomically
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.loading import MissingHead, load_model, why_not
+from kdzoo.models.loading import MissingHead, load_model, load_tokenizer, why_not
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
 from kdzoo.training.agreement import accepted_inputs, positions
@@ -45,7 +45,7 @@ def load_student(folder: Path) -> tuple[Any, Any]:
     Raises:
         KdzooError: there is none, it has another head, or no tokenizer beside it.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():
         raise KdzooError(f"{folder} holds no model; name the folder that distill, finetune or compare wrote one into")
@@ -53,18 +53,29 @@ def load_student(folder: Path) -> tuple[Any, Any]:
         heads = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).architectures or []
     except Exception as error:  # a file of another form shows as an error of any kind
         raise KdzooError(f"the configuration of {folder} cannot be read: {why_not(str(folder), error)}") from None
-    other = [name for name in heads if "ForSequenceClassification" not in name]
+    heads = heads if isinstance(heads, list) else [heads]
+    other = [name for name in map(str, heads) if "ForSequenceClassification" not in name]
     if other:
         raise KdzooError(f"{folder} holds a {other[0]}; only models that classify whole rows are taken here")
     try:
         model = load_model(folder, new_head=False)
     except MissingHead as error:
         raise KdzooError(f"{error}; distil it on a task first") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # as above; tokenizers raises Exception itself
-        raise KdzooError(f"{folder} has no tokenizer beside its model: {why_not(str(folder), error)}") from None
-    return model, tokenizer
+    _check_labels(folder, model.config)
+    return model, load_tokenizer(folder)
+
+
+def _check_labels(folder: Path, config: Any) -> None:
+    """Refuse a head for another kind of labels than there are, or whose labels have no names, or two the same."""
+    kinds, said = (CLASSES, LABELS, NUMBERS), config.problem_type
+    if said is not None and said not in kinds:
+        raise KdzooError(f"the configuration of {folder} has problem_type={said!r}; it is one of {', '.join(kinds)}")
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    if not all(isinstance(name, str) and name.strip() for name in names) or len({*names}) < len(names):
+        raise KdzooError(
+            f"the configuration of {folder} names its {config.num_labels} labels {names[:10]}; each needs a name of "
+            "its own, as id2label"
+        )
 
 
 def predict_file(
@@ -100,13 +111,15 @@ def predict_file(
         raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
     table = read_table(file)
     trained = _trained_with(student)
-    own = [*trained.get("own_task", {}).get("columns", ())]
+    own = trained.columns
     names = _text_columns(table, columns or (own if {*own} <= {*table} else ()), file)
     texts = [_texts(table[name], name, file) for name in names]
     model, tokenizer = load_student(student)
-    bounds = (max_length or trained.get("budget", {}).get("max_length"), positions(model), tokenizer.model_max_length)
+    bounds = (max_length or trained.max_length, positions(model), tokenizer.model_max_length)
     length = min(bound for bound in bounds if bound)
     logits, cut = _logits(model, tokenizer, texts, batch_size, length)
+    if not np.isfinite(logits).all():
+        raise KdzooError(f"{student} gives no numbers for some of the rows (NaN or infinite): its weights are broken")
     header, rows = _named(model.config, logits)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -142,11 +155,28 @@ def _texts(values: Sequence[Any], name: str, file: Path) -> list[str]:
     return [*values]
 
 
-def _trained_with(student: Path) -> dict[str, Any]:
-    """What the student was trained with, where its record is beside it."""
+class _Trained(NamedTuple):
+    """What of a student's training decides how it reads a table."""
+
+    columns: tuple[str, ...]
+    max_length: int | None
+
+
+def _trained_with(student: Path) -> _Trained:
+    """What the student was trained with, where its record is beside it; what a record cannot say is left out."""
     record = student / "record.json"
-    found = read_json(record).get("configuration") if record.is_file() else None
-    return found if isinstance(found, dict) else {}
+    found: Any = read_json(record).get("configuration") if record.is_file() else None
+
+    def of(*names: str) -> Any:
+        inner = found
+        for name in names:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        return inner
+
+    columns, length = of("own_task", "columns"), of("budget", "max_length")
+    named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+    counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
+    return _Trained(tuple(columns) if named else (), length if counted else None)
 
 
 @torch.inference_mode()

@@ -240,10 +240,12 @@ def last_checkpoint(folder: Path) -> tuple[str | None, int]:
 
     The Trainer writes a checkpoint's state last, so one that was cut short has none.
     """
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    numbered = [path for path, step in steps.items() if step.isascii() and step.isdecimal() and len(step) < 16]
+    for path in sorted(numbered, key=lambda path: int(steps[path]), reverse=True):
         try:
             return str(path), int(json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
     return None, 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ HEADS = {
     "none": "",
 }
 _AUTO = {"seq2seq_lm": "AutoModelForSeq2SeqLM"}  # where the class is not called after the models
+
+
+MOST_LAYERS = 1000
+_LAYER = re.compile(r"(^|\.)(layers?|blocks?|h)\.\d+\.")  # in the names of a layer's weights
 
 
 class MissingHead(KdzooError):
@@ -59,7 +64,9 @@ def load_model(
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with seeded(seed), _quiet():
-            check_attention(AutoConfig.from_pretrained(name, trust_remote_code=False), name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            check_attention(config, name)
+            check_size(config, name)
             model, report = class_of(head).from_pretrained(
                 name,
                 use_safetensors=True,
@@ -88,10 +95,37 @@ def load_model(
         raise KdzooError(f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}")
     if missing := [key for key in report["missing_keys"] if _in_encoder(key, model)]:
         raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
+    if left := [key for key in report["unexpected_keys"] if _LAYER.search(key)]:
+        raise KdzooError(
+            f"{name!r} holds weights of layers that its config.json has no place for, first of them {sorted(left)[0]}; "
+            "put back the configuration that it was saved with"
+        )
     if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
         what = {"classifier": "classification", "masked_lm": "masked-language-model"}.get(head, head)
         raise MissingHead(f"the model {name!r} has no {what} head")
     return model
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or a hub name.
+
+    Raises:
+        KdzooError: there is none, or it says no length that it could read.
+    """
+    from transformers import AutoTokenizer
+
+    name = str(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a file of another form shows as an error of any kind; tokenizers raises Exception
+        raise KdzooError(f"no tokenizer at {name!r}: {why_not(name, error)}") from None
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
+        raise KdzooError(
+            f"the tokenizer at {name!r} has model_max_length={longest!r}; correct it in its tokenizer_config.json: "
+            "the most tokens that the model reads"
+        )
+    return tokenizer
 
 
 def check_attention(config: Any, name: str) -> None:
@@ -108,6 +142,30 @@ def check_attention(config: Any, name: str) -> None:
                 f"the configuration of {name!r} asks for the attention {asked!r}, which is code from the hub, and "
                 "kdzoo runs none; remove attn_implementation from its config.json"
             )
+
+
+def check_size(config: Any, name: str) -> None:
+    """Refuse a configuration of more layers or weights than can be made, before anything is.
+
+    Raises:
+        KdzooError: names the sizes.
+    """
+
+    def size(*fields: str) -> int:
+        found = (getattr(config, field, None) for field in fields)
+        return next((value for value in found if isinstance(value, int) and not isinstance(value, bool)), 0)
+
+    layers, width = size("num_hidden_layers"), size("hidden_size")
+    of_layer = width * (4 * width + 2 * size("intermediate_size"))
+    of_tables = (size("vocab_size") + size("max_position_embeddings")) * size("embedding_size", "hidden_size")
+    weights = size("num_hidden_groups", "num_hidden_layers") * of_layer + of_tables  # ALBERT's groups share theirs
+    memory = machine_memory()
+    if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
+        raise KdzooError(
+            f"the configuration of {name!r} is of {layers} layers of width {width} and {weights:.1e} weights, "
+            f"{4 * weights / 1e9:,.0f} GB, and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take a smaller "
+            f"model (of at most {MOST_LAYERS} layers)"
+        )
 
 
 def machine_memory() -> int | None:

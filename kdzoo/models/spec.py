@@ -16,7 +16,18 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
 from kdzoo.models.heads import num_layers, unwrap
 from kdzoo.models.labels import check_config, in_task_order, unnamed
-from kdzoo.models.loading import auto_class, check_attention, class_of, load_model, machine_memory, seeded, why_not
+from kdzoo.models.loading import (
+    MOST_LAYERS,
+    auto_class,
+    check_attention,
+    check_size,
+    class_of,
+    load_model,
+    load_tokenizer,
+    machine_memory,
+    seeded,
+    why_not,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +46,6 @@ TOKENIZER_FILES = (
     "spm.model",
 )
 _OPTIONS = ("heads", "ffn")
-MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,7 @@ class ModelSpec:
         try:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
             check_attention(config, self.path)
+            check_size(config, self.path)
             return config
         except KdzooError:
             raise
@@ -176,18 +187,13 @@ class ModelSpec:
         Raises:
             KdzooError: it has none, or one that does not fit its weights.
         """
-        from transformers import AutoTokenizer
-
         assert self.path is not None
         if self.folder is not None and not self.has_tokenizer:
             raise KdzooError(
                 f"{self.path!r} has no tokenizer files ({', '.join(TOKENIZER_FILES[:4])} ...); copy those it was "
                 "trained with into it, with tokenizer.save_pretrained"
             )
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except Exception as error:  # as above; tokenizers raises Exception itself
-            raise KdzooError(f"no tokenizer at {self.path!r}: {why_not(self.path, error)}") from None
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.path)
         entries = getattr(self.config, "vocab_size", None)
         if entries is not None and len(tokenizer) > entries:
             raise KdzooError(

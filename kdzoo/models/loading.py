@@ -163,8 +163,8 @@ def check_size(config: Any, name: str) -> None:
     if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
         raise KdzooError(
             f"the configuration of {name!r} is of {layers} layers of width {width} and {weights:.1e} weights, "
-            f"{4 * weights / 1e9:,.0f} GB, and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take a smaller "
-            f"model (of at most {MOST_LAYERS} layers)"
+            f"{4 * weights / 1e9:,.0f} GB, and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take "
+            f"a smaller model (of at most {MOST_LAYERS} layers)"
         )
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +28,7 @@ from kdzoo.errors import KdzooError
 
 SUFFIX = ".jsonl.gz"
 CONFIG = "config.json"
+LONGEST = 2**28  # characters of a line, which is one record
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def unpack(path: Path, folder: Path) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KdzooError(f"{folder} is there already; name a folder that is not, to unpack {path} into")
     study = read_study(path)
+    if not study.records:
+        raise KdzooError(f"{path} holds no records to unpack")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_folder(folder.parent, folder.name)
     try:
@@ -148,13 +152,18 @@ def unpack(path: Path, folder: Path) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and content of each file that was packed."""
-    number = 0
+    number, seen = 0, set[str]()
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, LONGEST), ""), 1):
+                if len(line) == LONGEST:  # a small file may hold one that fills the memory
+                    raise KdzooError(f"line {number} of {path} has over {LONGEST} characters; pack its folder again")
                 entry = json.loads(line)
                 if not (isinstance(entry, dict) and isinstance(entry.get("data"), dict) and _named(entry.get("file"))):
                     raise KdzooError(f"line {number} of {path} is no file of a comparison; pack its folder again")
+                if entry["file"] in seen:
+                    raise KdzooError(f"line {number} of {path} is {entry['file']} a second time; pack its folder again")
+                seen.add(entry["file"])
                 yield entry["file"], entry["data"]
     except KdzooError:
         raise

@@ -571,6 +571,25 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
         {"labels": "a,c"},
         ("row 2", "label 'b' is none of d's: 0 (a), 1 (c)"),
     ),
+    "half a letter": (
+        {"d.jsonl": "".join(json.dumps({"text": f"a {row}\ud800", "label": row % 2}) + "\n" for row in range(20))},
+        {},
+        ("d.jsonl, row 1, column 'text': half of a letter",),
+    ),
+    "half a letter in a label": (
+        {
+            "d.jsonl": "".join(
+                json.dumps({"text": f"a {row}", "label": "x\ud800"[: row % 2 + 1]}) + "\n" for row in range(20)
+            )
+        },
+        {},
+        ("d.jsonl", "half of a letter"),
+    ),
+    "a separator of labels that are none": (
+        {"d.csv": HEAD + GOOD},
+        {"label-separator": ";"},
+        ("d: a label separator",),
+    ),
     "GLUE's name": ({"rte.csv": HEAD + GOOD}, {}, ("'rte' is one of kdzoo's own", "rename the file")),
 }
 

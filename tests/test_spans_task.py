@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import ROWS, Commands, records
+from hostile import models
 from tasks_by_unit import compared, losses, made, model, trainer
 
 import kdzoo
@@ -295,6 +296,7 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
         ({"answers": [{"text": "Anna1", "answer_start": 900}]}, "answer_start 900 is no place"),
         ({"question": " "}, "the question is empty"),
         ({"id": "0-0"}, "two questions have the id '0-0'"),
+        *models.SQUAD.values(),
     ],
 )
 def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, broken: dict[str, Any], says: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +15,10 @@ import own_data
 import pytest
 import torch
 from command_line import Commands
+from hostile import models
 
 from kdzoo.bench.runs import exporting
-from kdzoo.bench.runs.predicting import _named
+from kdzoo.bench.runs.predicting import _named, _trained_with
 
 
 @pytest.fixture
@@ -105,6 +108,57 @@ def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path
     table = tmp_path / "t.csv"
     table.write_text("a\nx\n")
     commands.fails("predict", tmp_path / "tokens", table, says=("BertForTokenClassification", "whole rows"))
+
+
+@pytest.mark.parametrize(("name", "content", "says"), models.STUDENTS, ids=lambda case: ascii(case)[:40])
+def test_a_folder_of_somebody_else_is_taken_as_it_says_or_refused(
+    name: str, content: str | dict[str, Any], says: str, student: Path, commands: Commands, tmp_path: Path
+) -> None:
+    shutil.copytree(student, tmp_path / "m", ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = tmp_path / "m" / name
+    path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content))
+    table = own_data.write(tmp_path / "new.csv", own_data.made(2))
+    commands.fails("predict", tmp_path / "m", table, "--text", "text", says=(says,))
+
+
+@pytest.mark.parametrize("fields", [{"hidden_act": "nope"}, {"num_attention_heads": 0}, {"architectures": 5}])
+def test_such_a_teacher_is_refused_before_anything_runs(
+    fields: dict[str, Any], student: Path, commands: Commands, tmp_path: Path
+) -> None:
+    shutil.copytree(student, tmp_path / "m", ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    data = own_data.write(tmp_path / "rows.csv", own_data.made(48))
+    own = ("--data", data, "--text", "text", "--label", "topic", "--student", "1x16,heads=2", "--max-length", "16")
+    ran = commands(
+        "compare", *own, "--methods", "kd", "--teacher", tmp_path / "m", "--out", tmp_path / "out", "--dry-run"
+    )
+    assert ran.code in (0, 2) and "unexpected" not in ran.err, ran
+    assert ran.code == 2 or fields == {"architectures": 5}, "which says only what it was saved from"
+
+
+def test_weights_that_give_no_numbers_predict_nothing(student: Path, commands: Commands, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(student, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    save_file(weights | {"classifier.bias": torch.full_like(weights["classifier.bias"], torch.nan)},
+              tmp_path / "m" / "model.safetensors", {"format": "pt"})  # fmt: skip
+    table = own_data.write(tmp_path / "new.csv", own_data.made(2))
+    commands.fails("predict", tmp_path / "m", table, "--text", "text", says=("gives no numbers", "NaN"))
+
+
+def test_a_comparisons_student_reads_as_it_was_trained(student: Path, tmp_path: Path) -> None:
+    shared = {"own_tasks": {"mine": {"columns": ["text"]}}, "budget": {"max_length": 16}}
+    for configuration, trained in (
+        ({"task": "mine", "shared": shared}, (("text",), 16)),
+        ({"own_task": {"columns": ["text", "second"]}, "budget": {"max_length": 8}}, (("text", "second"), 8)),
+        ({"own_task": {"columns": 5}, "budget": {"max_length": "x"}}, ((), None)),
+        ({"own_task": [], "budget": 5}, ((), None)),
+        ([], ((), None)),
+    ):
+        (tmp_path / "record.json").write_text(json.dumps({"configuration": configuration}))
+        assert _trained_with(tmp_path) == trained
 
 
 def config(kind: str | None, *names: str) -> Any:

@@ -173,7 +173,9 @@ def _trained_with(student: Path) -> _Trained:
             inner = inner.get(name) if isinstance(inner, dict) else None
         return inner
 
-    columns, length = of("own_task", "columns"), of("budget", "max_length")
+    # Beside a comparison's student what its cells share is in a part of its own.
+    columns = of("own_task", "columns") or of("shared", "own_tasks", str(of("task")), "columns")
+    length = of("budget", "max_length") or of("shared", "budget", "max_length")
     named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
     return _Trained(tuple(columns) if named else (), length if counted else None)

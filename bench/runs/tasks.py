@@ -65,16 +65,13 @@ def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, na
         return Asked(tuple(names), str(data), tuple(notes))
     from kdzoo.tasks.own import from_data
 
-    if columns.get("kind") in SEQUENCES and columns.get("label_separator") is not None:
-        raise KdzooError(f"--label-separator parts several labels of a row, which --kind {columns['kind']} has not")
-
     if names:
         raise KdzooError(
             f"--data {_short(data)} is data of your own, so {', '.join(names)} has no source; describe your data in a "
             "YAML file, name that in --tasks too, and give --data for the others"
         )
     told = {option: value for option, value in columns.items() if option != "label_separator"}
-    own = from_data(data, separator=columns.get("label_separator") or "|", name=name, **told)
+    own = from_data(data, separator=columns.get("label_separator"), name=name, **told)
     return Asked((register_task(own.task).name,), _short(data), own.notes)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
 from kdzoo.models.heads import num_layers, unwrap
 from kdzoo.models.labels import check_config, in_task_order, unnamed
@@ -212,7 +212,13 @@ class ModelSpec:
     def has_head(self, head: Head) -> bool:
         """Whether what is loaded has a head of that kind."""
         suffix = class_suffix(head)
-        return self.path is not None and any(name.endswith(suffix) for name in self.config.architectures or [])
+        return self.path is not None and any(name.endswith(suffix) for name in self.architectures)
+
+    @property
+    def architectures(self) -> list[str]:
+        """The classes of transformers that it was saved from, as its configuration says."""
+        said = self.config.architectures or []
+        return [str(name) for name in (said if isinstance(said, (list, tuple)) else [said])]
 
     def check_head(self, head: Head) -> None:
         """Refuse a teacher without the task's head, which would teach the noise of a new one.
@@ -223,7 +229,7 @@ class ModelSpec:
         if self.is_size:
             raise KdzooError(f"a teacher of size {self} has learned nothing yet; train it with: kdzoo finetune")
         if not self.has_head(head):
-            architecture = ", ".join(self.config.architectures or []) or "unknown architecture"
+            architecture = ", ".join(self.architectures) or "unknown architecture"
             raise KdzooError(
                 f"the teacher {self.text!r} ({architecture}) has no {_HEAD_NAMES.get(head.auto_class, 'such')} head "
                 "to learn from; fine-tune it on the task first: kdzoo finetune"
@@ -300,8 +306,14 @@ class ModelSpec:
         else:
             self.check_labels(task)
             config = type(self.config).from_dict({**self.config.to_dict(), **head.config})
-        with torch.device("meta"):
-            return class_of(head.auto_class).from_config(config, trust_remote_code=False)
+        try:
+            with torch.device("meta"):
+                return class_of(head.auto_class).from_config(config, trust_remote_code=False)
+        except Exception as error:  # of another form than its model's shows as an error of any kind
+            if self.is_size or out_of_memory(error):
+                raise
+            why = f"{type(error).__name__}: {why_not(str(self.path), error)}"
+            raise KdzooError(f"the configuration of {self.path!r} makes no model: {why}") from None
 
     def check_labels(self, task: Task) -> list[int] | None:
         """Refuse a head for other labels than the task's; where each of those stands among its own.

@@ -16,6 +16,7 @@ from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number
 from kdzoo.tasks.metrics import get_metric
 from kdzoo.tasks.own_reading import Table, tables_of
 from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
+from kdzoo.tasks.reading import half_letters
 from kdzoo.tasks.sources.rows import checked
 from kdzoo.tasks.splitting import held_out, leaks
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_CLASSES = 20  # distinct integers that are still classes, and not numbers
+SEPARATOR = "|"  # of several labels in one text, unless another is given
 MERGED = "labels"  # the column of several labels that stood in columns of their own
 
 
@@ -47,7 +49,7 @@ def from_data(
     kind: str | None = None,
     labels: Sequence[str] | None = None,
     metric: str | Sequence[str] | None = None,
-    separator: str = "|",
+    separator: str | None = None,
     name: str | None = None,
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -64,7 +66,7 @@ def from_data(
             ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`).
         labels: their names in order; found from the training rows when None.
         metric: what it is measured by; names of `kdzoo.tasks.metrics`, or ``package.module:function``.
-        separator: what parts several labels in one text.
+        separator: what parts several labels in one text; ``"|"`` when None.
         name: the task's; the file's stem or the folder's name when None.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
@@ -75,6 +77,8 @@ def from_data(
     check_kind(kind, KINDS)
     texts, columns = _listed(text), _listed(label)
     if kind in SEQUENCES:
+        if separator is not None:
+            raise KdzooError(f"a label separator parts several labels of a row, which {kind} have not; leave it out")
         told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
     tables, unused = tables_of(data, texts, columns, splits)
@@ -82,19 +86,27 @@ def from_data(
     _check_columns(tables, texts, columns)
     if len(columns) > 1:
         tables, columns, labels = _several_columns(tables, columns, kind, labels)
-    found = kind or _kind(tables["train"], columns, separator)
+    parting = separator or SEPARATOR
+    found = kind or _kind(tables["train"], columns, parting)
+    if separator is not None and found != "multilabel":
+        raise KdzooError(
+            f"{title}: a label separator parts several labels of a row, and the kind is {found}; leave it out, or set "
+            "the kind to multilabel"
+        )
     if found == "regression" and labels:
         raise KdzooError(f"{title}: numbers have no labels; leave --labels out, or set --kind classification")
     names: tuple[str, ...] = ()
     if found != "regression":
-        names = _listed(labels) or _names(tables["train"], columns[0], found, separator)
+        names = _listed(labels) or _names(tables["train"], columns[0], found, parting)
+    if half_letters(names):
+        raise KdzooError(f"{tables['train'].origin}: a label holds half of a letter (a surrogate by itself); rename it")
     task = Classification(
         name=title,
         columns=texts,
         labels=names,
         kind=found,
         label_columns=columns,
-        separator=separator,
+        separator=parting,
         headline=(),
         metrics=_listed(metric),
         test_split="test" if "test" in tables else None,

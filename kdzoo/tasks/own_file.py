@@ -49,9 +49,9 @@ class OwnFile(BaseModel):
     kind: str | None = None
     labels: list[str] | None = None
     metrics: str | list[str] | None = None
-    label_separator: str = Field(default="|", min_length=1)
+    label_separator: str | None = Field(default=None, min_length=1)
     splits: dict[str, str] = {}
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="before")
     @classmethod

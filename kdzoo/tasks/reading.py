@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kdzoo.errors import KdzooError
 
@@ -35,6 +37,11 @@ def check_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no plain file"
         raise KdzooError(f"{path} is {what}; name a file, and where it is a pipe, what comes out of it written to one")
+
+
+def half_letters(value: Any) -> bool:
+    """Whether a value of text, or of lists of it, holds a surrogate by itself, which JSON can say and UTF-8 cannot."""
+    return any("\ud800" <= letter <= "\udfff" for letter in json.dumps(value, ensure_ascii=False, default=str))
 
 
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:

@@ -95,7 +95,9 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
                     question = _question(entry, paragraph["context"], f"{path}, question {entry['id']!r}")
                     if found.setdefault(question.id, question) is not question:
                         raise KdzooError(f"{path}: two questions have the id {question.id!r}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except KdzooError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         after = f" after question {next(reversed(found))!r}" if found else ""
         raise KdzooError(f"{path}{after}: not in SQuAD's form (data, paragraphs, qas): {error!r}") from None
     if not found:
@@ -104,7 +106,11 @@ def read_squad(path: str | os.PathLike[str]) -> list[Question]:
 
 
 def _question(entry: dict[str, Any], context: str, where: str) -> Question:
-    impossible = bool(entry.get("is_impossible", False))
+    impossible, times = entry.get("is_impossible", False), entry.get("occurrences", 1)
+    if not isinstance(impossible, bool):
+        raise KdzooError(f"{where}: is_impossible is {impossible!r}; it is true or false")
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise KdzooError(f"{where}: occurrences is {times!r}; it is a whole number of 1 or more")
     answers = [] if impossible else entry["answers"]
     texts = tuple(answer["text"] for answer in answers)
     starts = tuple(answer["answer_start"] for answer in answers)
@@ -116,7 +122,7 @@ def _question(entry: dict[str, Any], context: str, where: str) -> Question:
         raise KdzooError(f'{where}: no answer; a question without one needs "is_impossible": true')
     for text, start in zip(texts, starts, strict=True):
         check_answer(context, text, start, where)
-    return Question(entry["id"], entry["question"], context, texts, starts, int(entry.get("occurrences", 1)))
+    return Question(entry["id"], entry["question"], context, texts, starts, times)
 
 
 def check_answer(context: str, text: Any, start: Any, where: str) -> None:

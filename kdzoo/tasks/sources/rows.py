@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
+from kdzoo.tasks.reading import half_letters
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +39,16 @@ def checked(task: Task, origin: str, columns: Mapping[str, Sequence[Any]]) -> Da
                 parsed[column].append(value)
         except KdzooError as error:
             raise KdzooError(f"{origin}, row {row + 1}, {error}") from None
-    return Dataset.from_dict(parsed, features=task.features())
+    try:
+        return Dataset.from_dict(parsed, features=task.features())
+    except UnicodeEncodeError:
+        row, column = next(
+            (row, c) for c, of in parsed.items() for row, value in enumerate(of, 1) if half_letters(value)
+        )
+        raise KdzooError(
+            f"{origin}, row {row}, column {column!r}: half of a letter (a surrogate by itself), which is no text; save "
+            "the data as UTF-8"
+        ) from None
 
 
 def of_arrow(task: Task, origin: str, dataset: Dataset) -> Dataset:

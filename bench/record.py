@@ -79,6 +79,7 @@ class _Record(_Strict):
     one_class: bool = False
     guess: dict[str, Any] = {}
     test: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     rows: dict[str, _Count] = {}
     step_seconds: dict[str, _Number] = {}
     inference: dict[_Batch, dict[str, _Number]] = {}

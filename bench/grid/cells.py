@@ -31,15 +31,7 @@ from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache
 
 # Of a recipe; no cell depends on them.
-UNUSED = {
-    "title",
-    "citation",
-    "general",
-    "student",
-    "training",
-    "notes",
-    "tunable",
-}  # of a recipe; no cell depends on them
+UNUSED = {"title", "citation", "general", "student", "training", "notes", "tunable"}
 
 
 class Cells:
@@ -87,7 +79,7 @@ class Cells:
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._of_students_by_task: dict[str, DatasetDict] = {}
-        self._for_trials: dict[str, DatasetDict] = {}
+        self._in_two: dict[str, DatasetDict] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
     def method(self, job: Job) -> tuple[Recipe, Budget]:
@@ -150,6 +142,7 @@ class Cells:
         (recipe, budget), teacher = self.method(job), self._teacher(task)
         cache, methods, _ = self.cache(task)
         name, trial = parted(job[1])
+        best = self.settings.keep == "best"
         kept = self.path(self.student_part(job)) if self.settings.save_students != "none" and trial is None else None
         with self.records.building(kept) if kept is not None else nullcontext() as scratch:
             outcome = train(
@@ -157,7 +150,8 @@ class Cells:
                 teacher if recipe.needs_teacher else None,
                 recipe,
                 cache=cache if name in methods else None,
-                evaluations=self.settings.evaluations if trial is None else 0,
+                evaluations=self.settings.evaluations if trial is None or best else 0,
+                held_out=self._held_out(task) if best else None,
                 budget=budget,
                 folder=self.records.folder / "work",
                 keep=scratch,
@@ -237,7 +231,7 @@ class Cells:
             "data": rows,
             "_tokenized_tasks": {},
             "_of_students_by_task": {},
-            "_for_trials": {},
+            "_in_two": {},
             "_teachers": {},
         }
 
@@ -316,16 +310,26 @@ class Cells:
         """The splits of a training: a trial's are all cut from the training rows."""
         if method == TEACHER:
             return self._tokenized(task)
-        if parted(method)[1] is None:
-            return self._of_students(task)
-        if task.name not in self._for_trials:
+        if parted(method)[1] is not None:
+            return self._cut(task)
+        if self.settings.keep == "best":
+            return DatasetDict({**self._of_students(task), "train": self._cut(task)["train"]})
+        return self._of_students(task)
+
+    def _held_out(self, task: Task) -> DatasetDict:
+        """The training rows that are held out, under a validation split's name."""
+        return DatasetDict({split: rows for split, rows in self._cut(task).items() if split != "train"})
+
+    def _cut(self, task: Task) -> DatasetDict:
+        """The training rows in two: those that are trained on, and those held out, which stand for validation."""
+        if task.name not in self._in_two:
             parts = zip(
                 ("train", task.validation_splits[0]), task.held_out(self.data[task.name]["train"], SEED), strict=True
             )
-            self._for_trials[task.name] = DatasetDict(
+            self._in_two[task.name] = DatasetDict(
                 {split: self.encoder.for_students(task, rows) for split, rows in parts}
             )
-        return self._for_trials[task.name]
+        return self._in_two[task.name]
 
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
@@ -356,8 +360,8 @@ class Cells:
         if method == TEACHER:
             return total_steps(self.settings.teacher_budget, len(self.data[name]["train"]))
         _, budget = self.method((name, method, seed))
-        if parted(method)[1] is not None:
-            return total_steps(budget, len(self._rows(self.tasks[name], method)["train"]))
+        if parted(method)[1] is not None or self.settings.keep == "best":
+            return total_steps(budget, len(self._cut(self.tasks[name])["train"]))
         return total_steps(budget, len(self.data[name]["train"]) * (1 + self.settings.augment))
 
 

@@ -114,6 +114,8 @@ class Comparison:
         self.work = Cells(settings, self.records, self.recipes, (teacher, student), self.tasks, encoder, trackers)
         self.work.data = data
         self.check(leave_out=leave_out or ALL in settings.methods)
+        if settings.keep == "best":
+            self._check_choice()
         self.records.check_contents(contents_of(teacher, student, self.work.data))
 
     def check(self, *, leave_out: bool) -> None:
@@ -155,6 +157,15 @@ class Comparison:
                     if issubclass(warning.category, KdzooWarning):
                         self._say(f"{task.name:<6} {name:<{self._wide}} warning: {warning.message}")
 
+    def _check_choice(self) -> None:
+        """Refuse trainings of one step, of which there are no weights to choose among."""
+        for task, method, seed in self.cells():
+            if (steps := self.work.steps(task.name, method, seed)) < 2:
+                raise KdzooError(
+                    f"{method} on {task.name}: --keep best has nothing to choose among in {steps} step; train longer, "
+                    "or leave it out"
+                )
+
     def cells(self) -> Iterator[tuple[Task, str, int]]:
         """The grid, task by task, seed by seed, so that the first rows of the table fill early."""
         for task in self.tasks:
@@ -169,8 +180,9 @@ class Comparison:
         count = len(self.settings.seeds)
         seeds = "one seed" if count == 1 else f"mean ± std over {count} seeds"
         tuned = f", tuned with {self.settings.tune} trials a method" if self.settings.tune else ""
+        kept = ", the best weights on held-out training rows kept" if self.settings.keep == "best" else ""
         models = f"teacher {self.settings.teacher}, student {self.settings.student}"
-        return f"Validation scores, {seeds}; {models}; {self.settings.trained}{tuned}"
+        return f"Validation scores, {seeds}; {models}; {self.settings.trained}{tuned}{kept}"
 
     def run(
         self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False

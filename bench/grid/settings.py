@@ -35,9 +35,15 @@ QUICKSTART: dict[str, Any] = {
 
 
 AXES = {"tasks", "methods", "seeds"}
-MEASURING = {"evaluations", "cache_folder", "cache_limit", "save_students"}  # no score depends on them
+MEASURING = {
+    "evaluations",
+    "cache_folder",
+    "cache_limit",
+    "save_students",
+}  # no score depends on them, but see --keep best
 # Left out of the records while they are at their defaults.
 OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first", "tune"}
+OPTIONAL |= {"keep"}
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
 FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
 
@@ -93,6 +99,8 @@ class Settings(Distilled):
     """Keep the teachers' activations there; in OUT/cache by default."""
     cache_limit: float = Field(default=1.0, ge=0)
     """Most gigabytes of them a task; where a method needs more, the teacher runs live; 0: none."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights: 'last', or 'best' on a tenth of the training rows, held out and scored --evaluations times."""
     save_students: Literal["none", "best", "all"] = "none"
     """Keep the trained students in OUT/students: the best seed of each method and task, or all."""
     overrides: tuple[str, ...] = ()
@@ -123,6 +131,13 @@ class Settings(Distilled):
             return "each recipe's own training"
         return f"one budget but for {', '.join(dict.fromkeys(own))}" if own else "one budget for all"
 
+    def idle(self) -> str:
+        if self.keep == "best" and not self.evaluations:
+            return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"
+        if self.keep == "best" and self.augment:
+            return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
+        return super().idle()
+
     def _idle_cache(self) -> str:
         if not self.cache_limit and (given := self.changed("cache_folder", "cache_precision")):
             return f"{given[0]} is about a cache, and --cache-limit 0 is for none; leave one of them out"
@@ -130,7 +145,9 @@ class Settings(Distilled):
 
     def shared(self) -> dict[str, Any]:
         """What all cells have in common and depend on: neither the axes of the grid nor what changes no result."""
-        found = self.model_dump(mode="json", exclude={*AXES, *MEASURING})
+        # The best weights depend on how often they were looked at.
+        aside = MEASURING - {"evaluations"} if self.keep == "best" else MEASURING
+        found = self.model_dump(mode="json", exclude={*AXES, *aside})
         return {name: value for name, value in found.items() if name not in OPTIONAL or name in self._changed()}
 
     def _changed(self) -> set[str]:

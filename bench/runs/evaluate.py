@@ -109,11 +109,33 @@ def predict(trainer: DistillationTrainer, rows: Dataset) -> Any:
 
 
 class Curve(TrainerCallback):
-    """Takes the score while a model trains, out of the training's time and without touching its random numbers."""
+    """Takes the score while a model trains, out of the training's time and without touching its random numbers.
 
-    def __init__(self, trainer: DistillationTrainer, task: Task, data: DatasetDict, times: int) -> None:
-        self._evaluated = lambda: task.score(evaluated(trainer, task, data).metrics)
+    Args:
+        trainer: which trains.
+        task: what for.
+        data: its encoded splits.
+        times: how often, at even distances; the last score is taken in the end, by others.
+        held_out: training rows that are not trained on, under the name of a validation split: the weights that score
+            best on them are those that the model has after `keep_best`. Without them it keeps the last.
+
+    Attributes:
+        points: ``step``, ``seconds`` of training until then, ``score``; with rows held out, the score on these too.
+        paused: the seconds that all this took while it trained.
+    """
+
+    def __init__(
+        self,
+        trainer: DistillationTrainer,
+        task: Task,
+        data: DatasetDict,
+        times: int,
+        held_out: DatasetDict | None = None,
+    ) -> None:
+        self._score = lambda rows: task.score(evaluated(trainer, task, rows).metrics)
+        self._model, self._data, self._held_out = trainer.student, data, held_out
         self._stopwatch, self._times = trainer.stopwatch, times
+        self._best: tuple[float, int, dict[str, torch.Tensor]] | None = None
         self.points: list[dict[str, float]] = []
         self.paused = 0.0
 
@@ -127,9 +149,37 @@ class Curve(TrainerCallback):
         if state.global_step not in self._at or not 0 < state.global_step < state.max_steps:
             return
         now = time.perf_counter()
-        with torch.random.fork_rng():
-            score = self._evaluated()
-        self.points.append({"step": state.global_step, "seconds": now - self._start - self.paused, "score": score})
+        self._take(state.global_step, now - self._start - self.paused)
         model.train()
         self.paused += time.perf_counter() - now
         self._stopwatch.start()
+
+    def _take(self, step: int, seconds: float) -> None:
+        """A point of the curve, and the weights where none did better on the rows held out."""
+        with torch.random.fork_rng():
+            point: dict[str, float] = {"step": step, "seconds": seconds, "score": self._score(self._data)}
+            if self._held_out is not None:
+                point["held_out"] = score = self._score(self._held_out)
+                if self._best is None or score > self._best[0]:
+                    weights = {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
+                    self._best = score, step, weights
+        self.points.append(point)
+
+    def keep_best(self, step: int, seconds: float) -> dict[str, Any]:
+        """Give the model the weights that did best on the rows held out, the first of those that are level.
+
+        Args:
+            step, seconds: of the whole training, whose last weights take part.
+
+        Returns:
+            Of these weights the ``step`` and the ``score`` on the rows held out; of how many they are the best, and how
+            many rows these are. Empty without such rows, and the model is left as it is.
+        """
+        if self._held_out is None:
+            return {}
+        self._take(step, seconds)
+        assert self._best is not None
+        score, best, weights = self._best
+        self._model.load_state_dict(weights)
+        rows = sum(map(len, self._held_out.values()))
+        return {"step": best, "score": score, "evaluations": len(self.points), "held_out_rows": rows}

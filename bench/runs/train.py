@@ -43,8 +43,10 @@ class Outcome:
         one_class: whether everything predicted is one class.
         guess: ``score`` and ``metrics`` of a constant guess from the training labels; empty where there is none.
         test: ``score``, ``metrics`` and ``rows`` of the test split, scored once; empty where there is none.
-        curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``; the last entry is
-            the final one.
+        curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``, and on training
+            rows held out where there are some; the last entry is of the last weights.
+        kept: where the best weights were kept, see `kdzoo.bench.runs.evaluate.Curve.keep_best`, and how many rows were
+            trained on and held out; empty where the last were.
         samples_per_second: training rows over training time.
         tokens_per_second: their tokens, padding left out, over training time.
         train_seconds: wall time of the training; evaluations and the making of a cache are not in it.
@@ -83,6 +85,7 @@ class Outcome:
     loss_parameters: int
     peak_memory: int
     history: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -102,6 +105,7 @@ def train(
     evaluate_only: bool = False,
     log_gradients: bool = False,
     evaluations: int = 0,
+    held_out: DatasetDict | None = None,
     cache: TeacherCache | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
@@ -124,6 +128,8 @@ def train(
         evaluate_only: leave the training out.
         log_gradients: put the terms' gradient norms and cosines into the history.
         evaluations: how often to take the score while training, at even distances; it changes nothing else.
+        held_out: rows of the training split that are not in ``data``, under a validation split's name; of the weights
+            at each evaluation and at the end, those that score best on them are kept.
         cache: of the teacher's activations.
         callbacks: more of the Trainer's.
         progress: told the steps done and the steps to do, and before them the teacher's rows, where a cache is filled.
@@ -149,7 +155,7 @@ def train(
     )
     if progress is not None:
         trainer.teacher_progress = partial(progress, unit=ROWS)
-    trainer.add_callback(curve := Curve(trainer, task, data, evaluations))
+    trainer.add_callback(curve := Curve(trainer, task, data, evaluations, held_out))
     reset_peak_memory()
     if evaluate_only:
         ran = _Ran(0, 0.0, peak_memory())
@@ -198,13 +204,16 @@ def _outcome(
     into: Path | None,
 ) -> Outcome:
     """Evaluate what was trained, and write it into a folder where there is one."""
+    steps = trainer.state.global_step
+    if kept := curve.keep_best(steps, ran.seconds):
+        kept["train_rows"] = len(data["train"])
     start = time.perf_counter()
     metrics, predictions, references = evaluated(trainer, task, data)
     predicting = time.perf_counter() - start
     if into is not None:
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         trainer.save_model(str(into))
-    student, steps = trainer.student, trainer.state.global_step
+    student = trainer.student
     rows = budget.epochs * len(data["train"]) * ran.steps / max(steps, 1)
     per_second = rows / ran.seconds if ran.seconds else 0.0
     score = task.score(metrics)
@@ -218,7 +227,7 @@ def _outcome(
         one_class=all(task.one_class(values) for values in predictions.values()),
         guess=guessed(task, data, references),
         test=tested(trainer, task, data),
-        curve=[*curve.points, {"step": steps, "seconds": ran.seconds, "score": score}],
+        curve=curve.points if kept else [*curve.points, {"step": steps, "seconds": ran.seconds, "score": score}],
         samples_per_second=per_second,
         tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
         train_seconds=ran.seconds,
@@ -232,6 +241,7 @@ def _outcome(
         loss_parameters=sum(parameter.numel() for parameter in trainer.model.objective.parameters()),
         peak_memory=ran.peak_memory,
         history=trainer.state.log_history,
+        kept=kept,
     )
 
 

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from kdzoo.bench.files import DamagedRecord, _writing, read_json, scratch_folder, write_atomically
-from kdzoo.bench.record import FORMAT, differences, failure_paths, read_config, read_failure, read_record, record_paths
+from kdzoo.bench.record import (
+    FORMAT,
+    differences,
+    failure_paths,
+    read_config,
+    read_failure,
+    read_record,
+    read_trial,
+    record_paths,
+    trial_paths,
+)
 from kdzoo.errors import DistillationFailure, KdzooError, printable
 
 LOCK = ".lock"
@@ -26,6 +36,7 @@ FOLDERS = (
 )
 # What a refused request may have left of these, of which nothing is the result of a training.
 EARLY = (LOCK, "config.json", "run.json", "augmented", "tokenizer", "text")
+READERS = {"failed": read_failure, "trials": read_trial}  # by folder; of the others read_record
 
 
 def check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -193,10 +204,9 @@ class Records:
             KdzooError: for a record of a newer kdzoo.
         """
         lines = []
-        for path in [*record_paths(self.folder), *failure_paths(self.folder)]:
+        for path in [*record_paths(self.folder), *trial_paths(self.folder), *failure_paths(self.folder)]:
             try:
-                read = read_failure if path.parent.name == "failed" else read_record
-                read(path)
+                READERS.get(path.parent.name, read_record)(path)
             except DamagedRecord as error:
                 of_teacher = path.name == "record.json"
                 # Under a name that begins with a dot a teacher is none.

@@ -17,13 +17,17 @@ from kdzoo.bench.record import (
     check_config,
     check_failure,
     check_record,
+    check_trial,
     failure_paths,
     read_config,
     read_failure,
     read_failures,
     read_record,
+    read_trial,
     record_paths,
+    trial_paths,
 )
+from kdzoo.bench.trials import parted
 from kdzoo.errors import KdzooError
 
 SUFFIX = ".jsonl.gz"
@@ -39,11 +43,13 @@ class Study:
         config: what its records have in common; empty where it was not kept.
         records: each task's teacher, then its cells, in the configuration's order of tasks and methods.
         failures: of the trainings that failed.
+        trials: of a tuning, scored on training rows, in the same order.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
 
 
 def is_packed(path: Path) -> bool:
@@ -61,6 +67,7 @@ def read_study(path: Path) -> Study:
     order = study.config.get("order", {})
     tasks, methods = order.get("tasks", []), [TEACHER, *order.get("methods", [])]
     study.records.sort(key=lambda r: (_place(tasks, r["task"]), _place(methods, r["method"]), r["seed"]))
+    study.trials.sort(key=lambda r: (_place(tasks, r["task"]), _place(methods, parted(r["method"])[0]), r["method"]))
     return study
 
 
@@ -72,7 +79,8 @@ def _read_folder(path: Path) -> Study:
     if path.exists() and not path.is_dir():
         raise KdzooError(f"{path} is neither the folder of a comparison nor one packed into a file (*{SUFFIX})")
     records = [read_record(file) for file in record_paths(path)]
-    return Study(read_config(path / CONFIG), records, read_failures(path))
+    trials = [read_trial(file) for file in trial_paths(path)]
+    return Study(read_config(path / CONFIG), records, read_failures(path), trials)
 
 
 def _read_packed(path: Path) -> Study:
@@ -81,6 +89,8 @@ def _read_packed(path: Path) -> Study:
         where = f"{name} in {path}"
         if name == CONFIG:
             study.config.update(check_config(data, where))
+        elif PurePosixPath(name).parts[0] == "trials":
+            study.trials.append(check_trial(data, where, PurePosixPath(name)))
         elif _is_failure(name):
             study.failures.append(check_failure(data, where, PurePosixPath(name)))
         else:
@@ -111,10 +121,11 @@ def pack(folder: Path, out: Path) -> int:
     config = folder / CONFIG
     found = [(CONFIG, read_config(config))] if config.exists() else []
     records = [(path.relative_to(folder).as_posix(), read_record(path)) for path in record_paths(folder)]
+    trials = [(path.relative_to(folder).as_posix(), read_trial(path)) for path in trial_paths(folder)]
     failures = [(path.relative_to(folder).as_posix(), read_failure(path)) for path in failure_paths(folder)]
     lines = [
         json.dumps({"file": name, "data": data}, separators=(",", ":"), sort_keys=True)
-        for name, data in [*found, *records, *failures]
+        for name, data in [*found, *records, *trials, *failures]
     ]
     write_bytes_atomically(out, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
     return len(records)
@@ -183,5 +194,5 @@ def _named(name: Any) -> bool:
         return False
     parts = PurePosixPath(name).parts
     teacher = len(parts) == 3 and parts[0] == "teachers" and parts[2] == "record.json"
-    of_cell = len(parts) == 2 and parts[0] in ("cells", "failed") and parts[1].endswith(".json")
+    of_cell = len(parts) == 2 and parts[0] in ("cells", "trials", "failed") and parts[1].endswith(".json")
     return name == CONFIG or ((teacher or of_cell) and ".." not in parts and "/".join(parts) == name)

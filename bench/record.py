@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
+from kdzoo.bench.trials import MARK
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
@@ -108,6 +109,13 @@ class _Record(_Strict):
         return self
 
 
+class _Trial(_Record):
+    """One training of a tuning, scored on training rows."""
+
+    method: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9_.-]*{MARK}[0-9]+$", max_length=260)]
+    tried: dict[str, _Number] = {}
+
+
 def _form(answer: Any) -> str | None:
     """The form of a row's answer: a number, so many numbers, or what is of words; None for what is no answer."""
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
@@ -153,6 +161,11 @@ def new_record(configuration: dict[str, Any], **found: Any) -> dict[str, Any]:
 def record_paths(folder: Path) -> list[Path]:
     """The files of all records of a comparison's folder, its teachers' first."""
     return sorted(folder.glob("teachers/[!.]*/record.json")) + sorted(folder.glob("cells/*.json"))
+
+
+def trial_paths(folder: Path) -> list[Path]:
+    """The files of the records of a comparison's trials."""
+    return sorted(folder.glob("trials/*.json"))
 
 
 def failure_paths(folder: Path) -> list[Path]:
@@ -238,6 +251,24 @@ def check_record(record: dict[str, Any], where: str, path: PurePath) -> dict[str
         DamagedRecord, KdzooError: as for `read_record`; they name where it is.
     """
     return _called(_complete(record, where, _Record), where, path)
+
+
+def read_trial(path: Path) -> dict[str, Any]:
+    """The record of a trial from its file.
+
+    Raises:
+        DamagedRecord, KdzooError: as for `read_record`.
+    """
+    return check_trial(read_json(path), str(path), path)
+
+
+def check_trial(record: dict[str, Any], where: str, path: PurePath) -> dict[str, Any]:
+    """The record of a trial as it is.
+
+    Raises:
+        DamagedRecord, KdzooError: as for `read_record`; they name where it is.
+    """
+    return _called(_complete(record, where, _Trial), where, path)
 
 
 def _called(record: dict[str, Any], where: str, path: PurePath) -> dict[str, Any]:

@@ -717,3 +717,47 @@ def test_the_front_is_what_nothing_dominates() -> None:
                 if not any(q.x >= p.x and q.y >= p.y and (q.x, q.y) != (p.x, p.y) for q in points)}  # fmt: skip
         assert {(p.x, p.y) for p in best} == kept and len(best) == len(kept)
         assert [p.x for p in best] == sorted(p.x for p in best)
+
+
+def trial(method: str, number: int, right: float, rows: int = 80, **tried: float) -> dict[str, Any]:
+    """A trial whose predictions of the held-out rows are right up to a share of them."""
+    labels = [1.0] * rows
+    answers = [1.0 if place < right * rows else 0.0 for place in range(rows)]
+    return record("sst2", "kd", 0) | {
+        "method": f"{method}#{number}", "score": 100 * right, "predictions": {"validation": answers},
+        "references": {"validation": labels}, "tried": tried,
+    }  # fmt: skip
+
+
+def test_what_tuning_chose_and_gained(tmp_path: Path, commands: Commands) -> None:
+    folder = write(tmp_path / "tuned")
+    (folder / "trials").mkdir()
+    tried = [trial("kd", 0, 0.6), trial("kd", 1, 0.8, learning_rate=3e-4, **{"kd.weight": 0.5}),
+             trial("kd", 2, 0.8, learning_rate=1.0), trial("late", 0, 0.7), trial("late", 1, 0.4, learning_rate=2.0),
+             trial("p_k.d", 1, 0.5, learning_rate=0.001)]  # fmt: skip
+    for made in tried:
+        (folder / "trials" / f"sst2-{made['method']}-0.json").write_text(json.dumps(made))
+    config = json.loads((folder / "config.json").read_text())
+    config["shared"]["tune"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    commands.works("report", folder)
+    page = Page((folder / "report.html").read_text())
+    head, *rows = page.tables["What tuning chose, and what it gained"]
+    assert head == ["method", "task", "trials", "trained with", "its own settings", "what was chosen", "gain"]
+    by_method = {row[0]: row for row in rows}
+    assert by_method["kd"][1:6] == ["sst2", "3", "kd.weight 0.5, learning_rate 0.0003", "60.0", "80.0"]
+    gain, low, _, high = by_method["kd"][6].split()
+    assert float(gain) == 20.0 and 8 < float(low) < 20 < float(high) < 32, "a fifth of 80 rows, give or take"
+    assert by_method["late"][2:] == ["2 of 3", "its recipe's own", "70.0", "70.0", "0.0"]
+    assert by_method["p_k.d"][2:] == ["1 of 3", "learning_rate 0.001", "–", "50.0", "– its own settings failed"]
+    assert "trial-sst2-kd#1-0.json" in page.downloads
+    # Packed and unpacked, and a folder without trials has no such part.
+    commands.works("pack", folder, tmp_path / "tuned.jsonl.gz")
+    commands.works("report", tmp_path / "tuned.jsonl.gz")
+    assert Page((tmp_path / "tuned.html").read_text()).tables["What tuning chose, and what it gained"][1:] == rows
+    commands.works("pack", tmp_path / "tuned.jsonl.gz", tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again" / "trials").iterdir()} == {
+        path.name for path in (folder / "trials").iterdir()
+    }
+    (folder / "trials" / "sst2-kd#1-0.json").write_text(json.dumps(tried[0]))
+    commands.fails("report", folder, says=("kd#0", "which its name does not say"))

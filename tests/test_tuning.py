@@ -12,8 +12,9 @@ from rich.console import Console
 
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import Settings, resolve
-from kdzoo.bench.grid.tuning import RATE, parted, proposals, set_to, space_of, trial_name
+from kdzoo.bench.grid.tuning import RATE, proposals, set_to, space_of
 from kdzoo.bench.runs.budget import Budget
+from kdzoo.bench.trials import parted, trial_name
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.recipe import Recipe
 
@@ -72,6 +73,7 @@ def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: P
         scores = [found[f"sst2-{method}#{trial}-0"]["score"] for trial in (0, 1)]
         best = 1 if scores[1] > scores[0] else 0
         chosen = found[f"sst2-{method}#{best}-0"]["configuration"]
+        assert found[f"sst2-{method}#0-0"]["tried"] == {} and RATE in found[f"sst2-{method}#1-0"]["tried"]
         for seed in (0, 3):
             cell = json.loads((tmp_path / "cells" / f"sst2-{method}-{seed}.json").read_text())
             assert cell["configuration"].get("budget") == chosen.get("budget")

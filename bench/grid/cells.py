@@ -17,11 +17,12 @@ from kdzoo.bench.folder import Records
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
-from kdzoo.bench.grid.tuning import SEED, parted, proposals, set_to
+from kdzoo.bench.grid.tuning import SEED, proposals, set_to
 from kdzoo.bench.progress import Progress
 from kdzoo.bench.record import TEACHER, new_record
 from kdzoo.bench.runs.budget import Budget, total_steps
 from kdzoo.bench.runs.train import Outcome, quiet, train
+from kdzoo.bench.trials import parted
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs
 from kdzoo.models.spec import ModelSpec
@@ -344,7 +345,12 @@ class Cells:
     def _record(self, configuration: dict[str, Any], outcome: Outcome, started: str) -> dict[str, Any]:
         names = ("task", "method", "seed")
         found = asdict(outcome)
-        if parted(configuration["method"])[1] is None and configuration["method"] != TEACHER:
+        name, trial = parted(configuration["method"])
+        if trial is not None:
+            recipe = self.recipes[name]
+            tried = proposals(recipe, self.settings.budget_of(recipe), self.settings.tune)
+            found["tried"] = tried[trial]
+        elif name != TEACHER:
             del found["references"], found["guess"]  # the teacher's record holds them for the whole task
         return new_record(
             configuration,

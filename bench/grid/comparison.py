@@ -20,13 +20,14 @@ from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.running import Grid, Running
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
-from kdzoo.bench.grid.tuning import chosen_of, trial_name
+from kdzoo.bench.grid.tuning import chosen_of
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import TEACHER
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
+from kdzoo.bench.trials import trial_name
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.bench.runs.budget import Budget
+from kdzoo.bench.trials import best_trial, in_words, trial_name
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.recipe import Recipe
 
@@ -13,23 +14,11 @@ if TYPE_CHECKING:
     from kdzoo.bench.grid.cells import Cells
     from kdzoo.tasks import Task
 
-MARK = "#"  # between a method's name and the number of a trial of it; no name holds it
 RATE = "learning_rate"
 WIDER = 5.0  # a rate is sought between a fifth of the budget's and five times as much
 SEED = 0  # of the rows that are held out and of the settings that are tried
 
 Params = dict[str, float]
-
-
-def trial_name(method: str, trial: int) -> str:
-    """How a trial of a method is called in jobs and records."""
-    return f"{method}{MARK}{trial}"
-
-
-def parted(method: str) -> tuple[str, int | None]:
-    """A method's name and the number of its trial; None for a cell that is no trial."""
-    name, _, trial = method.partition(MARK)
-    return name, int(trial) if trial else None
 
 
 def space_of(recipe: Recipe, budget: Budget) -> dict[str, tuple[float, float]]:
@@ -89,9 +78,9 @@ def chosen_of(
                 if record is not None:
                     scores[trial] = float(record["score"])
             if scores:
-                best = max(scores, key=lambda trial: (scores[trial], -trial))
+                best = best_trial(scores)
                 chosen[task.name, method] = tried[best]
-                told = ", ".join(f"{name} {value:g}" for name, value in tried[best].items()) or "its recipe's own"
+                told = in_words(tried[best])
                 gain = f", {scores[best] - scores[0]:+.1f} to its own" if best and 0 in scores else ""
                 say(f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}")
     return chosen

@@ -22,6 +22,7 @@ from kdzoo.bench.report.cells import BASELINE, NOTHING, REACHED, Download, Recor
 from kdzoo.bench.report.findings import Findings, in_prose
 from kdzoo.bench.report.ranking import ranking
 from kdzoo.bench.report.table import csv_table, latex_table, load
+from kdzoo.bench.report.tuning import tuning_table
 from kdzoo.bench.report.uncertainty import LEVEL
 from kdzoo.errors import KdzooError
 
@@ -109,6 +110,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "gains": scores.gain_table(found),
         "behind": scores.behind_table(found),
         "best_two": scores.best_two_table(found),
+        "tuning": tuning_table(found),
         "ranks": scores.rank_part(ranks) if ranks else None,
         "training_plot": costs.training_plot(found),
         "training": costs.training_table(found),
@@ -151,6 +153,7 @@ def _environment(records: list[Record]) -> list[tuple[str, str]]:
 def _downloads(found: Findings) -> Iterator[Download]:
     files = {"config.json": found.config} if found.config else {}
     files |= {f"{r['task']}-{r['method']}-{r['seed']}.json": r for r in found.records}
+    files |= {f"trial-{r['task']}-{r['method']}-{r['seed']}.json": r for r in found.trials}
     files |= {f"failed-{f.get('task')}-{f.get('method')}-{f.get('seed')}.json": f for f in found.failures}
     for name, record in files.items():
         yield Download.of(name, json.dumps(_short(record), separators=(",", ":")), "application/json")

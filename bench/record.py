@@ -301,15 +301,19 @@ def _unfit(kind: type[BaseModel], data: dict[str, Any]) -> list[str]:
     return []
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Which settings differ, in words; mappings and lists of one length are looked into."""
+def differences(old: Any, new: Any) -> list[str]:
+    """Which settings differ, in words; see `differing`."""
+    return [f"{name} is {one!r} there and {other!r} here" for name, one, other in differing(old, new)]
+
+
+def differing(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Which settings differ: name, old and new; mappings and lists of one length are looked into."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
         keys = list(old)
     else:
-        return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
-    return [
-        line for key in keys for line in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-    ]
+        return [] if old == new else [(name, old, new)]
+    found = [differing(old.get(key), new.get(key), f"{name}.{key}" if name else str(key)) for key in keys]
+    return [pair for of in found for pair in of]

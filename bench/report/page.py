@@ -64,6 +64,20 @@ def write_results(path: Path, out: Path | None = None, reach: Mapping[str, float
 
 def html(found: Findings, csv: str, latex: str) -> str:
     """The page, with the tables as CSV and LaTeX within it; a dash stands where records lack a field."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has letters that matplotlib's font lacks
+        parts = _parts(found)
+    tables = [Download.of("results.csv", csv, "text/csv"), Download.of("results.tex", latex, "application/x-tex")]
+    return rendered("report.html.j2", **parts, tables=tables)
+
+
+def rendered(template: str, **parts: Any) -> str:
+    """A page of its template.
+
+    Args:
+        template: its file's name.
+        parts: what it takes, by name.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -72,16 +86,7 @@ def html(found: Findings, csv: str, latex: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has letters that matplotlib's font lacks
-        parts = _parts(found)
-    return environment.get_template("report.html.j2").render(
-        parts,
-        tables=[
-            Download.of("results.csv", csv, "text/csv"),
-            Download.of("results.tex", latex, "application/x-tex"),
-        ],
-    )
+    return environment.get_template(template).render(parts)
 
 
 def _parts(found: Findings) -> dict[str, Any]:

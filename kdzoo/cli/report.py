@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdzoo.bench.files import check_file
-from kdzoo.cli.options import console
+from kdzoo.cli.options import console, said
 from kdzoo.errors import KdzooError
 
 if TYPE_CHECKING:
@@ -18,25 +19,26 @@ if TYPE_CHECKING:
 
 def table(
     folder: Annotated[Path, typer.Argument(help="A comparison (its folder, or packed), or a measurement's record.")],
+    other: Annotated[Path | None, typer.Argument(help="A second comparison, to stand beside the first.")] = None,
+    *,
     markdown: Annotated[bool, typer.Option("--markdown", help="In Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="In LaTeX; a comparison's alone.")] = False,
     against: Annotated[
         str | None, typer.Option(help="A method to give each other's difference to, with its interval.")
     ] = None,
 ) -> None:
-    """The table of a comparison's records, or of what was measured."""
+    """The table of a comparison's records, or of what was measured; of two comparisons, what differs between them."""
     from kdzoo.bench.packed import is_packed
     from kdzoo.bench.record import jobs_of
     from kdzoo.bench.report.table import latex_table, load, markdown_table, terminal_table
 
+    if other is not None:
+        _beside(folder, other, markdown, refused=[*["--latex"] * latex, *["--against"] * (against is not None)])
+        return
     if folder.is_file() and not is_packed(folder):
         if latex or against:
             raise KdzooError(f"--{'latex' if latex else 'against'} is for a comparison")
-        for number, columns in enumerate(_measured(folder)):
-            if markdown:
-                typer.echo(("\n" if number else "") + columns.markdown(), nl=False)
-            else:
-                console.print(columns.terminal())
+        _print(_measured(folder), markdown)
         return
     if latex and markdown:
         raise KdzooError("--latex is not together with --markdown")
@@ -48,6 +50,23 @@ def table(
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         console.print(terminal_table(records, str(folder), against, failed))
+
+
+def _beside(folder: Path, other: Path, markdown: bool, refused: list[str]) -> None:
+    """Two comparisons side by side, on the terminal or in Markdown."""
+    from kdzoo.bench.report.beside import Beside
+
+    if refused:
+        raise KdzooError(f"{refused[0]} is for the table of one comparison, and two are named")
+    _print(Beside(folder, other).columns(), markdown)
+
+
+def _print(tables: Sequence[Columns], markdown: bool) -> None:
+    for number, columns in enumerate(tables):
+        if markdown:
+            typer.echo(("\n" if number else "") + columns.markdown(), nl=False)
+        else:
+            console.print(columns.terminal())
 
 
 def pack(
@@ -92,6 +111,8 @@ def _measured(path: Path) -> list[Columns]:
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A comparison: its folder, or packed.")],
+    other: Annotated[Path | None, typer.Argument(help="A second one, to stand beside the first; with --out.")] = None,
+    *,
     out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
     reach: Annotated[
         list[str] | None,
@@ -99,11 +120,20 @@ def report(
     ] = None,
 ) -> None:
     """The report of a comparison's records, one HTML file; in the folder, with its tables as CSV and LaTeX."""
+    from kdzoo.bench.report.beside import Beside
     from kdzoo.bench.report.page import write_results
 
     scores = dict(_score(text) for text in reach or [])
     if out is not None:
         check_file(out)
+    if other is not None:
+        if out is None or scores:
+            raise KdzooError(
+                "--reach is for the report of one comparison, and two are named" if scores
+                else "a report of two comparisons belongs to neither folder; name its file with --out"
+            )  # fmt: skip
+        said(f"written: {Beside(folder, other).write(out)}")
+        return
     with console.status("drawing the report"):
         files = write_results(folder, out, scores)
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)

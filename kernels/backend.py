@@ -35,6 +35,10 @@ PLAIN: dict[str, int] = {
     "relation_masked": 12288,
 }
 
+# The kernels whose plain form a compiler makes one loop of, together with what stands around it: inside torch.compile
+# an operator of ours would only be in its way. The others' plain forms hold matrices that the operators do not.
+FUSED_BY_COMPILERS = ("cos_nce", "cosine", "divergence", "hidden_mse", "normalized_mse")
+
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -106,10 +110,13 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
 
 
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
-    """Whether a kernel leaves a small tensor on a CPU to plain PyTorch, when no backend is asked for."""
-    if backend != "auto" or os.environ.get(VARIABLE):
+    """Whether a kernel leaves a tensor on a CPU to plain PyTorch, when no backend is asked for: a small one, or any
+    inside torch.compile where the compiler fuses it."""
+    if backend != "auto" or os.environ.get(VARIABLE) or tensor.device.type != "cpu":
         return False
-    return tensor.device.type == "cpu" and tensor.numel() < PLAIN.get(kernel, 0)
+    if kernel in FUSED_BY_COMPILERS and torch.compiler.is_compiling():
+        return True
+    return tensor.numel() < PLAIN.get(kernel, 0)
 
 
 def fits_triton(tensor: Tensor) -> bool:

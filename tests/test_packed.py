@@ -93,7 +93,7 @@ def test_what_cannot_be_packed_or_read(folder: Path, tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("kdzoo.bench.packed.LONGEST", 50)
         packed.write_bytes(gzip.compress(b"".join(whole)))
-        with pytest.raises(KdzooError, match="line 1 of .* has over 50 characters"):
+        with pytest.raises(KdzooError, match=r"line 1 of .* has over 50 characters"):
             read_study(packed)
     packed.write_bytes(gzip.compress(b"".join(whole))[:-20])
     with pytest.raises(KdzooError, match="cannot be read after line"):

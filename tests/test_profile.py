@@ -13,6 +13,7 @@ import torch
 from command_line import Commands
 
 from kdzoo.bench.files import read_json
+from kdzoo.bench.measure import cpu
 from kdzoo.bench.measure import kernels as profile
 from kdzoo.bench.measure.kernels import __main__ as bare
 from kdzoo.bench.measure.kernels import clock, machine, measuring, running
@@ -340,3 +341,21 @@ def test_on_cuda_a_graph_is_timed_and_what_cannot_be_one_is_timed_otherwise() ->
     waiting = clock.durations(lambda: (left.detach() @ left.detach()).sum().item(), device, 0.05)
     assert waiting.clock == "events" and waiting.median > 0.8 * forward.median
     assert 0 < clock.least_time(device, 0.05) < 1e-4
+
+
+def test_losses_on_a_cpu_stand_beside_the_usual_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Commands
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda run: run)  # what it makes of them is its own business
+    small = {"hidden_mse": ("4x8",), "relation": ("2x2x5x4",)}
+    monkeypatch.setattr(cpu, "LOSSES", {name: cpu.LOSSES[name]._replace(shapes=small[name]) for name in small})
+    assert cpu.main([str(tmp_path / "cpu.json"), "--seconds", "0", "--kernels", "hidden_mse,relation"]) == 0
+    record = json.loads((tmp_path / "cpu.json").read_text())
+    for result in record["results"]:
+        first, *others = result["values"].values()
+        assert others == pytest.approx([first] * 3, rel=1e-5), "all compute the same"
+        assert result["ratio"] == pytest.approx(
+            min(result["seconds"][name] for name in ("eager", "compiled")) / result["seconds"]["kdzoo"]
+        )
+    assert "hidden_mse" in commands("table", tmp_path / "cpu.json").out
+    assert cpu.main([str(tmp_path / "cpu.json"), "--kernels", "cosin"]) == 2

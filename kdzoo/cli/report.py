@@ -98,6 +98,10 @@ def _measured(path: Path) -> list[Columns]:
             from kdzoo.bench.measure.kernels import profile_columns
 
             return [profile_columns(record, record["results"])]
+        if "against" in record:
+            from kdzoo.bench.measure.cpu import cpu_columns
+
+            return [cpu_columns(record)]
         if "apart" in record:
             from kdzoo.bench.measure.peers import peers_columns
 

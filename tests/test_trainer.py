@@ -636,6 +636,39 @@ def test_the_first_step_that_broke_is_named(tmp_path: Path) -> None:
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+def named(model: Any, *names: str) -> Any:
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    return model
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_labels_are_matched_by_name(cached: bool, tmp_path: Path) -> None:
+    from kdzoo.training.cache import TeacherCache
+
+    order, names, losses = [2, 0, 1], ("yes", "no", "not given"), []
+    exchanged = named(teacher(), *(names[index].upper().replace(" ", "-") for index in order))
+    with torch.no_grad():
+        for parameter in exchanged.classifier.parameters():
+            parameter.copy_(parameter[order].clone())
+    for place, guide in enumerate((named(teacher(), *names), exchanged)):
+        also = {"cache": TeacherCache(tmp_path / "cache")} if cached else {}
+        objective = Objective([Term("kd"), Term("ce")])
+        made = trainer(
+            tmp_path / str(place), objective=objective, model=named(student(), *names), guide=guide, also=also
+        )
+        made.train()
+        losses.append([entry["loss"] for entry in made.state.log_history if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) > 1
+    other = named(teacher(), "good", "bad", "fine")
+    with pytest.raises(
+        KdzooError, match="that teaches has the labels good, bad, fine and the student has yes, no, not"
+    ):
+        trainer(tmp_path, objective=Objective([Term("kd")]), model=named(student(), *names), guide=other)
+    trainer(tmp_path, objective=Objective([Term("hidden_mse")]), model=named(student(), *names), guide=other)
+    trainer(tmp_path, objective=Objective([Term("kd")]), guide=other)
+
+
 def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(KdzooError, match="the student's vocabulary has 50 entries and the teacher's 99"):
         trainer(tmp_path, "kd", model=student(vocab_size=50))
@@ -649,7 +682,7 @@ def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
 
     answers = BertForQuestionAnswering(student().config)
     with pytest.raises(KdzooError, match="learnt from start_positions and end_positions, and the training set has no"):
-        trainer(tmp_path, objective="hidden_mse", model=answers)
+        trainer(tmp_path, objective=Objective([Term("hidden_mse")]), model=answers)
     with pytest.raises(KdzooError, match="a recipe or an objective, one of them"):
         trainer(tmp_path)
     with pytest.raises(KdzooError, match="'kd' needs a teacher"):

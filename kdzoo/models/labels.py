@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.heads import unwrap
 
 if TYPE_CHECKING:
     from kdzoo.tasks import Head
@@ -19,7 +21,7 @@ def unnamed(found: dict[Any, str] | None) -> bool:
     return not found or all(re.fullmatch(r"LABEL_\d+", str(name)) for name in found.values())
 
 
-def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str) -> list[int] | None:
+def label_order(found: dict[Any, str] | None, head: Head | SimpleNamespace, model: str, task: str) -> list[int] | None:
     """Where each of the task's labels stands among a model's; None where the model's have no names.
 
     Names are compared without regard to case, and with blanks and hyphens as underscores.
@@ -44,6 +46,24 @@ def label_order(found: dict[Any, str] | None, head: Head, model: str, task: str)
             f"{task}'s labels, or set its id2label to their names"
         )
     return [places[_plain(name)] for name in ours]
+
+
+def order_between(student: nn.Module, teacher: nn.Module) -> list[int] | None:
+    """Where each of a student's labels stands among a teacher's; None for the same places, or where one has no names.
+
+    Args:
+        student, teacher: transformers models, wrapped or not.
+
+    Raises:
+        KdzooError: the labels have other names; both lists are given.
+    """
+    ours, theirs = (getattr(unwrap(model).config, "id2label", None) for model in (student, teacher))
+    if unnamed(ours) or unnamed(theirs) or not ours or not theirs or len(ours) != len(theirs):
+        return None
+    places = sorted(ours, key=int)
+    head = SimpleNamespace(config={"id2label": {place: str(ours[key]) for place, key in enumerate(places)}})
+    order = label_order(theirs, head, "that teaches", "the student")
+    return None if order is None or order == sorted(order) else order
 
 
 def check_config(config: Any, head: Head, name: str, task: str) -> list[int] | None:

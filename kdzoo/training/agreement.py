@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.features import LOGITS
 from kdzoo.models.heads import unwrap
+from kdzoo.models.labels import order_between
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.cache import TEACHER_PREFIX
 from kdzoo.training.collated import Collate, given, lengths, same_numbers
@@ -84,6 +86,16 @@ def check_columns(objective: Objective, dataset: Any) -> None:
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"
                 )
+
+
+def label_order(objective: Objective, student: nn.Module, teacher: nn.Module) -> list[int] | None:
+    """Where each of the student's labels stands among the teacher's, whose logits the objective compares by name.
+
+    Raises:
+        KdzooError: both heads name their labels, and otherwise.
+    """
+    compares = any(term.loss_class.needs_teacher and term.feature == LOGITS for term in objective.terms)
+    return order_between(student, teacher) if compares else None
 
 
 def check_length(what: str, most: int | None, taken: Mapping[str, Tensor]) -> None:

@@ -32,7 +32,7 @@ from kdzoo.training.card import model_card
 from kdzoo.training.collated import given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
-from kdzoo.training.labels import COUNTED, check_spans, label_names
+from kdzoo.training.labels import COUNTED, check_spans, in_order, label_names
 from kdzoo.training.order import by_length, staged
 from kdzoo.training.stopwatch import Stopwatch
 
@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         set_seed(args.seed)
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
+        self._label_order = None if self.teacher is None else agreement.label_order(objective, model, self.teacher)
         agreement.check_columns(objective, train_dataset)
         check_spans(model, agreement.columns_of(train_dataset))
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
@@ -235,7 +236,7 @@ class DistillationTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         self.stopwatch.lap("other")
-        teacher = self._run_teacher(inputs)
+        teacher = in_order(self._run_teacher(inputs), self._label_order)
         self.stopwatch.lap("teacher")
         weights = self._shares.pop(0) if self._shares else None
         output = model(

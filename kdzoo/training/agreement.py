@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.features import LOGITS
-from kdzoo.models.heads import unwrap
+from kdzoo.models.heads import answers_spans, logits_by_token, unwrap
 from kdzoo.models.labels import order_between
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.cache import TEACHER_PREFIX
@@ -86,6 +86,38 @@ def check_columns(objective: Objective, dataset: Any) -> None:
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"
                 )
+
+
+def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse heads whose logits are none, or are of something else than those that they are compared with.
+
+    Raises:
+        KdzooError: names the term and the models.
+    """
+    for term in objective.terms:
+        if term.feature != LOGITS:
+            continue
+        both = teacher is not None and term.loss_class.needs_teacher
+        for who, model in [("student", student), *([("teacher", teacher)] if both else [])]:
+            inner = unwrap(model)
+            name, own = type(inner).__name__, type(inner).__module__.startswith("transformers.")
+            if own and name.endswith("Model") and inner.base_model is inner:
+                raise KdzooError(
+                    f"the term {term.name!r} is taken on logits, and the {who} is a {name}, which has no head; take "
+                    "one with the head of your task, such as AutoModelForSequenceClassification's"
+                )
+            if "MultipleChoice" in name:
+                raise KdzooError(f"the {who} is a {name}, and choices among texts are no task that kdzoo distils")
+        if both and _of(student) != _of(teacher):
+            raise KdzooError(
+                f"the term {term.name!r} compares logits, and the student's are those of {_of(student)} and the "
+                f"teacher's of {_of(teacher)}; take two models for one kind of task, or a loss on cls or hidden"
+            )
+
+
+def _of(model: Any) -> str:
+    """What a model gives logits of, in words."""
+    return "starts and ends" if answers_spans(model) else "single tokens" if logits_by_token(model) else "whole rows"
 
 
 def label_order(objective: Objective, student: nn.Module, teacher: nn.Module) -> list[int] | None:

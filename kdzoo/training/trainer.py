@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         set_seed(args.seed)
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
+        agreement.check_heads(objective, model, self.teacher)
         self._label_order = None if self.teacher is None else agreement.label_order(objective, model, self.teacher)
         agreement.check_columns(objective, train_dataset)
         check_spans(model, agreement.columns_of(train_dataset))

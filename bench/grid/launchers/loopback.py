@@ -58,6 +58,6 @@ def _token() -> str:
 def _read_again() -> None:
     """Make Ray, which reads its settings once, see those of the environment."""
     with suppress(Exception):
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         Config.initialize("")

@@ -377,7 +377,7 @@ def watched(folder: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
     home.mkdir()
     command = [sys.executable, "-c", WATCHED, str(Path(__file__).parent), str(begun), str(jobs)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment | {"HOME": str(home)}, **pipes)
+    process = subprocess.Popen(command, env=environment | {"HOME": str(home), "RAY_worker_niceness": "0"}, **pipes)
     try:
         while not begun.exists() and process.poll() is None:
             time.sleep(0.1)

@@ -551,6 +551,17 @@ def test_without_labels_there_are_no_intervals(tmp_path: Path) -> None:
     assert " to " not in of_method(page.tables["Validation scores"], "kd")["average"]
 
 
+def test_one_row_has_no_interval(folder: Path) -> None:
+    def cut(answers: dict[str, list[float]]) -> dict[str, list[float]]:
+        return {split: rows[:1] for split, rows in answers.items()}
+
+    found = [
+        r | {name: cut(r[name]) for name in ("predictions", "references") if name in r} for r in read_records(folder)
+    ]
+    drawn = statistics.Bootstrap(found)
+    assert drawn.score("kd") is drawn.difference("kd", "none") is drawn.retention("kd") is None
+
+
 def test_one_method_and_no_teacher(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "rte-kd-0.json").write_text(json.dumps(record("rte", "kd", 0)))

@@ -305,6 +305,16 @@ def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, broken: di
     kdzoo_command.fails("compare", *given, says=("mine.json", says))
 
 
+@pytest.mark.parametrize("answers", [{"text": ["b"]}, {"text": "b", "answer_start": [2]}, [], None, 5, {}])
+def test_answers_in_another_form(answers: Any, tmp_path: Path) -> None:
+    good = {"question": "q?", "context": "a b c", "answers": {"text": ["b"], "answer_start": [2]}}
+    rows = [good | {"id": str(row)} for row in range(12)]
+    rows[3]["answers"] = answers
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(KdzooError, match="row 4, column 'answers': expected lists text and answer_start"):
+        from_data(tmp_path / "rows.jsonl", kind="spans")
+
+
 def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
     file = squad_file(tmp_path / "mine.json")
     own = ("compare", "--data", file, "--kind", "spans", *SMALL, "--out", tmp_path / "out")

@@ -277,6 +277,9 @@ def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
     own = ("compare", "--data", file, "--kind", "tokens", *SMALL, "--out", tmp_path / "out")
     kdzoo_command.fails(*own, "--metric", "accuracy", says=("accuracy", "for tokens there are entity_f1"))
     kdzoo_command.fails(*own, "--labels", "O,B-PER", says=("row 1", "'I-PER' is none of mine's tags"))
+    (tmp_path / "rows.jsonl").write_text('{"words": ["a"], "tag": ["O"]}\n' * 9)
+    other = (*own[:1], "--data", tmp_path / "rows.jsonl", *own[3:])
+    kdzoo_command.fails(*other, says=("rows.jsonl: no column 'tags' of tags; it has words, tag",))
     kdzoo_command.fails(*own, "--label-separator", ";", says=("--label-separator",))
     glove = tmp_path / "glove.txt"
     glove.write_text("a 0.1\n")

@@ -69,6 +69,9 @@ def from_sequences(
     if kind == "spans":
         task = QuestionAnswering(name, headline=tuple(metric), test_split=test)
     else:
+        if "tags" not in read["train"]:
+            there = ", ".join(read["train"]) or "none"
+            raise KdzooError(f"{sources['train'].origin}: no column {columns[1]!r} of tags; it has {there}")
         _check_tags(sources["train"].origin, read["train"]["tags"])
         found = tuple(labels) or tags_of(read["train"]["tags"])
         task = TokenClassification(name, found, headline=tuple(metric), test_split=test)
@@ -146,9 +149,17 @@ def _squad_columns(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[A
     found = dict(columns)
     answers = found.get("answers")
     if answers and isinstance(answers[0], Mapping) and "starts" not in found:
-        found["starts"] = [[*one["answer_start"]] for one in answers]
-        found["answers"] = [[*one["text"]] for one in answers]
+        found["starts"] = [_answers(row, one, "answer_start") for row, one in enumerate(answers, 1)]
+        found["answers"] = [_answers(row, one, "text") for row, one in enumerate(answers, 1)]
     return found
+
+
+def _answers(row: int, answers: Any, part: str) -> list[Any]:
+    """A part of the hub's answers to a question."""
+    values = answers.get(part) if isinstance(answers, Mapping) else None
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        raise KdzooError(f"row {row}, column 'answers': expected lists text and answer_start, got {answers!r}")
+    return [*values]
 
 
 def _check_tags(origin: str, tags: Iterable[Any]) -> None:

@@ -332,6 +332,7 @@ def test_a_ray_that_listens_elsewhere_is_told_of() -> None:
 def test_a_head_that_is_gone_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     looks = [True, False, True, False, False, False]
+    monkeypatch.setattr(on_ray, "LOOK_SECONDS", 0)
     monkeypatch.setattr(ray, "wait", lambda running, **options: ([], running))
     monkeypatch.setattr(on_ray, "_answers", lambda: looks.pop(0))
     with pytest.raises(DistillationFailure, match=r"head of the Ray cluster does not answer any more; .* goes on"):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 import warnings
 from collections import deque
@@ -65,6 +66,7 @@ class Ray(Launcher):
 
     def __init__(self, address: str | None = None, cpus: float = 1, gpus: float | None = None) -> None:
         self.address, self.cpus, self.gpus = address, cpus, gpus
+        self._looked, self._silent = 0.0, 0  # when, and how often in a row without an answer
         if address is not None and address != "auto":
             _check_port(address)
 
@@ -120,14 +122,15 @@ class Ray(Launcher):
         """
         import ray
 
-        silent = 0
         while True:
             ended, _ = ray.wait(running, num_returns=1, timeout=LOOK_SECONDS)
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._silent = 0 if _answers() else self._silent + 1
+                self._looked = time.monotonic()
+                if self._silent >= SILENT:
+                    raise _Lost("the head of the Ray cluster does not answer any more")
             if ended:
                 return ended[0]
-            silent = 0 if _answers() else silent + 1
-            if silent >= SILENT:
-                raise _Lost("the head of the Ray cluster does not answer any more")
 
     @contextmanager
     def _joined(self) -> Iterator[dict[str, float]]:

@@ -588,7 +588,7 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
     "a separator of labels that are none": (
         {"d.csv": HEAD + GOOD},
         {"label-separator": ";"},
-        ("d: a label separator",),
+        ("d: --label-separator",),
     ),
     "GLUE's name": ({"rte.csv": HEAD + GOOD}, {}, ("'rte' is one of kdzoo's own", "rename the file")),
 }

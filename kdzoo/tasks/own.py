@@ -78,7 +78,7 @@ def from_data(
     texts, columns = _listed(text), _listed(label)
     if kind in SEQUENCES:
         if separator is not None:
-            raise KdzooError(f"a label separator parts several labels of a row, which {kind} have not; leave it out")
+            raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
         told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
     tables, unused = tables_of(data, texts, columns, splits)
@@ -90,7 +90,7 @@ def from_data(
     found = kind or _kind(tables["train"], columns, parting)
     if separator is not None and found != "multilabel":
         raise KdzooError(
-            f"{title}: a label separator parts several labels of a row, and the kind is {found}; leave it out, or set "
+            f"{title}: --label-separator parts several labels of a row, and the kind is {found}; leave it out, or set "
             "the kind to multilabel"
         )
     if found == "regression" and labels:

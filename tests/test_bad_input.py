@@ -192,6 +192,7 @@ GOOD = "sentence\tlabel\n" + "a good film\t1\na bad film\t0\n" * 4
         ("sentence\tlabel\n", GOOD, ("train.tsv", "empty")),
         (GOOD, "sentence\tlabel\n", ("validation.tsv", "empty")),
         ("", GOOD, ("train.tsv", "no column 'sentence'")),
+        (GOOD, "sentence\tlabel\na good film\t1\n", ("the validation split has one row; a comparison needs two",)),
     ],
 )
 @pytest.mark.parametrize("command", ["compare", "finetune"])

@@ -62,9 +62,9 @@ class Rows(Told):
 
     data: str = "synthetic"
     """'synthetic', 'hub' (nyu-mll/glue), a folder of GLUE files, or data of your own: see --text."""
-    train_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
+    train_rows: int | None = Field(default=None, ge=2, le=MOST_ROWS)
     """Training rows to take; all by default."""
-    validation_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
+    validation_rows: int | None = Field(default=None, ge=2, le=MOST_ROWS)
     """Validation rows to take; all by default."""
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ REFUSED = [
     (("--evaluations", "99999999"), "evaluations"),
     (("--evaluations", "-1"), "evaluations"),
     (("--train-rows", "1000000000000"), "train_rows"),
+    (("--train-rows", "1"), "train_rows"),
+    (("--validation-rows", "1"), "validation_rows"),
     (("--train-rows", "90000000"), "synthetic data has at most"),
     (("--workers", "0"), "workers"),
     (("--workers", "1000000"), "workers"),

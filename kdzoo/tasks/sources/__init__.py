@@ -59,12 +59,12 @@ def load(
     own = task.rows()
     if own is None and source == "synthetic":
         made = {split: task.synthetic(split, rows, seed) for split, rows in wanted.items()}
-        splits = {split: checked(task, f"synthetic {split}", columns) for split, columns in made.items()}
-        return DatasetDict(splits)
-    if own is None:
-        check_source(source)
-        own = from_hub(task) if source == "hub" else from_folder(task, Path(source))
-    taken = DatasetDict({split: subset_of(dataset, wanted[split], seed) for split, dataset in own.items()})
+        taken = DatasetDict({split: checked(task, f"synthetic {split}", columns) for split, columns in made.items()})
+    else:
+        if own is None:
+            check_source(source)
+            own = from_hub(task) if source == "hub" else from_folder(task, Path(source))
+        taken = DatasetDict({split: subset_of(dataset, wanted[split], seed) for split, dataset in own.items()})
     for split, dataset in taken.items():
         if len(dataset) < 2:
             raise KdzooError(f"{task.name}: the {split} split has one row; a comparison needs two or more")

@@ -1,4 +1,4 @@
-"""Puts the tables of committed records into the pages: what each page's ``<!-- kdzoo table ... -->`` prints.
+"""Puts the tables of committed records into the pages: the board, and what each ``<!-- kdzoo table ... -->`` prints.
 
 Run from the project's root, with the pages to refresh or for all of them.
 """
@@ -6,6 +6,7 @@ Run from the project's root, with the pages to refresh or for all of them.
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdzoo.bench.files import write_atomically
 from kdzoo.cli.main import make_app
 
 ROOT = Path(__file__).parent.parent
-REGION = re.compile(r"(<!-- kdzoo (table [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+REGION = re.compile(r"(<!-- kdzoo (board|table [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
@@ -35,6 +36,8 @@ def refreshed(page: Path) -> str:
 
 
 def _printed(command: str) -> str:
+    if command == "board":
+        return str(runpy.run_path(str(ROOT / "docs/board.py"))["board"]())
     done = CliRunner().invoke(make_app(), shlex.split(command), catch_exceptions=False)
     if done.exit_code:
         raise SystemExit(f"kdzoo {command}: {done.output}")

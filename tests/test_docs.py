@@ -24,7 +24,7 @@ from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import registry as tasks
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/results").glob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
 
 
@@ -157,7 +157,11 @@ def test_tables_are_those_of_the_committed_records(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     refresh = runpy.run_path(str(ROOT / "docs/refresh.py"))
     pages = refresh["pages"]()
-    assert ROOT / "docs/results.md" in pages and ROOT / "docs/kernels/cos_nce.md" in pages
+    assert (
+        ROOT / "docs/results.md" in pages
+        and ROOT / "docs/results/three-layers.md" in pages
+        and ROOT / "docs/kernels/cos_nce.md" in pages
+    )
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert refresh["refreshed"](page) == text, f"{page.name} is out of date; make figures prints its tables anew"

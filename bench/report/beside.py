@@ -139,12 +139,11 @@ class Beside:
         """Both tables as a page."""
         from kdzoo.bench.report.page import rendered  # which loads what plots need
 
-        differ = [[Cell(name), Cell(old), Cell(new)] for name, old, new in self.settings()]
         rows = [[Cell(method), Cell(which), *scores, *costs] for method, which, scores, costs in self.lines()]
         return rendered(
             "beside.html.j2",
             names=self.names,
-            settings=Table("Settings that differ", ["setting", *NAMES], differ) if differ else None,
+            settings=self.settings(),
             scores=Table("Scores side by side", self._head(), rows),
             common=self.common,
             unlike=self.unlike,

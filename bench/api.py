@@ -76,6 +76,7 @@ def compare(
     labels: Sequence[str] | None = None,
     metric: str | Sequence[str] | None = None,
     label_separator: str | None = None,
+    decoding: str | None = None,
     methods: str | Sequence[str] = METHODS,
     teacher: str | None = None,
     student: str | None = None,
@@ -94,7 +95,7 @@ def compare(
         tasks: names of tasks, or YAML files that describe data of one's own.
         data: ``"synthetic"``, ``"hub"`` or a folder of GLUE files; or with ``text`` and ``label`` data of one's own: a
             path, a hub data set's name, a pandas DataFrame, a `datasets.Dataset`, or a mapping of splits to these.
-        text, label, kind, labels, metric, label_separator: see `kdzoo.tasks.own.from_data`.
+        text, label, kind, labels, metric, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
         methods: recipes, YAML files or expressions.
         teacher, student: folders, hub names or sizes.
         seeds: how many.
@@ -124,6 +125,7 @@ def compare(
         "labels": labels,
         "metric": metric,
         "label_separator": label_separator,
+        "decoding": decoding,
     }
     asked = asked_for([tasks] if isinstance(tasks, str) else list(tasks), data, columns, name=name)
     resolved = resolve(

@@ -15,7 +15,10 @@ TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added
 OTHER_TOKENIZERS = ("*.model", "*.spm", "*.codes", "*.bpe", "*.tiktoken", "vocab*.txt", "vocab*.json")
 
 # All that decides what a model makes of a text.
-MODEL_FILES = ("config.json", "*.safetensors", "*.bin", *TOKENIZER_FILES, *TOKENIZER_SETTINGS, *OTHER_TOKENIZERS)
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.bin"),
+    *(*TOKENIZER_FILES, *TOKENIZER_SETTINGS, *OTHER_TOKENIZERS),
+)
 
 
 def contents_of(teacher: ModelSpec, student: ModelSpec | None, data: Mapping[str, DatasetDict]) -> dict[str, str]:
@@ -29,6 +32,8 @@ def contents_of(teacher: ModelSpec, student: ModelSpec | None, data: Mapping[str
     named = {
         "the files of the teacher": teacher.folder,
         "the files of the student": student.folder if student else None,
+        "the files of the teacher's pretrained encoder": teacher.source_folder,
+        "the files of the student's pretrained encoder": student.source_folder if student else None,
     }
     models = {what: _of_model(folder) for what, folder in named.items() if folder is not None}
     return models | {f"the rows of {task}": _of_splits(splits) for task, splits in data.items()}

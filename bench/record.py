@@ -79,6 +79,8 @@ class _Record(_Strict):
     headline: list[str] = []
     one_class: bool = False
     guess: dict[str, Any] = {}
+    scored_by: dict[str, str] = {}
+    sources: list[str] = []
     test: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     rows: dict[str, _Count] = {}

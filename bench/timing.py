@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 import kdzoo
+from kdzoo.models.decoders import teacher_forced
 
 
 def seconds(
@@ -73,24 +73,24 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
     return max(accumulate(nbytes for _, nbytes in changes), default=0)
 
 
-def forward_speed(model: Any, inputs: dict[str, Tensor], rows: int, repeats: int) -> dict[str, float]:
-    """``latency_ms``, the median time of a forward pass, and ``rows_per_second``; the model's mode is kept."""
+def forward_speed(model: Any, run: Callable[[], Any], rows: int, repeats: int) -> dict[str, float]:
+    """``latency_ms``, the median time of a model's run, and ``rows_per_second``; the model's mode is kept."""
     training = model.training
     model.eval()
     with torch.inference_mode():
-        taken = seconds(lambda: model(**inputs), model.device, repeats=repeats)
+        taken = seconds(run, model.device, repeats=repeats)
     model.train(training)
     return {"latency_ms": 1e3 * taken, "rows_per_second": rows / taken}
 
 
 def forward_flops(model: Any, length: int) -> int:
-    """The floating-point operations of a forward pass of one row of ``length`` tokens."""
+    """The floating-point operations of a forward pass of one row of ``length`` tokens, and a target as long."""
     from torch.utils.flop_counter import FlopCounterMode  # here, since it imports Triton
 
     ids = torch.ones(1, length, dtype=torch.long, device=model.device)
     # The plain form of attention, whose products are all counted; a fused one is not everywhere.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(input_ids=ids)
+        model(**teacher_forced(model, {"input_ids": ids}, ids))
     return int(counter.get_total_flops())
 
 

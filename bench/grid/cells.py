@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
 from kdzoo.bench.grid.tuning import SEED, proposals, set_to
-from kdzoo.bench.progress import Progress
+from kdzoo.bench.progress import ROWS, Progress
 from kdzoo.bench.record import TEACHER, new_record
 from kdzoo.bench.runs.budget import Budget, total_steps
 from kdzoo.bench.runs.train import Outcome, quiet, train
@@ -26,10 +27,11 @@ from kdzoo.bench.trials import parted
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs
 from kdzoo.models.spec import ModelSpec
-from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.recipe import Recipe, Targets
 from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache
+from kdzoo.training.decoded import decoded_rows
 
 # Of a recipe; no cell depends on them.
 UNUSED = {"title", "citation", "general", "student", "training", "notes", "tunable"}
@@ -81,6 +83,7 @@ class Cells:
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._of_students_by_task: dict[str, DatasetDict] = {}
         self._in_two: dict[str, DatasetDict] = {}
+        self._written: dict[tuple[str, str, Targets], tuple[DatasetDict, str]] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
     def method(self, job: Job) -> tuple[Recipe, Budget]:
@@ -124,21 +127,21 @@ class Cells:
         task, started = self.tasks[name], now()
         shared: dict[str, Any] = {
             "task": task,
-            "data": self._rows(task, method),
             "seed": seed,
             "progress": progress,
         }
+        shared["data"], said = self._rows(task, method, progress)
         logs = self.path(self._logs(job)), "-".join(map(str, job))
         with tracked(self.trackers, *logs, self.configuration(job)) as shared["callbacks"]:
             if method == TEACHER:
                 record = self._train_teacher(job, started, shared)
             else:
-                record = self._train_student(job, started, shared)
+                record = self._train_student(job, started, shared, said)
             for callback in shared["callbacks"]:
                 callback.end(record)
         return record
 
-    def _train_student(self, job: Job, started: str, shared: dict[str, Any]) -> dict[str, Any]:
+    def _train_student(self, job: Job, started: str, shared: dict[str, Any], said: str) -> dict[str, Any]:
         task: Task = shared["task"]
         (recipe, budget), teacher = self.method(job), self._teacher(task)
         cache, methods, _ = self.cache(task)
@@ -160,6 +163,8 @@ class Cells:
                 collator=self.encoder.collator(task),
                 **shared,
             )
+            if said:
+                outcome.scored_by["targets"] = said
             record = self._record(self.configuration(job), outcome, started)
             if scratch is not None:
                 self.records.write(scratch / "record.json", record)
@@ -233,6 +238,7 @@ class Cells:
             "_tokenized_tasks": {},
             "_of_students_by_task": {},
             "_in_two": {},
+            "_written": {},
             "_teachers": {},
         }
 
@@ -240,11 +246,16 @@ class Cells:
         quiet()
         self.__dict__.update(state)
 
+    def new_cache(self) -> TeacherCache:
+        """One of the comparison's teachers."""
+        precision, top = self.settings.cache_precision, self.settings.cache_top
+        return TeacherCache(self.cache_folder, precision=precision, top=top)
+
     def cache(self, task: Task) -> tuple[TeacherCache, set[str], int]:
         """Where a task's teacher is kept, the methods that read it there, which need the least, and all their bytes."""
         if task.name not in self._caches:
             rows = self._of_students(task)["train"]
-            cache = TeacherCache(self.cache_folder, precision=self.settings.cache_precision)
+            cache = self.new_cache()
             wanted = [
                 (cache.nbytes(config, rows, needs), method, config, needs)
                 for (name, method), (config, needs) in self.teacher_needs.items()
@@ -307,15 +318,35 @@ class Cells:
             )
         return self._of_students_by_task[task.name]
 
-    def _rows(self, task: Task, method: str) -> DatasetDict:
-        """The splits of a training: a trial's are all cut from the training rows."""
+    def _rows(self, task: Task, method: str, progress: Progress | None = None) -> tuple[DatasetDict, str]:
+        """The splits of a training, and what there is to say of them: a trial's are cut from the training rows."""
         if method == TEACHER:
-            return self._tokenized(task)
-        if parted(method)[1] is not None:
-            return self._cut(task)
-        if self.settings.keep == "best":
-            return DatasetDict({**self._of_students(task), "train": self._cut(task)["train"]})
-        return self._of_students(task)
+            return self._tokenized(task), ""
+        name, trial = parted(method)
+        cut = trial is not None or self.settings.keep == "best"
+        splits = self._cut(task) if trial is not None else self._of_students(task)
+        if cut:
+            splits = DatasetDict({**splits, "train": self._cut(task)["train"]})
+        targets = self.recipes[name].targets
+        if targets is None:
+            return splits, ""
+        key = (task.name, "whole" if trial is None else "trials", targets)
+        if key not in self._written:
+            rows = self.data[task.name]["train"]
+            made = decoded_rows(
+                task.held_out(rows, SEED)[0] if cut else rows,
+                task,
+                self._teacher(task),
+                self.encoder.teacher,
+                targets,
+                max_length=self.settings.budget.max_length,
+                folder=self.records.folder / "decoded",
+                progress=partial(progress, unit=ROWS) if progress is not None else lambda done, total: None,
+            )
+            train = self.encoder.for_students(task, made.rows)
+            same = {other: held for other, held in self._written.items() if other[0] == task.name}
+            self._written = {**same, key: (DatasetDict({**splits, "train": train}), made.said)}
+        return self._written[key]
 
     def _held_out(self, task: Task) -> DatasetDict:
         """The training rows that are held out, under a validation split's name."""
@@ -351,7 +382,8 @@ class Cells:
             tried = proposals(recipe, self.settings.budget_of(recipe), self.settings.tune)
             found["tried"] = tried[trial]
         elif name != TEACHER:
-            del found["references"], found["guess"]  # the teacher's record holds them for the whole task
+            for field in ("references", "guess", "sources"):
+                del found[field]  # the teacher's record holds them for the whole task
         return new_record(
             configuration,
             **{name: configuration[name] for name in names},

@@ -35,6 +35,8 @@ from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.training.cache import megabytes
+from kdzoo.training.decoded import check_targets
+from kdzoo.training.topk import looks_at_all
 
 
 class Printer(Protocol):
@@ -136,15 +138,21 @@ class Comparison:
                 student = self.work.student.build(task, teacher=teacher)
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
+            for split, rows in self.work.data[task.name].items():
+                for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
+                    task.check_rows(split, rows, tokenizer)
+            task.check_model(student, f"the student {self.work.student}")
+            task.check_model(teacher, f"the teacher {self.work.teacher}")
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
                         warnings.simplefilter("always", KdzooWarning)
+                        check_targets(recipe, task)
                         objective = recipe.objective()
                         if encoder.separate:
                             check_separate_tokens(objective, student)
-                        rows = len(self.work.data[task.name]["train"]) * copies
-                        objective.bind(student, teacher, num_samples=rows)
+                        count = len(self.work.data[task.name]["train"]) * copies
+                        objective.bind(student, teacher, num_samples=count)
                         check_labels(objective)
                 except KdzooError as error:
                     if not leave_out:
@@ -152,7 +160,12 @@ class Comparison:
                     self.impossible[task.name, name] = str(error)
                     self._say(f"{task.name:<6} {name:<{self._wide}} left out: {error}")
                     continue
-                if (needs := objective.teacher_needs()) is not None:
+                needs = objective.teacher_needs()
+                some = self.work.new_cache().top_of(teacher) is not None
+                if needs is not None and some and (why := looks_at_all(objective)) is not None:
+                    self._say(f"{task.name:<6} {name:<{self._wide}} the teacher runs live: {why}")
+                elif needs is not None:
+                    teacher.config.architectures = [type(teacher).__name__]  # by which the cache knows its logits
                     self.work.teacher_needs[task.name, name] = teacher.config, needs
                 for warning in caught:
                     if issubclass(warning.category, KdzooWarning):

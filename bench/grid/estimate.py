@@ -13,6 +13,7 @@ import torch
 from kdzoo.bench.record import TEACHER
 from kdzoo.models.spec import ModelSpec
 from kdzoo.training.agreement import accepted_inputs
+from kdzoo.training.collated import given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,8 +100,8 @@ def _speed(comparison: Comparison, task: Task, model: Any, tokenizer: PreTrained
     size = min(size, len(rows))
     batch = task.collator(tokenizer)([rows[row] for row in range(size)])
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    taken = accepted_inputs(model) - {*task.label_names}
-    inputs = {name: value.to(device) for name, value in batch.items() if name in taken}
+    taken = given(model, batch, accepted_inputs(model) - {*task.label_names})
+    inputs = {name: value.to(device) for name, value in taken.items()}
     model.to(device)
     found = Speed(*(_median(task, model, inputs, train=train) / size for train in (True, False)))
     model.cpu()

@@ -42,8 +42,10 @@ MEASURING = {
     "save_students",
 }  # no score depends on them, but see --keep best
 # Left out of the records while they are at their defaults.
-OPTIONAL = {"cache_precision", "augment", "augment_model", "glove", "own_tasks", "recipe_training", "first", "tune"}
-OPTIONAL |= {"keep"}
+OPTIONAL = {
+    *("cache_precision", "cache_top", "augment", "augment_model", "glove"),
+    *("own_tasks", "recipe_training", "first", "tune", "keep"),
+}
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
 FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
 
@@ -139,7 +141,7 @@ class Settings(Distilled):
         return super().idle()
 
     def _idle_cache(self) -> str:
-        if not self.cache_limit and (given := self.changed("cache_folder", "cache_precision")):
+        if not self.cache_limit and (given := self.changed("cache_folder", "cache_precision", "cache_top")):
             return f"{given[0]} is about a cache, and --cache-limit 0 is for none; leave one of them out"
         return ""
 
@@ -174,6 +176,12 @@ class Place(Told):
     """GPUs that Ray gives each training; 1 where the cluster has any."""
 
 
+def quickstart_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The quickstart's settings for the tasks that are asked for: their own where all of them have the same."""
+    own = [get_task(name).quickstart for name in given.get("tasks", ())]
+    return QUICKSTART | (dict(own[0]) if own and all(one == own[0] for one in own) else {})
+
+
 def resolve(**given: Any) -> Settings:
     """Settings with what was not given filled in: the quickstart's on synthetic data, plain fine-tuning's elsewhere.
 
@@ -188,7 +196,7 @@ def resolve(**given: Any) -> Settings:
     if len(own) < len(given.get("tasks", ())) or not own:
         check_source(given["data"])
     quickstart = given["data"] == "synthetic" and "teacher" not in given and not own
-    defaults: dict[str, Any] = QUICKSTART if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}
+    defaults: dict[str, Any] = quickstart_of(given) if quickstart else {"tasks": PRETRAINED_TASKS, "seeds": 1}
     if "teacher" not in given and not quickstart:
         what = f"the task {next(iter(own))}" if own else f"--data {given['data']}"
         raise KdzooError(

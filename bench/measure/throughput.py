@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -280,7 +281,7 @@ def _inference(model: Any, length: int) -> dict[str, Any]:
     for size, repeats in INFERENCE.items():
         ids = _ids(model, size, length)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        found[str(size)] = forward_speed(model, inputs, size, repeats)
+        found[str(size)] = forward_speed(model, partial(model, **inputs), size, repeats)
     return {"flops": forward_flops(model, length), "inference": found}
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from kdzoo.bench.escape import printable
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.packed import SUFFIX, is_packed
-from kdzoo.bench.report import costs, course, scores
+from kdzoo.bench.report import costs, course, examples, scores
 from kdzoo.bench.report.cells import BASELINE, NOTHING, REACHED, Download, Record, _flat, _short
 from kdzoo.bench.report.findings import Findings, in_prose
 from kdzoo.bench.report.ranking import ranking
@@ -126,6 +126,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "curves": list(course.curve_plots(found)),
         "grey": len(found.students) > len(course.shown_methods(found)),
         "losses": list(course.loss_plots(found)),
+        "examples": list(examples.example_tables(found)),
         "settings": _flat(found.config.get("shared", {})),
         "environment": _environment(found.records),
         "downloads": list(_downloads(found)),

@@ -41,11 +41,13 @@ def check_augmentation(teacher: ModelSpec, model: str | None, glove: str | None)
 
 
 def check_augmented(task: Task) -> None:
-    """Refuse a task whose labels stand at words, which exchanged ones would shift.
+    """Refuse a task whose labels stand at words, which exchanged ones would shift, or are texts of these words.
 
     Raises:
         KdzooError: names it.
     """
+    if task.generates:
+        raise KdzooError(f"{task.name} has targets that say what its words say; leave --augment out")
     if task.kind in SEQUENCES:
         raise KdzooError(f"{task.name} has labels at its words, and exchanged words shift them; leave --augment out")
 

@@ -93,13 +93,15 @@ class OwnColumns(Told):
     label: str | None = None
     """The label's column; several of numbers: x,y."""
     kind: str | None = None
-    """classification, multilabel or regression, found from the labels by default; or tokens or spans."""
+    """classification, multilabel or regression, found from the labels by default; or tokens, spans or seq2seq."""
     labels: str | None = None
     """The labels' names in order, separated by commas; those of the training rows by default."""
     metric: str | None = None
     """What the task is measured by: accuracy, macro_f1, ..., or package.module:function; by its kind by default."""
     label_separator: str | None = Field(default=None, min_length=1)
     """What parts several labels in one text; | by default."""
+    decoding: str | None = None
+    """How --kind seq2seq writes texts: beam=4,length_penalty=1,no_repeat_ngram=0,min_length=0,max_target=128."""
 
 
 class Distilled(Rows):
@@ -117,6 +119,8 @@ class Distilled(Rows):
     """Most gigabytes of them on disk; over it the teacher runs live."""
     cache_precision: Precision = "fp32"
     """In which they are kept: fp32, bf16 or fp16."""
+    cache_top: int | None = Field(default=None, ge=1)
+    """Most logits of a token that are kept of a larger vocabulary; the others' probability is spread evenly."""
 
     def idle(self) -> str:
         if not self.augment and (given := self.changed("augment_model", "glove")):
@@ -124,7 +128,7 @@ class Distilled(Rows):
         return self._idle_cache()
 
     def _idle_cache(self) -> str:
-        if self.cache_folder is None and (given := self.changed("cache_limit", "cache_precision")):
+        if self.cache_folder is None and (given := self.changed("cache_limit", "cache_precision", "cache_top")):
             return f"{given[0]} is about a cache, and there is none; give its folder, --cache-folder"
         return ""
 

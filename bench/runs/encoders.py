@@ -12,7 +12,7 @@ from kdzoo import hashing
 from kdzoo.errors import KdzooError
 from kdzoo.models.loading import load_tokenizer
 from kdzoo.models.spec import ModelSpec
-from kdzoo.models.vocabulary import SIZE, learned_tokenizer
+from kdzoo.models.vocabulary import SIZE, learned_tokenizer, reversible_tokenizer
 from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.synthetic.grammar import GRAMMARS
@@ -44,7 +44,7 @@ def encoder_for(
     Raises:
         KdzooError: a model has no tokenizer.
     """
-    own = _fresh(tasks, data, source, folder) if teacher.is_size else teacher.tokenizer
+    own = _fresh(tasks, data, source, folder) if teacher.is_size and not teacher.source else teacher.tokenizer
     theirs = student.tokenizer if student is not None and student.has_tokenizer else own
     if theirs.get_vocab() == own.get_vocab():
         theirs = own
@@ -59,15 +59,26 @@ def _fresh(
         from kdzoo.tasks.synthetic.tokenizer import synthetic_tokenizer
 
         return synthetic_tokenizer()
-    about = hashing.of_values(SIZE, [hashing.of_rows(data[task.name]["train"], task.columns) for task in tasks])
+    writes = any(task.generates for task in tasks)
+    learned = reversible_tokenizer if writes else learned_tokenizer
+    about = hashing.of_values(
+        SIZE,
+        *["reversible"] * writes,
+        [hashing.of_rows(data[task.name]["train"], _read(task)) for task in tasks],
+    )
     kept = hashing.built_once(
-        folder / FOLDER / about[:16], lambda scratch: learned_tokenizer(_texts(tasks, data)).save_pretrained(scratch)
+        folder / FOLDER / about[:16], lambda scratch: learned(_texts(tasks, data)).save_pretrained(scratch)
     )
     try:
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(kept)
     except KdzooError as error:
         raise KdzooError(f"the learned vocabulary in {kept} cannot be read ({error}); remove it") from None
     return tokenizer
+
+
+def _read(task: Task) -> tuple[str, ...]:
+    """The columns that its texts are of."""
+    return task.fields if task.generates else task.columns
 
 
 def _texts(tasks: Sequence[Task], data: Mapping[str, DatasetDict]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def evaluated(trainer: DistillationTrainer, task: Task, data: DatasetDict) -> Ev
     by_split, predictions, references = {}, {}, {}
     for split in task.validation_splits:
         if split in data:
-            predictions[split] = task.predictions(predict(trainer, data[split]), data[split])
+            predictions[split] = _predicted(trainer, task, data[split])
             references[split] = task.references(data[split])
             by_split[split] = task.evaluate(predictions[split], references[split])
     return Evaluation(task.flatten(by_split), predictions, references)
@@ -49,8 +50,14 @@ def tested(trainer: DistillationTrainer, task: Task, data: DatasetDict) -> dict[
     if task.test_split is None or task.test_split not in data:
         return {}
     rows = data[task.test_split]
-    metrics = task.evaluate(task.predictions(predict(trainer, rows), rows), task.references(rows))
+    metrics = task.evaluate(_predicted(trainer, task, rows), task.references(rows))
     return {"score": task.score(metrics), "metrics": metrics, "rows": len(rows)}
+
+
+def _predicted(trainer: DistillationTrainer, task: Task, rows: Dataset) -> Any:
+    """What a model predicts, by the task's unit."""
+    tokenizer: Any = trainer.processing_class
+    return task.predictions(task.decoded(predict(trainer, rows), tokenizer), rows)
 
 
 def guessed(task: Task, data: DatasetDict, references: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +78,8 @@ def guessed(task: Task, data: DatasetDict, references: dict[str, Any]) -> dict[s
 def inference(model: PreTrainedModel, data: DatasetDict, task: Task, collator: Collator) -> dict[str, dict[str, float]]:
     """By batch size, a forward pass's median milliseconds and the rows a second, on rows of median length.
 
+    Of a task that writes text it is the whole decoding.
+
     Args:
         model: on the device it is measured on.
         data: the task's tokenised splits.
@@ -86,7 +95,7 @@ def inference(model: PreTrainedModel, data: DatasetDict, task: Task, collator: C
         batch = [rows[int(index)] for index in np.resize(middle[first : first + size], size)]
         taken = collator(batch)
         given = {name: value.to(model.device) for name, value in taken.items() if name in names - {*task.label_names}}
-        found[str(size)] = forward_speed(model, given, size, repeats)
+        found[str(size)] = forward_speed(model, partial(task.outputs, model, given), size, repeats)
     return found
 
 

@@ -30,6 +30,7 @@ from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task, load
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache, megabytes
+from kdzoo.training.decoded import check_targets, decoded_rows
 
 
 def run_one(
@@ -90,6 +91,9 @@ def run_one(
     rows = taken()
     encoder = encoder_for(above, below, [task], {task.name: rows}, given.data, budget.max_length, folder)
     model, guide = _models(above, below, task, encoder, budget, seed, say)
+    check_targets(recipe, task)
+    for split, split_rows in rows.items():
+        task.check_rows(split, split_rows, encoder.student)
     needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment))
     records.check_contents(contents_of(above, below, {task.name: rows}))
 
@@ -104,6 +108,20 @@ def run_one(
             folder=folder / "augmented",
             say=say,
         )
+    said = ""
+    if recipe.targets is not None:
+        with progress(console, f"{task.name} decoding", len(rows["train"]), "rows") as decoding:
+            rows["train"], said = decoded_rows(
+                rows["train"],
+                task,
+                guide,
+                encoder.teacher,
+                recipe.targets,
+                max_length=budget.max_length,
+                folder=folder / "decoded",
+                progress=decoding,
+            )
+        say(f"{task.name} {said}")
     tokenized = DatasetDict({split: encoder.for_students(task, split_rows) for split, split_rows in rows.items()})
     cache = _cache(given, guide, needs, tokenized["train"], say)
     first = launched()[0] == 0
@@ -124,6 +142,8 @@ def run_one(
             cache=cache,
             progress=progressed,
         )
+        if said:
+            outcome.scored_by["targets"] = said
         record = new_record(configuration, **asdict(outcome))
         if first:
             records.write(records.model, record)
@@ -147,6 +167,8 @@ def _configuration(
         found["own_task"] = task.identity()
     if given.cache_folder is not None and given.cache_precision != "fp32":
         found["cache_precision"] = given.cache_precision
+    if given.cache_top is not None:
+        found["cache_top"] = given.cache_top
     if given.augment:
         found |= given.model_dump(include={"augment", "augment_model", "glove"})
     return found
@@ -159,9 +181,9 @@ def _cache(
     if given.cache_folder is None:
         return None
     limit = int(given.cache_limit * 1e9)
-    cache = TeacherCache(given.cache_folder, precision=given.cache_precision, limit=limit)
+    cache = TeacherCache(given.cache_folder, precision=given.cache_precision, limit=limit, top=given.cache_top)
     if guide is not None and needs is not None:
-        size = cache.nbytes(guide.config, rows, needs)
+        size = cache.nbytes(guide, rows, needs)
         if size <= limit:  # the cache itself warns of the other case
             say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")
     return cache
@@ -187,6 +209,9 @@ def _models(
         guide = above.build(task)
         model = below.build(task, teacher=guide, seed=seed).train()
     check_length(budget.max_length, encoder.student, model)
+    task.check_model(model, f"the model {above if below is None else below}")
+    if guide is not None:
+        task.check_model(guide, f"the teacher {above}")
     return model, guide
 
 

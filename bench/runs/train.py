@@ -29,6 +29,8 @@ from kdzoo.tasks import Task
 from kdzoo.training.cache import TeacherCache
 from kdzoo.training.trainer import DistillationTrainer
 
+EXAMPLES = 8  # rows of which a record holds the source
+
 
 @dataclass
 class Outcome:
@@ -42,6 +44,8 @@ class Outcome:
         references: what is right in the same form.
         one_class: whether everything predicted is one class.
         guess: ``score`` and ``metrics`` of a constant guess from the training labels; empty where there is none.
+        scored_by: what scores depend on beside, in words by name (`Task.scored_by`).
+        sources: what was given in the first rows of the first validation split, where predictions are texts.
         test: ``score``, ``metrics`` and ``rows`` of the test split, scored once; empty where there is none.
         curve: the score during the training: ``step``, ``seconds`` of training until then, ``score``, and on training
             rows held out where there are some; the last entry is of the last weights.
@@ -70,6 +74,8 @@ class Outcome:
     references: dict[str, Any]
     one_class: bool
     guess: dict[str, Any]
+    scored_by: dict[str, str]
+    sources: list[str]
     test: dict[str, Any]
     curve: list[dict[str, float]]
     samples_per_second: float
@@ -155,6 +161,7 @@ def train(
     )
     if progress is not None:
         trainer.teacher_progress = partial(progress, unit=ROWS)
+    trainer.outputs = task.outputs if task.generates else None
     trainer.add_callback(curve := Curve(trainer, task, data, evaluations, held_out))
     reset_peak_memory()
     if evaluate_only:
@@ -226,6 +233,8 @@ def _outcome(
         references={split: written(values) for split, values in references.items()},
         one_class=all(task.one_class(values) for values in predictions.values()),
         guess=guessed(task, data, references),
+        scored_by=task.scored_by(references),
+        sources=task.examples(data[next(iter(references))])[:EXAMPLES] if references else [],
         test=tested(trainer, task, data),
         curve=curve.points if kept else [*curve.points, {"step": steps, "seconds": ran.seconds, "score": score}],
         samples_per_second=per_second,

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attention, running, scaled, visible_pairs
+from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import LOGITS, feature_of
 from kdzoo.models.heads import (
     check_transformers,
     embeddings_module,
+    has_decoder,
     head_positions,
     is_peft,
     num_layers,
@@ -66,6 +68,7 @@ class Needs:
         cls: hidden states, numbered alike, of which only what the head reads is kept (`head_positions`).
         qkv: attention layers, counted from 0.
         pooled: hidden states, numbered alike, of which a row's representation is kept (`kdzoo.models.heads.pooled`).
+        decoder: the decoder's hidden states to keep, numbered alike; all others are the encoder's.
     """
 
     logits: bool = True
@@ -73,6 +76,7 @@ class Needs:
     cls: frozenset[int] = frozenset()
     qkv: frozenset[int] = frozenset()
     pooled: frozenset[int] = frozenset()
+    decoder: frozenset[int] = frozenset()
 
     @property
     def states(self) -> frozenset[int]:
@@ -86,6 +90,7 @@ class Needs:
             self.cls | other.cls,
             self.qkv | other.qkv,
             self.pooled | other.pooled,
+            self.decoder | other.decoder,
         )
 
 
@@ -93,8 +98,11 @@ class Needs:
 class Activations:
     """What was taken from one forward pass; B rows, S positions, D width, C classes, A heads of width d.
 
+    Of an encoder-decoder all but the logits and ``decoder`` is the encoder's; T positions of the target.
+
     Attributes:
-        logits: (B, C), (B, S, C) of tokens, or (B, S, 2) of starts and ends; None where they are not needed.
+        logits: (B, C), (B, S, C) of tokens, (B, T, C) of a target's, or (B, S, 2) of starts and ends; None where they
+            are not needed.
         hidden: (B, S, D) by hidden-state index.
         cls: (B, D) by hidden-state index: the state that the model's head reads, of the first real token, or the last.
         pooled: (B, D) by hidden-state index: the mean over real tokens, or what the model itself takes for a row.
@@ -107,6 +115,8 @@ class Activations:
             real tokens have an entry: those with a window of their own (ModernBERT's local attention), causal ones,
             and those under a mask (B, S, S) that the model was given.
         mask: (B, S), True where a token is real, or None.
+        decoder: (B, T, D) by hidden-state index of the decoder.
+        target_mask: (B, T), True where a token of the target is real, or None.
     """
 
     logits: Tensor | None = None
@@ -118,6 +128,8 @@ class Activations:
     exact_scores: bool = True
     visible: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    decoder: dict[int, Tensor] = field(default_factory=dict)
+    target_mask: Tensor | None = None
 
     def __repr__(self) -> str:
         """What there is, by its shapes."""
@@ -164,6 +176,7 @@ class Recorder:
         self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
         self._watching: AtSoftmax | None = None
         self._pairs: Tensor | None = None
+        self._stacks = has_decoder(model)
         self._reset()
 
     def activations(self, outputs: Any, *, mask: Tensor | None = None) -> Activations:
@@ -176,16 +189,19 @@ class Recorder:
         Raises:
             KdzooError: the model has not run inside this capture, or does not expose what is needed.
         """
-        needs, found = self._needs, Activations(mask=real_tokens(mask))
+        needs, found = self._needs, Activations(mask=real_tokens(mask), target_mask=real_tokens(self._targets))
         if not self._ran:
             raise KdzooError("nothing was captured: run the model inside the capture's with block first")
         if needs.logits:
             found.logits = _logits(outputs)
         if needs.states:
-            states = _output(outputs, "hidden_states")
+            states = _output(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
             found.hidden = {i: states[i] for i in sorted(needs.hidden)}
             found.cls = {i: _head_states(self._model, states[i], found.mask) for i in sorted(needs.cls)}
             found.pooled = {i: pooled(self._model, states[i], found.mask) for i in sorted(needs.pooled)}
+        if needs.decoder:
+            states = _output(outputs, "decoder_hidden_states")
+            found.decoder = {i: states[i] for i in sorted(needs.decoder)}
         if needs.qkv and self.by_interface:
             if missing := needs.qkv - self._qkv.keys():
                 raise KdzooError(
@@ -206,6 +222,7 @@ class Recorder:
     def _reset(self) -> None:
         self._calls = 0
         self._ran = False
+        self._targets: Tensor | None = None
         self._qkv: dict[int, QKV] = {}
         self._visible: dict[int, Tensor] = {}
         self._scores: dict[int, Tensor] = {}
@@ -214,15 +231,17 @@ class Recorder:
         self._reset()
         self._ran = True
         self._grad = torch.is_grad_enabled()
+        self._targets = kwargs.get("decoder_attention_mask")
         mask = kwargs.get("attention_mask")
         self._pairs = mask if isinstance(mask, Tensor) and mask.dim() > 2 else None
         running.append(self)
         if not self.by_interface:
             self._watching = AtSoftmax(self.softened)
             self._watching.__enter__()
-        if self._needs.states:
+        if self._needs.states or self._needs.decoder:
             wanted = sorted(self._needs.states)
-            kwargs = kwargs | {"output_hidden_states": wanted if self._by_index else True}
+            by_index = self._by_index and not self._stacks  # of two stacks neither has all of the other's indices
+            kwargs = kwargs | {"output_hidden_states": wanted if by_index else True}
         return args, kwargs
 
     def _stop(self, *_: Any) -> None:
@@ -362,9 +381,13 @@ def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> It
 
 def _check(model: Any, needs: Needs) -> None:
     layers, name = num_layers(model.config), type(model).__name__
+    below = decoder_sizes(model.config)
+    if needs.decoder and below is None:
+        raise KdzooError(f"{name} has no decoder, whose hidden states are asked for")
     for what, indices, last in (
         ("hidden state", needs.states, layers),
         ("attention layer", needs.qkv, layers - 1),
+        ("decoder hidden state", needs.decoder, below[0] if below else -1),
     ):
         if wrong := [i for i in sorted(indices) if not 0 <= i <= last]:
             raise KdzooError(f"{name} has {layers} layers: {what} {wrong[0]} is not in 0 to {last}")
@@ -385,7 +408,7 @@ def _output(outputs: Any, name: str) -> Any:
         has = ", ".join(outputs) if hasattr(outputs, "keys") else type(outputs).__name__
         raise KdzooError(
             f"the output of {type(outputs).__name__} has no {name}, which the objective compares; it has {has}. Take a "
-            "loss on what it has: an encoder-decoder has no single stack of layers"
+            "loss on what it has"
         )
     return found
 

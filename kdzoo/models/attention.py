@@ -42,6 +42,17 @@ def recording_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def unrecorded() -> Iterator[None]:
+    """Attention of a model within a model, which is none of the layers that are asked for, is told to nobody."""
+    kept = running[:]
+    running.clear()
+    try:
+        yield
+    finally:
+        running[:] = kept
+
+
+@contextmanager
 def attention_kept(model: nn.Module) -> Iterator[None]:
     """A BigBird that goes over to full attention for a short batch goes back afterwards, as the next may be long.
 

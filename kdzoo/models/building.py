@@ -26,6 +26,13 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
         KdzooError: a layer the teacher does not have, layers that are shared (ALBERT), or a spec that is a
             path.
     """
+    if teacher_config.is_encoder_decoder:
+        from kdzoo.models.stacks import student_stacks
+
+        return student_stacks(spec, teacher_config)
+    if spec.decoder is not None or spec.teacher_decoder is not None or spec.source is not None:
+        kind = teacher_config.model_type
+        raise KdzooError(f"{spec.text!r} is of a model with a decoder, and the teacher ({kind}) has none")
     old = teacher_config.to_dict()
     layers = num_layers(teacher_config)
     if spec.teacher_layers is not None:

@@ -13,6 +13,7 @@ class Feature(str):
         by_token: it has an axis of tokens, so that both models have to read the same tokens.
         vectors: it is made of vectors of the model's width D, which a projection can bring to another width.
         attention: its layers are attention layers, counted from 0; else hidden states, of which 0 is the embeddings.
+        of_decoder: its layers and tokens are the decoder's; else the encoder's.
         kept: the name of the feature it is captured as; ``embedding`` is the hidden state 0.
     """
 
@@ -20,6 +21,7 @@ class Feature(str):
     by_token: bool
     vectors: bool
     attention: bool
+    of_decoder: bool
     kept: str
 
     def __new__(
@@ -30,11 +32,13 @@ class Feature(str):
         by_token: bool = False,
         vectors: bool = True,
         attention: bool = False,
+        of_decoder: bool = False,
         kept: str | None = None,
     ) -> Feature:
         made = super().__new__(cls, name)
         made.by_layer, made.by_token, made.vectors, made.attention = by_layer, by_token, vectors, attention
         made.kept = kept or name
+        made.of_decoder = of_decoder
         return made
 
     @property
@@ -48,9 +52,10 @@ HIDDEN = Feature("hidden", by_layer=True, by_token=True)
 CLS = Feature("cls", by_layer=True)
 POOLED = Feature("pooled", by_layer=True)
 EMBEDDING = Feature("embedding", by_token=True, kept="hidden")
+DECODER = Feature("decoder", by_layer=True, by_token=True, of_decoder=True)
 QKV_OF_LAYER = Feature("qkv", by_layer=True, by_token=True, vectors=False, attention=True)
 
-FEATURES: dict[str, Feature] = {f: f for f in (LOGITS, HIDDEN, CLS, POOLED, EMBEDDING, QKV_OF_LAYER)}
+FEATURES: dict[str, Feature] = {f: f for f in (LOGITS, HIDDEN, CLS, POOLED, EMBEDDING, DECODER, QKV_OF_LAYER)}
 
 
 def feature_of(name: str) -> Feature:
@@ -68,9 +73,11 @@ def features_of(names: tuple[str, ...], extras: frozenset[str] = frozenset()) ->
     """What a loss that names these features works on, by name.
 
     One on CLS states works on pooled ones too, which are vectors of rows alike, unless it puts them through the
-    teacher's head, which reads a CLS state.
+    teacher's head, which reads a CLS state; and one on hidden states on a decoder's, which are vectors of tokens alike.
     """
     found = {name: feature_of(name) for name in names}
     if CLS in found and "teacher_head" not in extras:
         found.setdefault(POOLED, POOLED)
+    if HIDDEN in found and "teacher_head" not in extras:
+        found.setdefault(DECODER, DECODER)
     return found

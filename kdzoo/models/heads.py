@@ -91,7 +91,7 @@ def _size(config: Any, name: str) -> int:
     Raises:
         KdzooError: where it is missing, or no number that a model can have.
     """
-    value = getattr(config, name, None)
+    value = getattr(stack_config(config), name, None)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise KdzooError(
             f"the configuration of {getattr(config, 'model_type', type(config).__name__)!r} has "
@@ -100,12 +100,45 @@ def _size(config: Any, name: str) -> int:
     return value
 
 
+def stack_config(config: Any, *, decoder: bool = False) -> Any:
+    """The configuration of an encoder, or of a decoder, where it is made of two (EncoderDecoder); else as it is."""
+    part = getattr(config, "decoder" if decoder else "encoder", None)
+    return part if hasattr(part, "hidden_size") else config
+
+
+def has_decoder(model: Any) -> bool:
+    """Whether this is an encoder-decoder of transformers that predicts words, wrapped or not."""
+    inner: Any = unwrap(model) if isinstance(model, nn.Module) else None
+    is_one = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+    return is_one and hasattr(inner, "prepare_decoder_input_ids_from_labels")
+
+
+def writes_targets(model: Any) -> bool:
+    """`has_decoder` of a model, or of a configuration that says which class it is of."""
+    if isinstance(model, nn.Module):
+        return has_decoder(model)
+    heads = ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
+    named = getattr(model, "architectures", None) or ()
+    return bool(getattr(model, "is_encoder_decoder", False)) and any(name.endswith(heads) for name in named)
+
+
+def vocabulary_size(config: Any) -> int:
+    """How many words a configuration's model predicts."""
+    return int(stack_config(config, decoder=True).vocab_size)
+
+
 def embeddings_module(model: nn.Module) -> nn.Module:
     """The module whose output is the embedding output: words, positions and types summed and normalised.
 
-    Its width is the embedding size, which is not the hidden size in ALBERT and ELECTRA.
+    Its width is the embedding size, which is not the hidden size in ALBERT and ELECTRA. Of an encoder-decoder it is the
+    encoder's; of T5, which has no such sum, the word embeddings.
     """
     inner = unwrap(model)
+    if has_decoder(inner):
+        encoder = inner.get_encoder()
+        names = ("embeddings", "layernorm_embedding")
+        found = [part for name in names if isinstance(part := getattr(encoder, name, None), nn.Module)]
+        return found[0] if found else encoder.get_input_embeddings()
     embeddings = getattr(inner.base_model, "embeddings", None)
     return embeddings if isinstance(embeddings, nn.Module) else inner.get_input_embeddings()
 
@@ -152,9 +185,9 @@ def batch_dependence(model: nn.Module) -> str | None:
 
 
 def logits_by_token(model: nn.Module) -> bool:
-    """Whether a model's logits are those of single tokens, (B, S, C), by the name of its head in transformers."""
+    """Whether a model's logits are those of single tokens, (B, S, C); of an encoder-decoder of target tokens."""
     heads = ("TokenClassification", "MaskedLM", "CausalLM", "LMHeadModel", "QuestionAnswering", "ForPreTraining")
-    return any(head in type(unwrap(model)).__name__ for head in heads)
+    return has_decoder(model) or any(head in type(unwrap(model)).__name__ for head in heads)
 
 
 def answers_spans(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
-from kdzoo.models.heads import unwrap
+from kdzoo.models.heads import has_decoder, unwrap
 
 HEADS = {
     "classifier": "ForSequenceClassification",
@@ -36,6 +37,8 @@ class MissingHead(KdzooError):
 
 def auto_class(model: nn.Module) -> Any:
     """The class of transformers that loads a model of this kind, such as ``AutoModelForSequenceClassification``."""
+    if has_decoder(model):
+        return class_of("seq2seq_lm")
     name = type(unwrap(model)).__name__
     return class_of(next((head for head, suffix in HEADS.items() if suffix and name.endswith(suffix)), "none"))
 
@@ -61,12 +64,14 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    importlib.import_module("kdzoo.models.representations")  # a kind of model that transformers does not know
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with seeded(seed), _quiet():
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             check_attention(config, name)
             check_size(config, name)
+            check_stacks(config, class_of(head).__name__, name)
             model, report = class_of(head).from_pretrained(
                 name,
                 use_safetensors=True,
@@ -165,6 +170,24 @@ def check_size(config: Any, name: str) -> None:
             f"the configuration of {name!r} is of {layers} layers of width {width} and {weights:.1e} weights, "
             f"{4 * weights / 1e9:,.0f} GB, and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take "
             f"a smaller model (of at most {MOST_LAYERS} layers)"
+        )
+
+
+def check_stacks(config: Any, kind: str, name: str) -> None:
+    """Refuse a model without a decoder for a task that writes text.
+
+    Args:
+        config: the model's.
+        kind: the class of transformers that is to load it.
+        name: how the model is called in messages.
+
+    Raises:
+        KdzooError: says what to take.
+    """
+    if kind == "AutoModelForSeq2SeqLM" and not config.is_encoder_decoder:
+        raise KdzooError(
+            f"the model {name!r} ({config.model_type}) has no decoder to write with; take an encoder-decoder such as "
+            "BART, T5 or Marian, or a size such as 2x64, which is trained from scratch"
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from kdzoo.models.heads import check_transformers, hidden_size, num_heads, num_layers, unwrap
+from kdzoo.errors import KdzooError
+from kdzoo.models.decoders import decoder_sizes
+from kdzoo.models.heads import check_transformers, hidden_size, num_heads, num_layers, unwrap, vocabulary_size
 
 # Of a configuration's problem_type: one class a row, several labels a row, one or more numbers.
 CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
@@ -20,6 +22,7 @@ class ModelShape:
     ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
     ``problem_type`` is what the logits are, as transformers' configurations call it, None where they do not say.
     ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
+    ``decoder`` is the layers, width and heads of a decoder beside the encoder, whose the others are; None without one.
     """
 
     num_layers: int
@@ -28,6 +31,18 @@ class ModelShape:
     num_labels: int
     exact_scores: bool = True
     problem_type: str | None = None
+    decoder: tuple[int, int, int] | None = None
+
+    def of_decoder(self) -> ModelShape:
+        """The same with the decoder's layers, width and heads.
+
+        Raises:
+            KdzooError: it has none.
+        """
+        if self.decoder is None:
+            raise KdzooError("there is no decoder to compare; both models have to be encoder-decoders")
+        layers, width, heads = self.decoder
+        return replace(self, num_layers=layers, hidden_size=width, num_heads=heads)
 
     @classmethod
     def of(cls, model: nn.Module | ModelShape) -> ModelShape:
@@ -47,7 +62,8 @@ class ModelShape:
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
             num_heads=num_heads(config),
-            num_labels=config.num_labels if output is None else config.vocab_size,
+            num_labels=config.num_labels if output is None else vocabulary_size(config),
             problem_type=getattr(config, "problem_type", None) if output is None else None,
             exact_scores=can_record is None or can_record(),
+            decoder=decoder_sizes(config),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
-from kdzoo.models.heads import num_layers, unwrap
+from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (
     MOST_LAYERS,
     auto_class,
     check_attention,
     check_size,
+    check_stacks,
     class_of,
     load_model,
     load_tokenizer,
@@ -28,6 +30,7 @@ from kdzoo.models.loading import (
     seeded,
     why_not,
 )
+from kdzoo.models.stacks import copy_stacks, fresh_stacks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +48,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "spm.model",
 )
-_OPTIONS = ("heads", "ffn")
+_OPTIONS = ("heads", "ffn", "decoder")
+_ARMS = ("frozen", "tuned")  # how a pretrained encoder is read
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,12 @@ class ModelSpec:
         heads: its attention heads; of a student by default as many as the teacher, or the next smaller number that
             divides D.
         feed_forward: the width of its feed-forward layers; 4 D by default.
-        teacher_layers: the teacher's layers to copy, counted from 0.
+        decoder: the layers of the decoder, of an encoder-decoder of a size; as many as the encoder's by default.
+        teacher_layers: the teacher's layers to copy, counted from 0; of an encoder-decoder the encoder's.
+        teacher_decoder: those of its decoder; the same numbers by default.
         path: a folder or a hub name to load.
+        source: the pretrained encoder that a model of a size reads, a folder or a hub name (Edunov et al. 2019).
+        arm: ``"frozen"``, its layers mixed, or ``"tuned"``, its top layer, trained along.
     """
 
     text: str = field(compare=False)
@@ -68,16 +76,22 @@ class ModelSpec:
     width: int | None = None
     heads: int | None = None
     feed_forward: int | None = None
+    decoder: int | None = None
     teacher_layers: tuple[int, ...] | None = None
+    teacher_decoder: tuple[int, ...] | None = None
     path: str | None = None
+    source: str | None = None
+    arm: str | None = None
 
     @classmethod
     def parse(cls, text: str | ModelSpec) -> ModelSpec:
         """Read a description, without building or loading anything.
 
         Args:
-            text: ``"4x312"`` (layers x width), optionally followed by ``",heads=12"`` and ``",ffn=1200"``;
-                ``"teacher:1,3,5"`` (teacher layers counted from 0); anything else is a folder or a hub name.
+            text: ``"4x312"`` (layers x width), optionally followed by ``",heads=12"``, ``",ffn=1200"`` and, of an
+                encoder-decoder, ``",decoder=1"``; ``"teacher:1,3,5"`` (teacher layers counted from 0), or
+                ``"teacher:1,3,5/0"`` with those of a decoder; anything else is a folder or a hub name. With
+                ``",frozen=PATH"`` or ``",tuned=PATH"`` an encoder-decoder of a size reads a pretrained encoder.
 
         Raises:
             KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
@@ -89,22 +103,30 @@ class ModelSpec:
         if not text:
             raise KdzooError(f"the model is empty; give {FORMS}")
         if text.startswith("teacher:"):
-            return cls(text, teacher_layers=_parse_layers(text))
+            encoder, slash, decoder = text.partition("/")
+            chosen = _parse_layers(f"teacher:{decoder}") if slash else None
+            return cls(text, teacher_layers=_parse_layers(encoder), teacher_decoder=chosen)
         if not (size := re.fullmatch(r"(\d{1,9})\s*x\s*(\d{1,9})((?:,[^,]*)*)", text)):
             if re.match(r"\d+\s*x|x\d", text) and not os.path.exists(text):
                 raise KdzooError(f"{text!r} is malformed; give {FORMS}")
             return cls(text, path=text)
         options: dict[str, int] = {}
+        read: dict[str, str] = {}
         for option in size[3].split(",")[1:]:
             name, _, number = (part.strip() for part in option.partition("="))
-            if name not in _OPTIONS:
-                raise unknown("option of a size", name, _OPTIONS)
+            if name not in (*_OPTIONS, *_ARMS):
+                raise unknown("option of a size", name, (*_OPTIONS, *_ARMS))
+            if name in _ARMS:
+                if not number or read:
+                    raise KdzooError(f"{text!r}: give one pretrained encoder, such as frozen=FOLDER")
+                read = {"source": number, "arm": name}
+                continue
             if not number.isdecimal() or len(number) > 9:
                 raise KdzooError(f"{text!r}: {name}={number!r} is not a whole number")
             options[name] = int(number)
-        parsed = cls(
-            text, layers=int(size[1]), width=int(size[2]), heads=options.get("heads"), feed_forward=options.get("ffn")
-        )
+        named = {"heads": "heads", "feed_forward": "ffn", "decoder": "decoder"}
+        found: dict[str, Any] = {own: options.get(option) for own, option in named.items()}
+        parsed = cls(text, layers=int(size[1]), width=int(size[2]), **found | read)
         parsed.check_sizes()
         return parsed
 
@@ -118,17 +140,19 @@ class ModelSpec:
             "number of layers": self.layers,
             "width": self.width,
             "number of heads": self.heads,
+            "number of decoder layers": self.decoder,
             "feed-forward width": self.feed_forward,
         }
         for name, size in sizes.items():
             if size is not None and size < 1:
                 raise KdzooError(f"a model's {name} is at least 1, not {size}")
         if self.layers and self.width:
-            weights = self.layers * self.width * (4 * self.width + 2 * (self.feed_forward or 4 * self.width))
+            layers = self.layers + (self.decoder or 0)
+            weights = layers * self.width * (4 * self.width + 2 * (self.feed_forward or 4 * self.width))
             memory = machine_memory()
-            if self.layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
+            if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
                 raise KdzooError(
-                    f"a model of {self.layers} layers of width {self.width} has {weights:.1e} weights, "
+                    f"a model of {layers} layers of width {self.width} has {weights:.1e} weights, "
                     f"{4 * weights / 1e9:,.0f} GB, and this machine {(memory or 0) / 1e9:,.0f} GB of memory; take a "
                     f"smaller one (of at most {MOST_LAYERS} layers)"
                 )
@@ -150,7 +174,15 @@ class ModelSpec:
 
     def absolute(self) -> ModelSpec:
         """The same with its folder from the root, for a process that may stand in another."""
+        if self.source_folder is not None:
+            text = self.text.replace(f"={self.source}", f"={self.source_folder.absolute()}")
+            return replace(self, text=text, source=str(self.source_folder.absolute()))
         return self if self.folder is None else ModelSpec.parse(str(self.folder.absolute()))
+
+    @property
+    def source_folder(self) -> Path | None:
+        """The folder of the pretrained encoder that it reads; None without one, or for a hub name."""
+        return Path(self.source) if self.source is not None and os.path.isdir(self.source) else None
 
     @cached_property
     def config(self) -> Any:
@@ -161,6 +193,7 @@ class ModelSpec:
         """
         from transformers import AutoConfig
 
+        importlib.import_module("kdzoo.models.representations")  # a kind of model that transformers does not know
         if self.path is None:
             raise KdzooError(f"{self.text!r} is no folder or hub name, which alone have a configuration of their own")
         try:
@@ -172,6 +205,12 @@ class ModelSpec:
             raise
         except Exception as error:  # a file of another form shows as an error of any kind
             raise KdzooError(f"no model at {self.path!r}: {why_not(self.path, error)}") from None
+
+    @cached_property
+    def source_config(self) -> Any:
+        """The configuration of the pretrained encoder that it reads."""
+        assert self.source is not None
+        return ModelSpec(self.source, path=self.source).config
 
     @property
     def num_layers(self) -> int:
@@ -187,6 +226,8 @@ class ModelSpec:
         Raises:
             KdzooError: it has none, or one that does not fit its weights.
         """
+        if self.source is not None:
+            return ModelSpec(self.source, path=self.source).tokenizer
         assert self.path is not None
         if self.folder is not None and not self.has_tokenizer:
             raise KdzooError(
@@ -194,7 +235,8 @@ class ModelSpec:
                 "trained with into it, with tokenizer.save_pretrained"
             )
         tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.path)
-        entries = getattr(self.config, "vocab_size", None)
+        known = hasattr(self.config, "vocab_size") or self.config.is_encoder_decoder
+        entries = vocabulary_size(self.config) if known else None
         if entries is not None and len(tokenizer) > entries:
             raise KdzooError(
                 f"the tokenizer at {self.path!r} has {len(tokenizer)} tokens and its model embeddings for {entries}; "
@@ -205,14 +247,16 @@ class ModelSpec:
     @property
     def has_tokenizer(self) -> bool:
         """Whether its folder holds a tokenizer's vocabulary; a hub name is taken to."""
+        if self.source is not None:
+            return ModelSpec(self.source, path=self.source).has_tokenizer
         return self.path is not None and (
             self.folder is None or any((self.folder / name).is_file() for name in TOKENIZER_FILES)
         )
 
     def has_head(self, head: Head) -> bool:
         """Whether what is loaded has a head of that kind."""
-        suffix = class_suffix(head)
-        return self.path is not None and any(name.endswith(suffix) for name in self.architectures)
+        suffixes = class_suffixes(head)
+        return self.path is not None and any(name.endswith(suffixes) for name in self.architectures)
 
     @property
     def architectures(self) -> list[str]:
@@ -228,6 +272,7 @@ class ModelSpec:
         """
         if self.is_size:
             raise KdzooError(f"a teacher of size {self} has learned nothing yet; train it with: kdzoo finetune")
+        check_stacks(self.config, head.auto_class, self.text)
         if not self.has_head(head):
             architecture = ", ".join(self.architectures) or "unknown architecture"
             raise KdzooError(
@@ -265,8 +310,8 @@ class ModelSpec:
         if self.is_size:
             assert tokenizer is not None
             with seeded(seed):
-                config = fresh_config(self, tokenizer, head.config, positions)
-                return class_of(head.auto_class).from_config(config, trust_remote_code=False)
+                config = self._fresh_config(head, tokenizer, positions)
+                return self._reading(class_of(head.auto_class).from_config(config, trust_remote_code=False))
         assert self.path is not None
         order = self.check_labels(task)
         model = load_model(self.path, head.config.get("num_labels"), head=head.auto_class, seed=seed)
@@ -287,12 +332,21 @@ class ModelSpec:
         kind = kind or auto_class(model)
         same = auto_class(model) is kind
         config = student_config(self, model.config)
+        same = same and type(config) is type(model.config)
         with seeded(seed):
             student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()
-        if self.teacher_layers is not None:
+        if self.teacher_layers is not None and has_decoder(model):
+            copy_stacks(model, student, self.teacher_layers, self.teacher_decoder or self.teacher_layers)
+        elif self.teacher_layers is not None:
             models = (model, student) if same else (model.base_model, student.base_model)
             copy_layers(*models, self.teacher_layers)
-        return student
+        return self._reading(student)
+
+    def _reading(self, model: Any) -> Any:
+        """The model with the weights of the pretrained encoder that it reads, where it does and has weights."""
+        if self.source is not None and not any(parameter.is_meta for parameter in model.parameters()):
+            model.load_source(self.source)
+        return model
 
     def build_on_meta(self, task: Task, *, tokenizer: Any = None, positions: int = POSITIONS) -> Any:
         """The model without weights, for checks.
@@ -302,8 +356,9 @@ class ModelSpec:
         """
         head = task.head()
         if self.is_size:
-            config = fresh_config(self, tokenizer, head.config, positions)
+            config = self._fresh_config(head, tokenizer, positions)
         else:
+            check_stacks(self.config, head.auto_class, self.text)
             self.check_labels(task)
             config = type(self.config).from_dict({**self.config.to_dict(), **head.config})
         try:
@@ -314,6 +369,15 @@ class ModelSpec:
                 raise
             why = f"{type(error).__name__}: {why_not(str(self.path), error)}"
             raise KdzooError(f"the configuration of {self.path!r} makes no model: {why}") from None
+
+    def _fresh_config(self, head: Head, tokenizer: Any, positions: int) -> Any:
+        """The configuration of a model that is trained from scratch: BERT's, or BART's for texts to write."""
+        if head.auto_class == "AutoModelForSeq2SeqLM":
+            return fresh_stacks(self, tokenizer, positions)
+        for option, value in (("decoder", self.decoder), (self.arm, self.source)):
+            if value is not None:
+                raise KdzooError(f"{self.text!r}: {option}= is for tasks that write text; leave it out")
+        return fresh_config(self, tokenizer, head.config, positions)
 
     def check_labels(self, task: Task) -> list[int] | None:
         """Refuse a head for other labels than the task's; where each of those stands among its own.
@@ -346,11 +410,10 @@ _HEAD_NAMES = {
 }
 
 
-def class_suffix(head: Head) -> str:
+def class_suffixes(head: Head) -> tuple[str, ...]:
     """How the classes of models with a head are called after the model's name."""
-    return {"AutoModelForSeq2SeqLM": "ForConditionalGeneration"}.get(
-        head.auto_class, head.auto_class.removeprefix("AutoModel")
-    )
+    own = {"AutoModelForSeq2SeqLM": ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")}
+    return own.get(head.auto_class, (head.auto_class.removeprefix("AutoModel"),))
 
 
 def _parse_layers(spec: str) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import POSITIONS
+from kdzoo.models.decoders import decoder_sizes
+from kdzoo.models.heads import stack_config
 from kdzoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, *models: P
     Raises:
         KdzooError: names both numbers.
     """
-    positions = [getattr(model.config, "max_position_embeddings", max_length) for model in models]
+    positions = [getattr(stack_config(model.config), "max_position_embeddings", max_length) for model in models]
     most = min(tokenizer.model_max_length, *positions)
     if max_length > most:
         raise KdzooError(f"max_length is {max_length}; the model takes at most {most} tokens")
@@ -80,5 +82,11 @@ def every_other_layer(teacher: ModelSpec) -> ModelSpec:
     Raises:
         KdzooError: when the teacher's configuration cannot be loaded.
     """
-    depth = teacher.num_layers
-    return ModelSpec.parse("teacher:" + ",".join(str(layer) for layer in range((depth - 1) % 2, depth, 2)))
+    chosen = _every_other(teacher.num_layers)
+    sizes = decoder_sizes(teacher.config) if teacher.path is not None else None
+    below = teacher.decoder if sizes is None else sizes[0]
+    return ModelSpec.parse(f"teacher:{chosen}" + (f"/{_every_other(below)}" if below is not None else ""))
+
+
+def _every_other(depth: int) -> str:
+    return ",".join(str(layer) for layer in range((depth - 1) % 2, depth, 2))

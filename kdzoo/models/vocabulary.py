@@ -1,9 +1,9 @@
-"""A WordPiece vocabulary learned from texts, for models that are trained from scratch."""
+"""A vocabulary learned from texts, for models that are trained from scratch: word pieces, or bytes where they write."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,8 +20,7 @@ def learned_tokenizer(texts: Iterable[str], *, size: int = SIZE) -> PreTrainedTo
         texts: to learn from.
         size: the most word pieces.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     texts = [*texts]
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
@@ -42,13 +41,49 @@ def learned_tokenizer(texts: Iterable[str], *, size: int = SIZE) -> PreTrainedTo
     tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.add_special_tokens([*SPECIAL])
+    tokenizer.decoder = decoders.WordPiece()
+    return _with_specials(tokenizer)
+
+
+def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> PreTrainedTokenizerBase:
+    """A byte-level BPE with BERT's special tokens, learned from texts, which gives back every text as it was.
+
+    Args:
+        texts: to learn from; the same texts give the same one.
+        size: the most pieces; the 256 bytes are among them always. By default half as many more as there are words,
+            so that words of few texts keep parts to learn from, and at most `SIZE`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    texts = [*texts]
+    if size is None:
+        words = len({word for text in texts for word in text.split()})
+        size = min(SIZE, 256 + len(SPECIAL) + words // 2)
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=[*SPECIAL],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _with_specials(tokenizer)
+
+
+def _with_specials(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """A learned tokenizer as transformers has one, with BERT's special tokens around its texts."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
-    tokenizer.decoder = decoders.WordPiece()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",

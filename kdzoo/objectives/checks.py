@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import answers_spans, classes_by_token, logits_by_token
+from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, logits_by_token
 
 if TYPE_CHECKING:
     from kdzoo.objectives.objective import Objective
@@ -20,7 +20,10 @@ def check_places(term: Term, student: Any) -> None:
         KdzooError: names the term.
     """
     spans = answers_spans(student)
-    if term.feature != LOGITS and "labels" in term.loss_class.needs and (spans or classes_by_token(student)):
+    if term.feature.of_decoder and not has_decoder(student):
+        raise KdzooError(f"the term {term.name!r} is taken on a decoder's hidden states, and the student has none")
+    by_token = spans or classes_by_token(student) or has_decoder(student)
+    if term.feature != LOGITS and "labels" in term.loss_class.needs and by_token:
         raise KdzooError(
             f"the term {term.name!r} needs one label a row, and the rows have "
             f"{'a start and an end' if spans else 'one a token'}"
@@ -39,6 +42,12 @@ def check_separate_tokens(objective: Objective, student: Any) -> None:
         KdzooError: names the term, and what works.
     """
     for term in objective.terms:
+        if term.loss_class.needs_teacher and has_decoder(student):
+            raise KdzooError(
+                f"the term {term.name!r} compares what student and teacher make of a target, and their vocabularies "
+                "differ; take a student with the teacher's tokenizer, or a method that trains on the teacher's texts "
+                "alone (seq_kd, seq_inter)"
+            )
         by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
         if not term.loss_class.needs_teacher or not by_token:
             continue

@@ -14,7 +14,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import LOGITS
-from kdzoo.models.heads import check_transformers, classes_by_token, classification_head
+from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.checks import check_places
@@ -101,6 +101,7 @@ class Objective(nn.Module):
         self._pairs: dict[str, Pairs] = {}
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
         self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
+        self._targets = False  # it writes targets, whose tokens are others than the mask's
 
     def __repr__(self) -> str:
         """By its terms; once bound, with the losses that were made of them."""
@@ -132,6 +133,7 @@ class Objective(nn.Module):
         """
         from_shape = ModelShape.of(student)
         self._labelled_tokens = not isinstance(student, ModelShape) and classes_by_token(student)
+        self._targets = not isinstance(student, ModelShape) and has_decoder(student)
         if teacher is None and any(term.loss_class.needs_teacher for term in self.terms):
             needing = next(term for term in self.terms if term.loss_class.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
@@ -162,11 +164,12 @@ class Objective(nn.Module):
             given = dict(term.options)
             if term.feature == LOGITS or ("labels" in term.loss_class.needs and not term.loss_class.token_labels):
                 term.loss_class.check_problem(from_shape, given)
+            below = term.feature.of_decoder
             options = term.loss_class.fit(
                 given,
                 feature=term.feature,
-                student=from_shape,
-                teacher=to_shape,
+                student=from_shape.of_decoder() if below else from_shape,
+                teacher=to_shape.of_decoder() if below else to_shape,
                 layers=pairs,
                 num_samples=num_samples,
             )
@@ -235,7 +238,7 @@ class Objective(nn.Module):
             teacher: likewise; may be None when no active term needs it.
             labels: (B,); (B, S) where the logits are (B, S, C).
             counted: (B, S), which of the logits (B, S, C) count; by default those of real tokens, of a token
-                classifier those that have a label.
+                classifier those that have a label, and so of a target's tokens (B, T).
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
             epoch: which pass over the rows this is, from 0, for losses that change with it (``rail``).
@@ -246,7 +249,9 @@ class Objective(nn.Module):
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
         """
-        if counted is None and self._labelled_tokens and labels is not None:
+        if counted is None and self._targets and labels is not None:
+            counted = labels != IGNORED
+        elif counted is None and self._labelled_tokens and labels is not None:
             counted = labels != IGNORED if student.mask is None else (labels != IGNORED) & student.mask
         context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch, "counted": counted}
         active = self.active(progress)
@@ -312,7 +317,8 @@ class Objective(nn.Module):
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = term.feature
-        mask = student.mask if feature.by_token else None
+        own_mask = student.target_mask if feature.of_decoder else student.mask
+        mask = own_mask if feature.by_token else None
         if term.loss_class.stacked or term.loss_class.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
             if term.loss_class.many_to_many:
@@ -342,6 +348,8 @@ class Objective(nn.Module):
             return ()
         if term.feature.layer is not None:
             return ((term.feature.layer, term.feature.layer),)
+        if term.feature.of_decoder:
+            student, teacher = student.of_decoder(), teacher.of_decoder()
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
 
 

@@ -194,6 +194,24 @@ class Perturbation(Strict):
     epsilon: float = Field(default=1.0, gt=0)
 
 
+class Targets(Strict):
+    """Targets that the teacher writes, in place of the training rows' own.
+
+    Attributes:
+        beam: hypotheses kept while it writes.
+        choose: the ``"best"`` by the teacher, or the ``"closest"`` to the reference by sentence BLEU.
+    """
+
+    beam: int = Field(default=5, ge=1, le=1000)
+    choose: Literal["best", "closest"] = "best"
+
+    @model_validator(mode="after")
+    def _several(self) -> Targets:
+        if self.choose == "closest" and self.beam == 1:
+            raise KdzooError("the closest of a beam of 1 is its only hypothesis; give a wider beam, or choose: best")
+        return self
+
+
 class Recipe(Strict):
     """A published method whole: stages, objectives, perturbation, student, hyper-parameters and citation.
 
@@ -206,6 +224,7 @@ class Recipe(Strict):
         stages: in order.
         general: what comes before them, on text, where there is such a stage; ``kdzoo pretrain`` runs it.
         perturbation: LRC-BERT's gradient perturbation, or None.
+        targets: of a task that writes text, those that the teacher writes to train on; None for the rows' own.
         balance: how the terms are weighed against each other: see `kdzoo.objectives.objective.Objective`.
         student: the student it was published with, in the notation of ``--student``, as advice.
         training: the published hyper-parameters.
@@ -224,6 +243,7 @@ class Recipe(Strict):
     stages: tuple[Stage, ...] = Field(min_length=1)
     general: General | None = None
     perturbation: Perturbation | None = None
+    targets: Targets | None = None
     balance: Literal["fixed", "uncertainty", "gradient_norm"] = "fixed"
     student: str | None = None
     training: Training = Training()

@@ -23,6 +23,9 @@ ORIGINS = {
 }
 
 
+WHOLE = ("perturbation", "targets", "balance", "student")  # of a recipe, and not of a term or stage
+
+
 class Source(Strict):
     """Where some of a recipe's hyper-parameters come from.
 
@@ -46,7 +49,8 @@ def hyper_parameters(recipe: Recipe) -> dict[str, Any]:
 
     ``stages.0.TERM.KEY`` and ``general.TERM.KEY`` are a term's weight, layer map, temperature and whatever else the
     recipe sets of it, a term being called by its name; ``stages.0.KEY`` what a stage sets; ``training.KEY`` and
-    ``general.training.KEY`` the training's; then ``student``, ``perturbation`` and ``balance``, where it has them.
+    ``general.training.KEY`` the training's; then ``student``, ``perturbation``, ``targets`` and ``balance``, where it
+    has them.
     """
     found: dict[str, Any] = {}
     for index, stage in enumerate(recipe.stages):
@@ -59,8 +63,10 @@ def hyper_parameters(recipe: Recipe) -> dict[str, Any]:
         found |= _of_terms("general", recipe.general.terms)
         training = recipe.general.training.model_dump(exclude_none=True)
         found |= {f"general.training.{key}": value for key, value in training.items()}
-    whole = recipe.model_dump(mode="json", exclude_defaults=True, include={"perturbation", "balance", "student"})
-    found |= {key: whole[key] for key in ("perturbation", "balance", "student") if key in whole}
+    whole = recipe.model_dump(mode="json", exclude_defaults=True, include={*WHOLE})
+    if recipe.targets is not None:
+        whole["targets"] = recipe.targets.model_dump(mode="json")
+    found |= {key: whole[key] for key in WHOLE if key in whole}
     return found | {f"training.{key}": value for key, value in recipe.training.model_dump(exclude_none=True).items()}
 
 

@@ -123,6 +123,8 @@ class Term:
                 return "rows"
             # A loss on labels alone leaves out the tokens that have none.
             return "labels" if labelled or not self.loss_class.needs_teacher else "tokens"
+        if self.feature.of_decoder:
+            return "labels"
         padded = self.options.get("variant") in self.loss_class.counts_padding  # over padding too
         return "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
 

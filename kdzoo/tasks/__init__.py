@@ -2,20 +2,23 @@
 
 from kdzoo.tasks.base import Head, Task
 from kdzoo.tasks.classification import Classification
+from kdzoo.tasks.generation import SequenceToSequence
 from kdzoo.tasks.glue import TASKS
 from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.registry import get_task, register_task, task_names
-from kdzoo.tasks.sequences import NER, SQUAD
+from kdzoo.tasks.sequences import NER, SQUAD, TRANSDUCTION
 from kdzoo.tasks.sources import load
 from kdzoo.tasks.token_classification import TokenClassification
 
 __all__ = [
     "NER",
     "SQUAD",
+    "TRANSDUCTION",
     "TASKS",
     "Classification",
     "Head",
     "QuestionAnswering",
+    "SequenceToSequence",
     "Task",
     "TokenClassification",
     "get_task",

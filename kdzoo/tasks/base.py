@@ -53,6 +53,10 @@ class Task(ABC):
         test_split: the split that is scored once, in the end; None where there is none.
         label_names: the batch's label tensors, as the model's forward pass calls them.
         unit: what is resampled for intervals, in the singular.
+        generates: its models write text: `outputs` runs them, not one forward pass, and a tokenizer that is made for
+            them gives back what it has read.
+        quickstart: of a comparison on synthetic rows of such tasks alone, the settings that are others than the common
+            ones (`kdzoo.bench.grid.settings.QUICKSTART`).
     """
 
     name: str
@@ -64,6 +68,8 @@ class Task(ABC):
     test_split: str | None = None
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     unit: ClassVar[str] = "row"
+    generates: ClassVar[bool] = False
+    quickstart: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -144,6 +150,31 @@ class Task(ABC):
     def head(self) -> Head:
         """What a model has on top for this task."""
 
+    def check_model(self, model: Any, what: str) -> None:
+        """Refuse a model with the task's head that cannot work on the task.
+
+        Args:
+            model: of transformers; it may have no weights.
+            what: how it is called in messages.
+
+        Raises:
+            KdzooError: says what it lacks.
+        """
+        return
+
+    def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse rows that cannot be encoded for a model, before anything is trained.
+
+        Args:
+            split: one of `splits`.
+            rows: of it, with the task's `fields`.
+            tokenizer: the model's.
+
+        Raises:
+            KdzooError: names the row.
+        """
+        return
+
     @abstractmethod
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
         """The rows as the model takes them, unpadded.
@@ -163,6 +194,15 @@ class Task(ABC):
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """What makes a batch of `encode`'s rows: padded to the batch's own longest row, without ``length``."""
 
+    def outputs(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        """What a model makes of a batch when it is scored: here the outputs of one forward pass.
+
+        Args:
+            model: of transformers, without wrappers, in evaluation mode.
+            batch: as the `collator` gave it, on the model's device; labels may be missing.
+        """
+        return model(**batch)
+
     def logits(self, outputs: Any) -> Tensor:
         """What teacher and student compare, of a model's outputs."""
         found: Tensor = outputs.logits
@@ -173,6 +213,15 @@ class Task(ABC):
         return None
 
     # --- scores ---
+
+    def decoded(self, outputs: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """A model's outputs on all rows as `predictions` takes them: of a task that `generates` the texts.
+
+        Args:
+            outputs: arrays in the rows' order.
+            tokenizer: the model's.
+        """
+        return outputs
 
     @abstractmethod
     def predictions(self, outputs: np.ndarray, rows: Dataset | None = None) -> Any:
@@ -192,6 +241,22 @@ class Task(ABC):
         from kdzoo.tasks.metrics import value
 
         return {name: value(name, self.kind, predictions, references) for name in self.metrics}
+
+    def scored_by(self, references: Mapping[str, Any]) -> dict[str, str]:
+        """What scores depend on beside predictions and references, in words by name; it stands in the record.
+
+        Args:
+            references: by validation split.
+        """
+        return {}
+
+    def examples(self, rows: Dataset) -> list[str]:
+        """What was given, by unit, for a reader of predictions that are texts; empty where they are none.
+
+        Args:
+            rows: of a split, as `encode` gave them.
+        """
+        return []
 
     def constant(self, train: Dataset, references: Any) -> Any | None:
         """What a model predicts that knows nothing but the training labels, by unit; None where that is unknown.

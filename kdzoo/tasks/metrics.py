@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.tasks import resampling
+from kdzoo.tasks import generation_scores, resampling
 from kdzoo.tasks.answer_scores import answer_score, factoid_scores, normalize_answer, squad_scores
 from kdzoo.tasks.entity_scores import entity_counts, entity_f1
 from kdzoo.tasks.ranking import rank, ranking_scores
@@ -293,6 +293,11 @@ def _answer_scores(place: int, predictions: Values, references: Values) -> np.nd
     return np.stack([scores, np.ones(len(scores))], axis=1)
 
 
+def _mean(sums: np.ndarray) -> np.ndarray:
+    """The mean of scores by unit, from sums of the scores and of ones."""
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
 def _relation_metric(name: str, plain: str, classes: str) -> Metric:
     """Micro over chosen classes, or SemEval's macro over relations, from class ids (`metric_of_labels`)."""
     if plain != "semeval_f1":
@@ -329,6 +334,7 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
 
 
 _R = resampling
+_G = generation_scores
 _AREA = Metric("roc_auc", _roc_auc, partial(_R.roc_auc, _by_label), takes_scores=True)
 
 METRICS: dict[str, dict[str, Metric]] = {
@@ -361,10 +367,12 @@ METRICS: dict[str, dict[str, Metric]] = {
         )
     ),
     "spans": _table(
-        *(
-            additive(name, partial(_answer_scores, place), lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1))
-            for place, name in enumerate(("exact_match", "f1"))
-        )
+        *(additive(name, partial(_answer_scores, place), _mean) for place, name in enumerate(("exact_match", "f1")))
+    ),
+    "seq2seq": _table(
+        *(additive(name, partial(_G.sacre_statistics, name), partial(_G.sacre_score, name)) for name in _G.SACRE),
+        *(additive(name, partial(_G.rouge_statistics, name), _mean) for name in _G.ROUGES),
+        additive("exact_match", _G.match_statistics, _mean),
     ),
     "regression": _table(
         Metric("pearson", _correlation("pearsonr"), partial(_R.over_targets, _R.pearson)),

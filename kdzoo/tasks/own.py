@@ -14,6 +14,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
 from kdzoo.tasks.metrics import get_metric
+from kdzoo.tasks.own_pairs import from_pairs
 from kdzoo.tasks.own_reading import Table, tables_of
 from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
 from kdzoo.tasks.reading import half_letters
@@ -50,6 +51,7 @@ def from_data(
     labels: Sequence[str] | None = None,
     metric: str | Sequence[str] | None = None,
     separator: str | None = None,
+    decoding: str | Mapping[str, Any] | None = None,
     name: str | None = None,
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -63,10 +65,12 @@ def from_data(
         text: the text column, or two of them.
         label: the label's column; several of numbers, or of 0 and 1 with ``kind="multilabel"``.
         kind: ``"classification"``, ``"multilabel"`` or ``"regression"``, found from the labels when None; or
-            ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`).
+            ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`), or ``"seq2seq"``
+            (`kdzoo.tasks.own_pairs.from_pairs`).
         labels: their names in order; found from the training rows when None.
         metric: what it is measured by; names of `kdzoo.tasks.metrics`, or ``package.module:function``.
         separator: what parts several labels in one text; ``"|"`` when None.
+        decoding: of ``"seq2seq"``, how texts are written: ``"beam=5,no_repeat_ngram=3"``, or a mapping.
         name: the task's; the file's stem or the folder's name when None.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
@@ -76,6 +80,13 @@ def from_data(
     """
     check_kind(kind, KINDS)
     texts, columns = _listed(text), _listed(label)
+    if decoding is not None and kind != "seq2seq":
+        raise KdzooError("decoding is of texts that are written, --kind seq2seq; leave it out")
+    if kind == "seq2seq":
+        if labels:
+            raise KdzooError("texts that are written have no --labels; leave them out")
+        own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
+        return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
     if kind in SEQUENCES:
         if separator is not None:
             raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")

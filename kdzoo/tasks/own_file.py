@@ -36,7 +36,7 @@ class OwnFile(BaseModel):
         name: the task's; the YAML file's stem by default.
         columns: which are taken; tagged sentences and questions need none named.
         files: a file, a folder or a hub data set's name, or one a split; paths are from the YAML file's folder.
-        kind, labels, metrics, label_separator: see `kdzoo.tasks.own.from_data`.
+        kind, labels, metrics, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows, where they are taken from the training rows.
     """
@@ -50,6 +50,7 @@ class OwnFile(BaseModel):
     labels: list[str] | None = None
     metrics: str | list[str] | None = None
     label_separator: str | None = Field(default=None, min_length=1)
+    decoding: dict[str, int | float] | None = None
     splits: dict[str, str] = {}
     seed: int = Field(default=0, ge=0, lt=2**32)
 
@@ -102,6 +103,7 @@ def from_yaml(path: Path) -> Own:
         labels=read.labels,
         metric=read.metrics,
         separator=read.label_separator,
+        decoding=read.decoding,
         name=read.name or path.stem,
         splits=read.splits,
         seed=read.seed,

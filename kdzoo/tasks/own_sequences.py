@@ -23,7 +23,7 @@ from kdzoo.tasks.token_classification import TokenClassification, sentences, tag
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SEQUENCES = ("tokens", "spans")
+SEQUENCES = ("tokens", "spans", "seq2seq")
 Made = tuple[TokenClassification | QuestionAnswering, tuple[str, ...]]
 
 

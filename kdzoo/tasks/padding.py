@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdzoo.tasks.pieces import IGNORED
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -40,4 +42,26 @@ class RightPadded:
             batch[name] = torch.tensor([list(row[name]) + fill * (width - len(row[name])) for row in rows])
         for name in (name for name in self.numbers if name in there):
             batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+
+@dataclass(frozen=True)
+class SourceAndTarget:
+    """Makes a batch of sources and targets, each padded on the right to the batch's own longest.
+
+    Attributes:
+        tokenizer: the model's.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The model's inputs, (B, S), and ``labels``, (B, T) with -100 in padding, where the rows have them."""
+        import torch
+
+        targets = [row["labels"] for row in rows if "labels" in row]
+        batch = RightPadded(self.tokenizer, {}, ("sample_ids",))(rows)
+        if targets:
+            width = max(map(len, targets))
+            batch["labels"] = torch.tensor([[*ids] + [IGNORED] * (width - len(ids)) for ids in targets])
         return batch

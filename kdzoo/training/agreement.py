@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.features import LOGITS
-from kdzoo.models.heads import answers_spans, logits_by_token, unwrap
+from kdzoo.models.heads import (
+    answers_spans,
+    has_decoder,
+    logits_by_token,
+    stack_config,
+    unwrap,
+    vocabulary_size,
+)
 from kdzoo.models.labels import order_between
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.cache import TEACHER_PREFIX
@@ -59,7 +66,7 @@ def check_vocabularies(student: nn.Module, teacher: nn.Module) -> None:
     Raises:
         KdzooError: names both sizes.
     """
-    sizes = unwrap(student).config.vocab_size, unwrap(teacher).config.vocab_size
+    sizes = vocabulary_size(unwrap(student).config), vocabulary_size(unwrap(teacher).config)
     if sizes[0] != sizes[1]:
         raise KdzooError(
             f"the student's vocabulary has {sizes[0]} entries and the teacher's {sizes[1]}; both read the same tokens, "
@@ -169,11 +176,14 @@ def check_longest(what: str, model: nn.Module, dataset: Any, collate: Collate, p
     if len(found) and found.max() > most:
         with same_numbers():
             batch = collate([dataset[int(found.argmax())]])
-        check_length(what, most, given(batch, accepted_inputs(model), prefix))
+        check_length(what, most, given(model, batch, accepted_inputs(model), prefix))
 
 
 def positions(model: nn.Module) -> int | None:
     """How many tokens a model with a table of positions takes; None where nothing bounds them."""
+    if has_decoder(model):
+        found = getattr(stack_config(unwrap(model).config), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
     for name, module in unwrap(model).named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa's positions begin after the padding's.

@@ -11,7 +11,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +22,23 @@ from torch import Tensor
 from kdzoo import hashing
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.models.activations import QKV, Activations, Needs, capture
-from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
+from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER
 from kdzoo.models.heads import (
     batch_dependence,
     head_positions,
-    hidden_size,
-    logits_by_token,
-    num_heads,
     shows_qkv,
     unwrap,
 )
-from kdzoo.models.masks import real_tokens
 from kdzoo.tasks.encoding import TEACHER_PREFIX as TEACHER_PREFIX
-from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers
+from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers, target_lengths
+from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width
 from kdzoo.training.store import FORMAT, Growing, read
 from kdzoo.training.store import PRECISIONS as PRECISIONS
+from kdzoo.training.topk import cut
 
 VOLATILE = ("_name_or_path", "transformers_version")  # of a config: what does not change the numbers
 ROWS_FILE = "rows.safetensors"
 COMPUTED_IN = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by what autocast calls it
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """One file: a feature, of a layer where it has layers."""
-
-    feature: Feature
-    layer: int | None = None
-
-    def __str__(self) -> str:
-        return str(self.feature) if self.layer is None else f"{self.feature}-{self.layer}"
-
-    def by_token(self, teacher: Any) -> bool:
-        """Whether it is kept token by token; logits are those of tokens or of rows."""
-        return logits_by_token(teacher) if self.feature == LOGITS else self.feature.by_token
-
-    def width(self, teacher: Any) -> int:
-        """Numbers a row or token."""
-        config = getattr(teacher, "config", teacher)
-        if self.feature == LOGITS:
-            output = teacher.get_output_embeddings() if hasattr(teacher, "get_output_embeddings") else None
-            return int(config.num_labels if output is None else config.vocab_size)
-        if self.feature == QKV_OF_LAYER:
-            return 3 * num_heads(config) * int(getattr(config, "head_dim", hidden_size(config) // num_heads(config)))
-        return hidden_size(config)
-
-
-def _kept(needs: Needs) -> list[_Kept]:
-    layered = (f for f in FEATURES.values() if f.by_layer)
-    logits = [_Kept(LOGITS)] if needs.logits else []
-    return [*logits, *(_Kept(f, layer) for f in layered for layer in sorted(getattr(needs, f.kept)))]
 
 
 class TeacherCache:
@@ -86,24 +52,35 @@ class TeacherCache:
         folder: made when it is not there; processes may share it.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, in which the activations are kept; they are read as float32
             (queries, keys and values as the teacher gave them).
+        top: how many logits of a token are kept of a vocabulary that is larger; the others' probability is kept as one
+            number and read as spread evenly over them. None for all.
         limit: the most bytes that an objective's activations may take; over it there is no cache, and the live teacher
             is asked. None for no limit.
         ahead: what others will need of the same teacher; where the limit has room for it too, it is computed with what
             is needed first, so that the teacher runs over the rows once for all of them.
 
     Raises:
-        KdzooError: for an unknown precision.
+        KdzooError: for an unknown precision, or a ``top`` under 1.
     """
 
     def __init__(
-        self, folder: str | Path, *, precision: str = "fp32", limit: int | None = None, ahead: Needs | None = None
+        self,
+        folder: str | Path,
+        *,
+        precision: str = "fp32",
+        limit: int | None = None,
+        ahead: Needs | None = None,
+        top: int | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         self.folder = Path(folder)
         self.precision = precision
+        if top is not None and top < 1:
+            raise KdzooError(f"top is {top}; at least one logit of a token is kept")
         self.limit = limit
         self.ahead = ahead
+        self.top = top
         self._verified: dict[Path, tuple[int, int]] = {}
 
     def nbytes(self, teacher: Any, dataset: Any, needs: Needs, *, prefix: str = "") -> int:
@@ -115,11 +92,16 @@ class TeacherCache:
             needs: of the teacher.
             prefix: what stands before the names of the teacher's columns.
         """
-        found = lengths(dataset, prefix)
-        numbers = sum(
-            kept.width(teacher) * (int(found.sum()) if kept.by_token(teacher) else len(found)) for kept in _kept(needs)
-        )
-        return numbers * PRECISIONS[self.precision][0].itemsize
+        found = {ROW: len(dataset), TOKEN: int(lengths(dataset, prefix).sum())}
+        found[TARGET] = int(target_lengths(dataset).sum())
+        size = PRECISIONS[self.precision][0].itemsize
+        wanted = kept_of(needs, self.top_of(teacher))
+        return sum(kept.width(teacher) * found[kept.by(teacher)] * (4 if kept.places else size) for kept in wanted)
+
+    def top_of(self, teacher: Any) -> int | None:
+        """How many logits of a token are kept; None where that is all of them."""
+        by_token = Kept(LOGITS).by(teacher) != ROW
+        return self.top if by_token and self.top is not None and self.top < logits_width(teacher) else None
 
     def open(
         self,
@@ -169,20 +151,23 @@ class TeacherCache:
         if obstacle is None:
             folder, key = self._place(source, probe, autocast_dtype)
             try:
-                return TeacherRows(*self._found(folder, key, source, needs), COMPUTED_IN.get(autocast_dtype))
+                found = self._found(folder, key, source, needs)
+                vocabulary = logits_width(source.teacher) if needs.logits else 0
+                return TeacherRows(*found, vocabulary, COMPUTED_IN.get(autocast_dtype))
             except _Uncacheable as reason:
                 obstacle = str(reason)
         warnings.warn(f"no cache of the teacher: {obstacle}; it runs live", KdzooWarning, stacklevel=2)
         return None
 
-    def _later(self, source: Source, needs: Needs) -> list[_Kept]:
+    def _later(self, source: Source, needs: Needs) -> list[Kept]:
         """What is computed with the needs for others, where all of it together is within the limit."""
         if self.ahead is None:
             return []
         size = self.nbytes(source.teacher, source.dataset, needs | self.ahead, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return []
-        return [kept for kept in _kept(self.ahead) if kept.feature != QKV_OF_LAYER or shows_qkv(source.teacher)]
+        wanted = kept_of(self.ahead, self.top_of(source.teacher))
+        return [kept for kept in wanted if kept.feature != QKV_OF_LAYER or shows_qkv(source.teacher)]
 
     def _obstacle(self, source: Source, needs: Needs) -> str | None:
         names = getattr(source.dataset, "column_names", None)
@@ -217,11 +202,11 @@ class TeacherCache:
 
     def _found(
         self, folder: Path, key: str, source: Source, needs: Needs
-    ) -> tuple[dict[_Kept, tuple[Tensor, bool]], Rows]:
+    ) -> tuple[dict[Kept, tuple[Tensor, str]], Rows]:
         """What is needed, read from the folder, with what is not there computed first."""
-        wanted = _kept(needs)
+        wanted = kept_of(needs, self.top_of(source.teacher))
 
-        def find() -> tuple[Tensor | None, dict[_Kept, tuple[Tensor, bool]]]:
+        def find() -> tuple[Tensor | None, dict[Kept, tuple[Tensor, str]]]:
             rows = self._read(folder / ROWS_FILE, key)
             found = ((kept, self._read(folder / f"{kept}.safetensors", key)) for kept in wanted)
             return rows and rows[0], {kept: values for kept, values in found if values is not None}
@@ -238,14 +223,14 @@ class TeacherCache:
                     rows, made = find()
                     found |= made
         assert rows is not None
-        return found, Rows(rows[:, 0].numpy(), rows[:, 1].numpy())
+        return found, Rows(*(column.numpy() for column in rows.unbind(1)))
 
-    def _make(self, folder: Path, key: str, source: Source, missing: list[_Kept], needs: Needs) -> None:
+    def _make(self, folder: Path, key: str, source: Source, missing: list[Kept], needs: Needs) -> None:
         rows = source.rows()
         if not missing:
             self._write(folder, key, rows, iter(()))
             return
-        wanted, later = _kept(needs), self._later(source, needs)
+        wanted, later = kept_of(needs, self.top_of(source.teacher)), self._later(source, needs)
         unmade = [kept for kept in later if kept not in wanted and not (folder / f"{kept}.safetensors").exists()]
         try:
             self._write(folder, key, rows, _computed(missing + unmade, source, rows))
@@ -259,24 +244,23 @@ class TeacherCache:
         folder: Path,
         key: str,
         rows: Rows,
-        batches: Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]],
+        batches: Iterator[tuple[np.ndarray[Any, Any], dict[Kept, tuple[Tensor, str]]]],
     ) -> None:
-        starts, dtype = _starts(rows.lengths), PRECISIONS[self.precision][0]
+        axes, dtype = axes_of(rows), PRECISIONS[self.precision][0]
         files: dict[str, Growing] = {}
 
-        def file_of(name: str, count: int, value: Tensor, kind: torch.dtype, by_token: bool = False) -> Growing:
+        def file_of(name: str, count: int, value: Tensor, kind: torch.dtype, by: str = ROW) -> Growing:
             if name not in files:
                 path = folder / f".{name}"
-                files[name] = Growing(path, (count, *value.shape[1:]), key, kind, by_token=by_token)
+                files[name] = Growing(path, (count, *value.shape[1:]), key, kind, by=by)
             return files[name]
 
         try:
             for numbers, values in batches:
-                tokens = _tokens(starts, rows.lengths, numbers)
-                for kept, (value, by_token) in values.items():
-                    count = int(rows.lengths.sum()) if by_token else len(rows.lengths)
-                    file = file_of(f"{kept}.safetensors", count, value, dtype, by_token)
-                    file.put(tokens if by_token else numbers, value)
+                for kept, (value, by) in values.items():
+                    kind = torch.int32 if kept.places else dtype
+                    file = file_of(f"{kept}.safetensors", axes[by].total, value, kind, by)
+                    file.put(axes[by].places(numbers), value)
             both = torch.from_numpy(np.stack(rows, axis=1))
             file_of(ROWS_FILE, len(both), both, torch.int64).put(np.arange(len(both)), both)
             for name, file in files.items():
@@ -285,7 +269,7 @@ class TeacherCache:
             for file in files.values():
                 file.discard()
 
-    def _read(self, path: Path, key: str) -> tuple[Tensor, bool] | None:
+    def _read(self, path: Path, key: str) -> tuple[Tensor, str] | None:
         """A file's tensor, memory-mapped; None where there is none that can be used, which is said and removed."""
         if not path.exists():
             return None
@@ -301,95 +285,22 @@ class TeacherCache:
             return None
 
 
-class TeacherRows:
-    """What a cache holds of a training set; `activations` are those of some of its rows."""
-
-    def __init__(
-        self, values: dict[_Kept, tuple[Tensor, bool]], rows: Rows, computed_in: torch.dtype | None = None
-    ) -> None:
-        """
-        Args:
-            values: what is kept, and whether by token.
-            rows: their lengths, and the prints of their inputs.
-            computed_in: the half precision that matrix products were computed in, if they were.
-        """
-        self._values, self._computed_in = values, computed_in
-        self._lengths, self._prints = rows.lengths, torch.from_numpy(rows.prints)
-        self._starts = _starts(rows.lengths)
-
-    def holds(self, sample_ids: Tensor, taken: dict[str, Tensor]) -> bool:
-        """Whether a batch is what the teacher was given of these rows, (B,)."""
-        prints = fingerprints(taken)[0]
-        return torch.equal(prints, self._prints[sample_ids.cpu()].to(prints.device))
-
-    def activations(self, sample_ids: Tensor, mask: Tensor | None, needs: Needs) -> Activations:
-        """The teacher's activations of a batch, in float32; queries, keys and values in the type that they came in.
-
-        Those the live teacher gives in half precision under autocast, in which their products are several times faster.
-
-        Args:
-            sample_ids: (B,).
-            mask: (B, S) the batch's attention mask; None where no row is padded.
-            needs: which of them.
-
-        Raises:
-            KdzooError: when the mask's rows are not as long as those that the cache was made from.
-        """
-        device = sample_ids.device
-        rows = sample_ids.cpu().numpy()
-        real = real_tokens(mask)
-        found = Activations(mask=real)
-        index = torch.from_numpy(rows)
-        tokens: Tensor | None = None
-        for kept in _kept(needs):
-            values, by_token = self._values[kept]
-            if by_token and tokens is None:
-                tokens = torch.from_numpy(_tokens(self._starts, self._lengths, rows))
-                real = self._checked(real, rows, device)
-            in_half = kept.feature == QKV_OF_LAYER and self._computed_in is not None
-            value = values[tokens if by_token else index].to(device, self._computed_in if in_half else torch.float32)
-            if by_token:
-                assert real is not None
-                padded = value.new_zeros(*real.shape, *value.shape[1:])
-                padded[real] = value
-                value = padded
-            if kept.layer is None:
-                found.logits = value
-            elif kept.feature == QKV_OF_LAYER:
-                query, key, value = (part.transpose(1, 2) for part in value.unbind(2))
-                found.qkv[kept.layer] = QKV(query, key, value)
-            else:
-                getattr(found, kept.feature.kept)[kept.layer] = value
-        return found
-
-    def _checked(self, real: Tensor | None, rows: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-        lengths = torch.from_numpy(self._lengths[rows]).to(device)
-        if real is None:
-            real = torch.ones(len(rows), int(lengths.max()), dtype=torch.bool, device=device)
-        if not torch.equal(real.sum(1), lengths):
-            raise KdzooError(
-                f"the batch's rows have {real.sum(1).tolist()} tokens and the cached ones {lengths.tolist()}; "
-                "sample_ids must be the rows' places in the training set that the cache was made from"
-            )
-        return real
-
-
 class _Uncacheable(Exception):
     """Why a teacher's activations do not fit into rows of their own."""
 
 
 def _computed(
-    wanted: list[_Kept], source: Source, known: Rows
-) -> Iterator[tuple[np.ndarray[Any, Any], dict[_Kept, tuple[Tensor, bool]]]]:
+    wanted: list[Kept], source: Source, known: Rows
+) -> Iterator[tuple[np.ndarray[Any, Any], dict[Kept, tuple[Tensor, str]]]]:
     """Batches of rows, and of each feature the rows' or the tokens' values, padding left out."""
     teacher = source.teacher
     layers: dict[str, Any] = {
         f.kept: frozenset(k.layer for k in wanted if k.feature == f) for f in FEATURES.values() if f.by_layer
     }
-    needs = Needs(_Kept(LOGITS) in wanted, **layers)
+    needs = Needs(any(kept.feature == LOGITS for kept in wanted), **layers)
     done = 0
     for rows, taken in source.batches():
-        if not np.array_equal(fingerprints(taken)[0].numpy(), known.prints[rows]):
+        if not np.array_equal(fingerprints(taken).numbers.numpy(), known.prints[rows]):
             raise _Uncacheable("the collator makes something else of the same rows each time")
         batch = {name: value.to(teacher.device) for name, value in taken.items()}
         mask = batch.get("attention_mask")
@@ -405,33 +316,28 @@ def _computed(
             raise _Uncacheable("rows are padded on the left, and what they are given depends on the batch")
         if needs.cls and not bool(real.gather(1, head_positions(teacher, real).unsqueeze(1)).all()):
             raise _Uncacheable(f"{type(teacher).__name__}'s head reads the last position, which depends on the batch")
-        yield rows, {kept: _by_row_or_token(kept, found, real) for kept in wanted}
+        if found.target_mask is not None and not bool(found.target_mask[:, 0].all()):
+            raise _Uncacheable("targets are padded on the left, and what they are given depends on the batch")
+        yield rows, {kept: _values_of(kept, found, real) for kept in wanted}
         done += len(rows)
         source.progress(done, len(source.dataset))
 
 
-def _by_row_or_token(kept: _Kept, found: Activations, real: Tensor) -> tuple[Tensor, bool]:
-    """A feature's values as they are kept, and whether that is token by token."""
+def _values_of(kept: Kept, found: Activations, real: Tensor) -> tuple[Tensor, str]:
+    """A feature's values as they are kept, and what that is by."""
     value = found.get(kept.feature, kept.layer)
     if isinstance(value, QKV):
         if len({part.shape for part in value}) > 1:
             raise _Uncacheable("queries and values differ in width")
         value = torch.stack([part.transpose(1, 2) for part in value], dim=2)
-    by_token = kept.feature.by_token or (kept.feature == LOGITS and value.dim() == 3)
-    return (value[real] if by_token else value), by_token
+    if found.target_mask is not None and (kept.feature.of_decoder or kept.feature == LOGITS):
+        value, by = value[found.target_mask], TARGET
+    else:
+        by = TOKEN if kept.feature.by_token or (kept.feature == LOGITS and value.dim() == 3) else ROW
+        value = value[real] if by == TOKEN else value
+    return (value if kept.top is None else cut(value, kept.top)[kept.places]), by
 
 
 def megabytes(size: float) -> str:
     """``12.3 MB``."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def _starts(lengths: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.concatenate([[0], np.cumsum(lengths)])
-
-
-def _tokens(
-    starts: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """Where the tokens of some rows are, row by row."""
-    return np.concatenate([np.arange(starts[row], starts[row] + lengths[row]) for row in rows])

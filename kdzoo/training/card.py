@@ -21,6 +21,8 @@ def model_card(student: Any, recipe: Recipe | None, state: Any) -> str:
 
     inner = unwrap(student)
     loads = f"It loads with `{auto_class(inner).__name__}`"
+    if inner.config.model_type.startswith("kdzoo"):
+        loads += " after `import kdzoo.models.representations`"
     if is_peft(savable(student)):
         loads = "It is a PEFT adapter: load the base model, and this with `peft.PeftModel.from_pretrained`"
     title = recipe.name if recipe is not None else "an objective of its own"

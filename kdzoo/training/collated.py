@@ -11,31 +11,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdzoo import hashing
+from kdzoo.models.decoders import teacher_forced
+from kdzoo.models.heads import has_decoder
 from kdzoo.models.masks import real_tokens
 
+TARGET = "decoder_"  # before the names of the inputs that have a target's positions
 PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 # splitmix64's constants (Steele, Lea and Flood 2014), as signed numbers: torch's integers wrap around.
 _GAMMA, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def given(batch: Mapping[str, Any], inputs: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
-    """What a model takes of a batch, by its own names.
+def given(model: nn.Module, batch: Mapping[str, Any], inputs: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
+    """What a model takes of a batch, by its own names; a decoder with the target before each of its words.
 
     Args:
+        model: the model.
         batch: what the collator made.
         inputs: the names that the model takes.
         prefix: what stands before them in the batch.
     """
     names = (name for name in sorted(inputs) if isinstance(batch.get(prefix + name), Tensor))
-    return {name: batch[prefix + name] for name in names}
+    return teacher_forced(model, {name: batch[prefix + name] for name in names}, batch.get("labels"))
 
 
-def fingerprints(taken: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """A number for each row of a batch, and how many real tokens it has, (B,) int64 each.
+class Prints(NamedTuple):
+    """Of each row of a batch, (B,) int64: a number, and how many real tokens it and its target have."""
+
+    numbers: Tensor
+    tokens: Tensor
+    targets: Tensor
+
+
+def fingerprints(taken: Mapping[str, Tensor]) -> Prints:
+    """A number for each row of a batch, and its real tokens.
 
     Equal inputs have equal numbers whatever they are padded to on the right; where a token stands is part of them, so
     that rows padded on the left differ from batch to batch, as what a model makes of them does.
@@ -45,13 +57,17 @@ def fingerprints(taken: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """
     ids = taken.get("input_ids")
     first = next(iter(taken.values())) if ids is None else ids
-    length = first.shape[1] if first.dim() > 1 else 0
     mask = real_tokens(taken.get("attention_mask"))
     real = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device) if mask is None else mask
     if real.dim() == 1:
         real = real.unsqueeze(1)
+    width = first.shape[1] if first.dim() > 1 else 0
+    below = real_tokens(taken.get("decoder_attention_mask"))
+    targets = torch.zeros_like(real[:, :0]) if below is None else below
     total = torch.zeros(len(first), dtype=torch.int64, device=first.device)
     for name, value in taken.items():
+        counts = targets if name.startswith(TARGET) and below is not None else real
+        length = counts.shape[1]
         whole = value.double().view(torch.int64) if value.is_floating_point() else value.long()
         counted = torch.ones_like(whole, dtype=torch.bool)
         place = torch.zeros_like(whole) + zlib.crc32(name.encode())
@@ -59,12 +75,12 @@ def fingerprints(taken: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             shape = [1] * whole.dim()
             shape[axis] = whole.shape[axis]
             place = _mixed(place + torch.arange(whole.shape[axis], device=whole.device).view(shape))
-            if whole.shape[axis] == length and length == real.shape[1]:
-                shape[0] = len(real)
-                counted = counted & real.view(shape)
+            if whole.shape[axis] == length and (counts is targets or length == width):
+                shape[0] = len(counts)
+                counted = counted & counts.view(shape)
         mixed = _mixed(_mixed(whole) + place)
         total = total + (mixed * counted).flatten(1).sum(1) if whole.dim() > 1 else total + mixed
-    return total, real.sum(1)
+    return Prints(total, real.sum(1), targets.sum(1))
 
 
 @contextmanager
@@ -80,10 +96,11 @@ def same_numbers() -> Iterator[None]:
 
 
 class Rows(NamedTuple):
-    """Of each row, what stands for the teacher's input of it, and its number of tokens; (N,) each."""
+    """Of each row, what stands for the teacher's input of it, and its numbers of tokens and of target tokens; (N,)."""
 
     prints: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, Any]
+    targets: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -101,14 +118,14 @@ class Source:
 
     def columns(self) -> list[str]:
         """The columns with the teacher's inputs."""
-        wanted = {self.prefix + name for name in self.inputs}
+        wanted = {self.prefix + name for name in self.inputs} | ({"labels"} if has_decoder(self.teacher) else set())
         return [name for name in self.dataset.column_names if name in wanted]
 
     def probe(self) -> Tensor:
         """The fingerprints of the first rows, as the collator makes them."""
         order = np.arange(min(PROBED, len(self.dataset)))
         batches = self._in_order(order)
-        return torch.cat([fingerprints(taken)[0] for _, taken in batches])
+        return torch.cat([fingerprints(taken).numbers for _, taken in batches])
 
     def batches(self) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
         """All rows, the longest first."""
@@ -120,15 +137,22 @@ class Source:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.collate([self.dataset[int(row)] for row in rows])
-            yield rows, given(batch, self.inputs, self.prefix)
+            yield rows, given(self.teacher, batch, self.inputs, self.prefix)
 
     def rows(self) -> Rows:
         """Of all rows."""
-        found = Rows(np.zeros(len(self.dataset), np.int64), np.zeros(len(self.dataset), np.int64))
+        found = Rows(*(np.zeros(len(self.dataset), np.int64) for _ in Rows._fields))
         for rows, taken in self.batches():
-            prints, tokens = fingerprints(taken)
-            found.prints[rows], found.lengths[rows] = prints.numpy(), tokens.numpy()
+            for kept, own in zip(found, fingerprints(taken), strict=True):
+                kept[rows] = own.numpy()
         return found
+
+
+def target_lengths(dataset: Any) -> np.ndarray[Any, Any]:
+    """The numbers of tokens of the rows' targets, 0 where they have none."""
+    if "labels" not in dataset.column_names:
+        return np.zeros(len(dataset), np.int64)
+    return np.asarray([len(ids) if isinstance(ids, list) else 0 for ids in dataset["labels"][:]], np.int64)
 
 
 def lengths(dataset: Any, prefix: str = "") -> np.ndarray[Any, Any]:

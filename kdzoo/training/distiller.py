@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from kdzoo.models.activations import Activations, capture, embedding_output
 from kdzoo.models.attention import attention_kept
+from kdzoo.models.decoders import teacher_forced
 from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Perturbation
@@ -93,6 +94,7 @@ class Distiller(nn.Module):
                 return self._runs[0](**taken, **own)
         check_length("the student", self._most, taken)
         labels = Labels.of(self.student, inputs)
+        taken = teacher_forced(self.student, taken, labels.values)
         context = {"labels": labels, "sample_ids": sample_ids, "progress": progress, "epoch": epoch, "shares": shares}
         measured = {"parameters": [p for p in self.student.parameters() if p.requires_grad]} if measure else {}
         if self.perturbation is None:

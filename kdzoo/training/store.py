@@ -15,9 +15,9 @@ from torch import Tensor
 from kdzoo import hashing
 from kdzoo.errors import KdzooError
 
-FORMAT = "2"
+FORMAT = "3"
 PRECISIONS = {"fp32": (torch.float32, "F32"), "bf16": (torch.bfloat16, "BF16"), "fp16": (torch.float16, "F16")}
-NUMBERS = {torch.int64: "I64"} | dict(PRECISIONS.values())
+NUMBERS = {torch.int64: "I64", torch.int32: "I32"} | dict(PRECISIONS.values())
 NO_HASH = "0" * 64
 
 
@@ -29,12 +29,12 @@ class Growing:
         shape: of the tensor.
         key: of what it belongs to.
         dtype: of the numbers.
-        by_token: a row of it is a token, and not a row of the training set.
+        by: what a row of it is: a ``"row"`` of the training set, a ``"token"``, or one of a ``"target"``.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], key: str, dtype: torch.dtype, *, by_token: bool) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], key: str, dtype: torch.dtype, *, by: str) -> None:
         self._path, self._shape, self._dtype = path, shape, dtype
-        self._about = {"format": FORMAT, "key": key, "by": "token" if by_token else "row"}
+        self._about = {"format": FORMAT, "key": key, "by": by}
         header = self._header(NO_HASH)
         size = int(np.prod(shape)) * dtype.itemsize
         with path.open("wb") as file:
@@ -44,7 +44,8 @@ class Growing:
                 os.posix_fallocate(file.fileno(), len(header), size)
             else:
                 file.truncate(len(header) + size)
-        kind = {2: np.int16, 4: np.float32, 8: np.int64}[dtype.itemsize]
+        kinds = {2: np.int16, 4: np.int32 if dtype == torch.int32 else np.float32, 8: np.int64}
+        kind = kinds[dtype.itemsize]
         self._values: Any = np.memmap(path, kind, "r+", len(header), shape) if size else np.empty(shape, kind)
 
     def _header(self, sha256: str) -> bytes:
@@ -82,8 +83,8 @@ class Growing:
         self._path.unlink(missing_ok=True)
 
 
-def read(path: Path, key: str, *, check: bool) -> tuple[Tensor, bool]:
-    """A file's tensor, memory-mapped, and whether its rows are tokens.
+def read(path: Path, key: str, *, check: bool) -> tuple[Tensor, str]:
+    """A file's tensor, memory-mapped, and what its rows are (`Growing`).
 
     Args:
         path: the file.
@@ -99,7 +100,7 @@ def read(path: Path, key: str, *, check: bool) -> tuple[Tensor, bool]:
             raise ValueError("it was made by another teacher or from other rows")
         if check and _of_values(path) != about.get("sha256"):
             raise ValueError("its checksum is not the one it was written with")
-        return file.get_tensor("values"), about.get("by") == "token"
+        return file.get_tensor("values"), str(about.get("by"))
 
 
 def _of_values(path: Path) -> str:

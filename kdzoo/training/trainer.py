@@ -27,14 +27,16 @@ from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
 from kdzoo.training.agreement import accepted_inputs as accepted_inputs
 from kdzoo.training.arguments import check_arguments, check_kinds, check_optimizer, resume_from
-from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache, TeacherRows
+from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache
 from kdzoo.training.card import model_card
 from kdzoo.training.collated import given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
+from kdzoo.training.kept import TeacherRows
 from kdzoo.training.labels import COUNTED, check_spans, in_order, label_names
 from kdzoo.training.order import by_length, staged
 from kdzoo.training.stopwatch import Stopwatch
+from kdzoo.training.topk import looks_at_all
 
 MEASURED_EVERY = 10  # steps between two looks at the terms' gradients, where weights depend on them
 
@@ -93,6 +95,13 @@ class DistillationTrainer(Trainer):
         if isinstance(recipe, str):
             recipe = Recipe.load(recipe)
         self.recipe = recipe
+        if recipe is not None and recipe.targets is not None:
+            warnings.warn(
+                f"{recipe.name} trains on texts that the teacher writes, taking the training set's targets for them; "
+                "kdzoo.training.decoded.decoded_rows makes them",
+                KdzooWarning,
+                stacklevel=2,
+            )
         self.log_gradients = log_gradients
         if objective is None:
             assert recipe is not None
@@ -141,6 +150,7 @@ class DistillationTrainer(Trainer):
             self._teacher_most = agreement.positions(self.teacher)
             self._signature_columns += [self._prefix + name for name in self._teacher_inputs]
         self._cache = cache
+        self.outputs: Callable[[Any, Mapping[str, Any]], Any] | None = None  # what is predicted, unless by one pass
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
         self.teacher_progress: Callable[[int, int], None] | None = None  # in place of a bar, while the cache is filled
         self._steps: list[Step] = []
@@ -188,6 +198,10 @@ class DistillationTrainer(Trainer):
     def _open_cache(self) -> None:
         needs = self.model.objective.teacher_needs()
         if self._cache is None or self.teacher is None or needs is None:
+            return
+        why = looks_at_all(self.model.objective) if self._cache.top_of(self.teacher) is not None else None
+        if why is not None:
+            warnings.warn(f"no cache of the teacher: {why}; it runs live", KdzooWarning, stacklevel=2)
             return
         with self._teacher_bar() as progress, agreement.evaluating(self.teacher):
             self.teacher_rows = self._cache.open(
@@ -263,6 +277,14 @@ class DistillationTrainer(Trainer):
         self.stopwatch.lap("backward")
         return loss
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The student's outputs on a batch; with ``outputs`` set those that it gives, and no loss."""
+        if self.outputs is None:
+            return super().prediction_step(model, inputs, *arguments, **options)
+        taken = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            return None, self.outputs(self.student, taken), None
+
     def _measures(self) -> bool:
         """Whether this step's gradients are measured, term by term."""
         step = self.state.global_step
@@ -274,7 +296,7 @@ class DistillationTrainer(Trainer):
         _, needs = self.model.objective.needs(self.progress)
         if self.teacher is None or needs is None:
             return None
-        taken = given(inputs, self._teacher_inputs, self._prefix)
+        taken = given(self.teacher, inputs, self._teacher_inputs, self._prefix)
         if self._prefix and "input_ids" not in taken:
             raise KdzooError(
                 f"the training set has columns of the teacher's own ({TEACHER_PREFIX}input_ids, ...) and the batch has "
@@ -282,7 +304,8 @@ class DistillationTrainer(Trainer):
             )
         if self.teacher_rows is not None:
             if self.teacher_rows.holds(inputs["sample_ids"], taken):
-                return self.teacher_rows.activations(inputs["sample_ids"], taken.get("attention_mask"), needs)
+                masks = taken.get("attention_mask"), taken.get("decoder_attention_mask")
+                return self.teacher_rows.activations(inputs["sample_ids"], masks[0], needs, targets=masks[1])
             warnings.warn(
                 "the collator makes other inputs of these rows than those that the teacher's cache was made from; the "
                 "teacher runs live from here on",

@@ -1,0 +1,81 @@
+"""What an encoder-decoder has beside an encoder: a stack of its own, a token to start from, inputs made of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdzoo.errors import KdzooError
+from kdzoo.models.heads import has_decoder, stack_config, unwrap
+
+IGNORED = -100
+
+
+def teacher_forced(model: nn.Module, inputs: dict[str, Tensor], labels: Any) -> dict[str, Tensor]:
+    """A model's inputs with the target before each of its words, where it is an encoder-decoder.
+
+    Args:
+        model: wrapped or not.
+        inputs: what it is given; with ``decoder_input_ids`` among them they stay as they are.
+        labels: (B, T) token ids, -100 in padding; None where there are none.
+
+    Returns:
+        The inputs, of an encoder-decoder with ``decoder_input_ids`` (B, T), the labels after the token that it starts
+        from, and ``decoder_attention_mask`` (B, T).
+    """
+    if not isinstance(labels, Tensor) or "decoder_input_ids" in inputs or not has_decoder(model):
+        return inputs
+    before = unwrap(model).prepare_decoder_input_ids_from_labels(labels)
+    return {**inputs, "decoder_input_ids": before, "decoder_attention_mask": (labels != IGNORED).long()}
+
+
+def check_decoder(model: Any, what: str, longest: int) -> None:
+    """Refuse a model that cannot write a target.
+
+    Args:
+        model: it may have no weights.
+        what: how it is called in messages.
+        longest: the most tokens of a target.
+
+    Raises:
+        KdzooError: it has no decoder, nothing to start from or to pad with, or fewer positions.
+    """
+    inner = unwrap(model)
+    if not has_decoder(inner):
+        raise KdzooError(
+            f"{what} ({type(inner).__name__}) has no decoder; take an encoder-decoder such as BART, T5 or Marian"
+        )
+    config = inner.config
+    for name in ("decoder_start_token_id", "pad_token_id"):
+        if getattr(config, name, None) is None:
+            raise KdzooError(
+                f"{what} ({type(inner).__name__}) has no {name}, without which it cannot write; set it in config.json "
+                "to the token that its decoder was trained with"
+            )
+    most = decoder_positions(inner)
+    if most is not None and longest > most:
+        raise KdzooError(
+            f"{what}'s decoder has {most} positions, and max_target is {longest}; take max_target={most} or less"
+        )
+
+
+def decoder_positions(model: Any) -> int | None:
+    """How many target tokens a model with a table of positions takes; None where nothing bounds them."""
+    config = stack_config(unwrap(model).config, decoder=True)
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def decoder_sizes(config: Any) -> tuple[int, int, int] | None:
+    """A decoder's layers, width and heads; None of a configuration without one."""
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    own = stack_config(config, decoder=True)
+    names = (
+        ("decoder_layers", "num_decoder_layers", "num_hidden_layers"),
+        ("hidden_size",),
+        ("decoder_attention_heads", "num_attention_heads"),
+    )
+    layers, width, heads = (next(getattr(own, name) for name in of if hasattr(own, name)) for of in names)
+    return layers, width, heads

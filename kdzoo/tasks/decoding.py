@@ -1,0 +1,113 @@
+"""How a model writes text: transformers' ``generate`` by settings that all stand in a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from kdzoo.errors import KdzooError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Beam search, without sampling.
+
+    Attributes:
+        beam: hypotheses kept; 1 is greedy search.
+        length_penalty: the exponent of the length that a hypothesis' log-probability is divided by; over 0 longer ones
+            gain.
+        no_repeat_ngram: no n-gram of so many tokens occurs twice; 0 for no such rule.
+        min_length: the fewest tokens written, the end not counted.
+        max_target: the most tokens of a target, its special tokens among them, and the most written.
+
+    Raises:
+        KdzooError: a value is none that a search can have.
+    """
+
+    beam: int = 4
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    min_length: int = 0
+    max_target: int = 128
+
+    def __post_init__(self) -> None:
+        least = {"beam": 1, "no_repeat_ngram": 0, "min_length": 0, "max_target": 2}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise KdzooError(f"decoding: {name} is a whole number of {low} or more, got {value!r}")
+        penalty = self.length_penalty
+        if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not -100 <= penalty <= 100:
+            raise KdzooError(f"decoding: length_penalty is a number from -100 to 100, got {penalty!r}")
+        if self.length_penalty != 1.0 and self.beam == 1:
+            raise KdzooError("decoding: length_penalty ranks the hypotheses of a beam, and beam is 1; leave it out")
+        if self.min_length >= self.max_target:
+            raise KdzooError(f"decoding: min_length {self.min_length} is not below max_target {self.max_target}")
+
+    @classmethod
+    def parse(cls, told: str | Mapping[str, Any] | None) -> Decoding:
+        """From ``"beam=5,no_repeat_ngram=3"`` or a mapping; the defaults where nothing is told.
+
+        Raises:
+            KdzooError: for an unknown name, one that stands there twice, or a value that does not fit.
+        """
+        if told is None:
+            return cls()
+        if isinstance(told, str):
+            pairs = [part.partition("=") for part in told.split(",") if part.strip()]
+            names = [name.strip() for name, _, _ in pairs]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise KdzooError(f"decoding: {twice[0]} stands there twice")
+            told = {name.strip(): _number(name.strip(), value.strip()) for name, _, value in pairs}
+        known = [field.name for field in fields(cls)]
+        for name in told:
+            if name not in known:
+                raise unknown("setting of decoding", str(name), known)
+        return cls(**told)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:g}" for name, value in asdict(self).items())
+
+    def generate(self, model: Any, batch: Mapping[str, Any], *, several: bool = False) -> Tensor:
+        """What a model writes for the sources of a batch.
+
+        Args:
+            model: an encoder-decoder of transformers, without wrappers, in evaluation mode.
+            batch: its inputs; what belongs to a target is left out.
+            several: all hypotheses of the beam, best first, instead of the best.
+
+        Returns:
+            (B, T) token ids with special tokens, or (B · beam, T).
+        """
+        taken = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        if "token_type_ids" in taken and not _takes_types(model):
+            del taken["token_type_ids"]
+        found: Tensor = model.generate(
+            **taken,
+            num_beams=self.beam,
+            num_return_sequences=self.beam if several else 1,
+            length_penalty=float(self.length_penalty) if self.beam > 1 else None,
+            early_stopping=self.beam > 1,
+            no_repeat_ngram_size=self.no_repeat_ngram,
+            min_new_tokens=self.min_length or None,
+            max_new_tokens=self.max_target,
+            do_sample=False,
+        )
+        return found
+
+
+def _takes_types(model: Any) -> bool:
+    import inspect
+
+    return "token_type_ids" in inspect.signature(model.get_encoder().forward).parameters
+
+
+def _number(name: str, value: str) -> int | float:
+    try:
+        return float(value) if name == "length_penalty" else int(value)
+    except ValueError:
+        raise KdzooError(f"decoding: {name}={value!r} is no number; write such as beam=5,length_penalty=0.6") from None

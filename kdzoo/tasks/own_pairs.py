@@ -1,0 +1,80 @@
+"""A user's sources and targets as a task: translation, summaries, or whatever else is a text for a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.decoding import Decoding
+from kdzoo.tasks.generation import SequenceToSequence
+from kdzoo.tasks.own_reading import tables_of
+from kdzoo.tasks.sources.rows import checked
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def from_pairs(
+    data: Any,
+    *,
+    text: Sequence[str] = (),
+    label: Sequence[str] = (),
+    metric: Sequence[str] = (),
+    decoding: str | Mapping[str, Any] | None = None,
+    name: str,
+    splits: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> tuple[SequenceToSequence, tuple[str, ...]]:
+    """A task of sources and targets, and what there is to say of it.
+
+    Args:
+        data: as `kdzoo.tasks.own.from_data` takes it.
+        text, label: the columns of the sources and of the targets; ``source`` and ``target`` by default. A target may
+            be a list of references.
+        metric: see `kdzoo.tasks.metrics`; the headline, in order.
+        decoding: see `kdzoo.tasks.decoding.Decoding.parse`.
+        name: the task's.
+        splits: by ``train``, ``validation`` and ``test``, how the data calls them.
+        seed: of the validation rows that are taken from training where there are none.
+
+    Raises:
+        KdzooError: in one line, with file and row, for anything that makes no task.
+    """
+    if len(text) > 1 or len(label) > 1:
+        raise KdzooError(f"{name}: a text is written for one column (--text) and learned from one (--label)")
+    columns = {"source": (text or ("source",))[0], "target": (label or ("target",))[0]}
+    if columns["source"] == columns["target"]:
+        raise KdzooError(f"{name}: the column {columns['source']!r} is source and target; name two")
+    tables, unused = tables_of(data, (columns["source"],), (columns["target"],), splits)
+    for table in tables.values():
+        for option, column in zip(("--text", "--label"), columns.values(), strict=True):
+            if column not in table.columns:
+                has = ", ".join(table.columns) or "none"
+                raise KdzooError(f"{table.origin}: no column {column!r} ({option}); it has {has}")
+    test = "test" if "test" in tables else None
+    task = SequenceToSequence(name, headline=tuple(metric), test_split=test, decoding=Decoding.parse(decoding))
+    rows = {
+        split: checked(task, table.origin, {own: table.columns[theirs] for own, theirs in columns.items()})
+        for split, table in tables.items()
+    }
+    notes = [task.describe(), *(f"{name}: the split {split} is not used" for split in unused)]
+    if "validation" not in rows:
+        rows["train"], rows["validation"] = task.held_out(rows["train"], seed)
+        taken = len(rows["validation"])
+        count = taken + len(rows["train"])
+        notes.append(f"{name}: no validation rows: {taken} of {count} training rows are taken, with seed {seed}")
+    notes += _leaks(name, rows)
+    return replace(task, read=partial(dict, rows)), tuple(notes)
+
+
+def _leaks(name: str, rows: Mapping[str, Dataset]) -> list[str]:
+    """A line for each split with sources that stand in training too."""
+    known, notes = set(rows["train"]["source"][:]), []
+    for split in rows:
+        twice = sum(text in known for text in rows[split]["source"][:]) if split != "train" else 0
+        if twice:
+            notes.append(f"{name}: {twice} of {len(rows[split])} {split} sources stand in training too")
+    return notes

@@ -1,0 +1,184 @@
+"""Training rows whose targets a teacher has written: decoded once, kept as they come, and gone on with after a kill.
+
+Source: Kim and Rush (2016), Sequence-Level Knowledge Distillation, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from kdzoo import hashing
+from kdzoo.errors import KdzooError
+from kdzoo.tasks.generation_scores import closest
+from kdzoo.training.agreement import evaluating
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from kdzoo.objectives.recipe import Recipe, Targets
+    from kdzoo.tasks import Task
+
+FORMAT = "1"
+
+
+class Decoded(NamedTuple):
+    """Rows with the teacher's texts as targets, and a line that says how they were made."""
+
+    rows: Dataset
+    said: str
+
+
+def check_targets(recipe: Recipe, task: Task) -> None:
+    """Refuse a recipe that trains on a teacher's texts for a task that has none.
+
+    Raises:
+        KdzooError: names both.
+    """
+    if recipe.targets is not None and not task.generates:
+        raise KdzooError(
+            f"{recipe.name} trains on texts that the teacher writes, and {task.name} has none to write; take kd"
+        )
+
+
+def decoded_rows(
+    rows: Dataset,
+    task: Any,
+    teacher: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    targets: Targets,
+    *,
+    max_length: int,
+    folder: Path,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Decoded:
+    """Training rows with what the teacher writes for their sources in place of their targets.
+
+    All hypotheses of a row are kept, a row a line, in a file named by the teacher's weights, the rows and the decoding;
+    whatever of it is there is not decoded again. A row keeps its reference where the chosen text is empty, or has more
+    tokens than ``max_target`` because the teacher found no end.
+
+    Args:
+        rows: as they were loaded, with the task's fields.
+        task: a `kdzoo.tasks.generation.SequenceToSequence`.
+        teacher: an encoder-decoder.
+        tokenizer: the teacher's.
+        targets: how wide the beam is, and which hypothesis is taken.
+        max_length: the most tokens of a source.
+        folder: where what was written is kept; processes may share it.
+        batch_size: sources at a time.
+        progress: told the rows done and the rows to do.
+
+    Raises:
+        KdzooError: the file cannot be written or read.
+    """
+    decoding = replace(task.decoding, beam=targets.beam)
+    about = hashing.of_values(
+        FORMAT,
+        type(teacher).__name__,
+        hashing.of_tensors(teacher.state_dict()),
+        hashing.of_rows(rows, ["source"]),
+        sorted(tokenizer.get_vocab().items()),
+        str(decoding),
+        max_length,
+    )
+    path = folder / f"{task.name}-{about[:16]}.jsonl"
+    with hashing.locked(folder):
+        kept = _Kept(path)
+        todo = np.asarray([row for row in range(len(rows)) if row not in kept.texts], dtype=int)
+        if len(todo):
+            left = task.encode(rows.select(todo), tokenizer, max_length)
+            _decode(left, todo, task, decoding, teacher, tokenizer, kept, batch_size, len(rows), progress)
+    chosen, unusable = [], 0
+    references = [list(of) for of in rows["target"][:]]
+    for row, own in enumerate(references):
+        texts = kept.texts[row]
+        text = closest(texts, own) if targets.choose == "closest" else texts[0]
+        size = len(tokenizer(text_target=text, verbose=False)["input_ids"])
+        fits = bool(text) and size <= task.decoding.max_target
+        unusable += not fits
+        chosen.append([text] if fits else own)
+    what = "the best" if targets.choose == "best" else "the closest to the reference by sentence BLEU"
+    said = f"targets: written by the teacher, {decoding}, {what}; decoded in {kept.seconds:.1f} s"
+    if unusable:
+        said += f"; {unusable} of {len(rows)} rows keep their reference, for the teacher wrote nothing or found no end"
+    columns = {"source": rows["source"][:], "target": chosen}
+    return Decoded(type(rows).from_dict(columns, features=task.features()), said)
+
+
+class _Kept:
+    """What is written of a set of rows: a line a row, the last of which a kill may have cut short."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.texts: dict[int, list[str]] = {}
+        self.seconds = 0.0
+        whole = 0
+        data = path.read_bytes() if path.exists() else b""
+        for line in data.splitlines(keepends=True):
+            try:
+                found = json.loads(line)
+                self.texts[int(found["row"])] = [str(text) for text in found["texts"]]
+                self.seconds += float(found["seconds"])
+            except (ValueError, KeyError, TypeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+        if whole < len(data):
+            with path.open("rb+") as file:
+                file.truncate(whole)
+            self.__init__(path)  # type: ignore[misc]
+
+    def add(self, found: list[tuple[int, list[str]]], seconds: float) -> None:
+        """Write some rows down, so that they are there whatever comes."""
+        lines = [{"row": row, "texts": texts, "seconds": seconds / len(found)} for row, texts in found]
+        try:
+            with self._path.open("a", encoding="utf-8", newline="\n") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise KdzooError(f"{self._path} cannot be written: {error}") from error
+        self.texts |= dict(found)
+        self.seconds += seconds
+
+
+def _decode(
+    left: Dataset,
+    numbers: np.ndarray[Any, Any],
+    task: Any,
+    decoding: Any,
+    teacher: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    kept: _Kept,
+    batch_size: int,
+    total: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Decode encoded rows, the longest sources first, whose numbers in the training set are given."""
+    collate = task.collator(tokenizer)
+    order = np.argsort([-len(ids) for ids in left["input_ids"][:]], kind="stable")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    teacher.to(device)
+    for start in range(0, len(order), batch_size):
+        began = time.perf_counter()
+        rows = [int(row) for row in order[start : start + batch_size]]
+        batch = {name: value.to(device) for name, value in collate([left[row] for row in rows]).items()}
+        with torch.no_grad(), evaluating(teacher):
+            texts = task.decoded(decoding.generate(teacher, batch, several=True).cpu().numpy(), tokenizer)
+        by_row = [texts[at * decoding.beam : (at + 1) * decoding.beam] for at in range(len(rows))]
+        found = [(int(numbers[row]), of) for row, of in zip(rows, by_row, strict=True)]
+        kept.add(found, time.perf_counter() - began)
+        progress(len(kept.texts), total)
+    teacher.cpu()

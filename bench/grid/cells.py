@@ -341,6 +341,7 @@ class Cells:
                 targets,
                 max_length=self.settings.budget.max_length,
                 folder=self.records.folder / "decoded",
+                student=self.encoder.student,
                 progress=partial(progress, unit=ROWS) if progress is not None else lambda done, total: None,
             )
             train = self.encoder.for_students(task, made.rows)

@@ -119,6 +119,7 @@ def run_one(
                 recipe.targets,
                 max_length=budget.max_length,
                 folder=folder / "decoded",
+                student=encoder.student,
                 progress=decoding,
             )
         say(f"{task.name} {said}")

@@ -59,6 +59,7 @@ def decoded_rows(
     *,
     max_length: int,
     folder: Path,
+    student: PreTrainedTokenizerBase | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Decoded:
@@ -76,6 +77,7 @@ def decoded_rows(
         targets: how wide the beam is, and which hypothesis is taken.
         max_length: the most tokens of a source.
         folder: where what was written is kept; processes may share it.
+        student: the tokenizer of those that are trained on the texts, where it is another than the teacher's.
         batch_size: sources at a time.
         progress: told the rows done and the rows to do.
 
@@ -104,8 +106,8 @@ def decoded_rows(
     for row, own in enumerate(references):
         texts = kept.texts[row]
         text = closest(texts, own) if targets.choose == "closest" else texts[0]
-        size = len(tokenizer(text_target=text, verbose=False)["input_ids"])
-        fits = bool(text) and size <= task.decoding.max_target
+        sizes = (len(one(text_target=text, verbose=False)["input_ids"]) for one in (tokenizer, student or tokenizer))
+        fits = bool(text) and max(sizes) <= task.decoding.max_target
         unusable += not fits
         chosen.append([text] if fits else own)
     what = "the best" if targets.choose == "best" else "the closest to the reference by sentence BLEU"

@@ -374,10 +374,10 @@ def test_a_pretrained_encoder_is_read(arm: str, tmp_path: Path) -> None:
 
 def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    asked = ("compare", "--tasks", "transduction", *SMALL, "--methods", "none,word_kd,seq_kd", "--out", out)
-    assert "bleu" in kdzoo_command.works(*asked)
+    few = ("--methods", "word_kd,seq_kd", "--evaluations", "1", "--out", out)
+    assert "bleu" in kdzoo_command.works("compare", "--tasks", "transduction", *SMALL, *few)
     found = records(out)
-    assert len(found) == 4
+    assert len(found) == 3
     teacher = found["transduction-teacher"]
     assert teacher["kind"] == "seq2seq" and len(teacher["sources"]) == 8
     assert teacher["scored_by"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
@@ -454,9 +454,8 @@ def test_bad_input_is_one_line(kdzoo_command: Commands, tmp_path: Path) -> None:
 
 def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
     task, rows, _, tokenizer = made()
-    bert = transformers.BertModel(
-        transformers.BertConfig(len(tokenizer), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **sizes))
     bert.save_pretrained(tmp_path / "bert")
     bart = family("Bart", len(tokenizer))
     bart.config.decoder_start_token_id = None

@@ -243,6 +243,11 @@ def test_wrong_stages() -> None:
         parse({"terms": [CE, CE | {"weight": 2.0}]})
     with pytest.raises(KdzooError, match="two terms are called 'kd'; give one of them another name="):
         parse({"terms": [{"loss": "kd"}, {"loss": "kd", "temperature": 3.0}]})
+    general = {"general": {"terms": [{"loss": "cosine"}, {"loss": "cosine"}]}}
+    with pytest.raises(KdzooError, match="general: the term 'cosine' stands twice in one stage"):
+        Recipe.parse({"name": "x", "stages": [{"terms": [CE]}]} | general)
+    long = Recipe.parse({"name": "x" * 64, "stages": [{"terms": [CE]}], "general": {"terms": [{"loss": "cosine"}]}})
+    assert long.on_text().name == "x" * 56 + "_general"
     with pytest.raises(ValidationError, match="frozen"):
         parse({"terms": [CE]}).name = "other"
 

@@ -310,17 +310,25 @@ class Recipe(Strict):
         return spans
 
     def on_text(self) -> Recipe:
-        """What it does on text, as a recipe of its own: its general stage, or where it has none, itself."""
+        """What it does on text, as a recipe of its own: its general stage, or where it has none, itself.
+
+        Raises:
+            KdzooError: the general stage's terms make none.
+        """
         if self.general is None:
             return self
-        return Recipe(
-            name=f"{self.name}_general",
-            title=f"the general distillation of {self.name}",
-            citation=self.citation,
-            stages=(Stage(terms=self.general.terms),),
-            student=self.student,
-            training=self.general.training,
-        )
+        try:
+            return Recipe(
+                name=f"{self.name[:56]}_general",  # a name has 64 letters at most
+                title=f"the general distillation of {self.name}",
+                citation=self.citation,
+                stages=(Stage(terms=self.general.terms),),
+                student=self.student,
+                training=self.general.training,
+            )
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise KdzooError(f"{self.name}: general: {said}") from None
 
     def objective(self) -> Objective:
         """The objective of the whole run, each term weighted by stage; not bound to models yet."""
@@ -347,7 +355,9 @@ class Recipe(Strict):
         if not isinstance(data, dict):
             raise KdzooError(f"{source}: a recipe is a mapping with 'name' and 'stages', got {type(data).__name__}")
         try:
-            return cls.model_validate(data)
+            recipe = cls.model_validate(data)
+            recipe.on_text()
+            return recipe
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])

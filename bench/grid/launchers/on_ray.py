@@ -30,8 +30,6 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 RAY_RETRIES = 3  # machines that may be taken away are taken away more often
 CONNECT_SECONDS = 10  # to find a port at the cluster's address
 JOIN_SECONDS = 90  # to join a cluster, and for its machines to answer
-
-
 LOOK_SECONDS = 5  # between two looks at whether the cluster's head is there
 SILENT = 3  # looks in a row that find nobody, after which it has gone
 GOES_ON = "no cell is lost but those under way, and the same command goes on with another"
@@ -142,7 +140,8 @@ class Ray(Launcher):
             _check_cluster(self.address)
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            ray.init(self.address or "local", log_to_driver=False, configure_logging=False, include_dashboard=None)
+            own: dict[str, Any] = {"include_dashboard": False} if self.address is None else {}
+            ray.init(self.address or "local", log_to_driver=False, configure_logging=False, **own)
         except Exception as error:
             raise KdzooError(f"Ray does not start: {' '.join(str(error).split())}") from None
         try:

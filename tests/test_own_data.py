@@ -585,6 +585,16 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
         {},
         ("d.jsonl", "half of a letter"),
     ),
+    "a number among lists of labels": (
+        {
+            "d.jsonl": "".join(
+                json.dumps({"text": f"a {row}", "label": 3 if row == 5 else ["x", "y"][: row % 3]}) + "\n"
+                for row in range(20)
+            )
+        },
+        {},
+        ("d.jsonl, row 6, column 'label': labels 3 are no list",),
+    ),
     "a separator of labels that are none": (
         {"d.csv": HEAD + GOOD},
         {"label-separator": ";"},

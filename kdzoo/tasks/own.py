@@ -269,7 +269,8 @@ def _marks(value: Any, kind: str, separator: str) -> list[str]:
         return [] if is_missing(value) else [as_name(value)]
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator) if part.strip()]
-    return [as_name(part) for part in (value if value is not None else [])]
+    # What is no list of labels is refused with its row, where the rows are read.
+    return [as_name(part) for part in value] if isinstance(value, (list, tuple, np.ndarray)) else []
 
 
 def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:

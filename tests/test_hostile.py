@@ -515,6 +515,15 @@ except ModuleNotFoundError as error:
     assert "kdzoo.Recipe needs" in str(error) and "pip install 'kdzoo[bench]'" in str(error), error
 else:
     raise SystemExit("Recipe was there")
+import io, contextlib
+from kdzoo.cli.main import main
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    try:
+        main(["list"])
+    except SystemExit as ended:
+        assert ended.code == 2, ended.code
+assert said.getvalue().strip() == "kdzoo: the command line needs typer; it comes with: pip install 'kdzoo[bench]'", said
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

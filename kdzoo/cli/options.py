@@ -47,6 +47,9 @@ Set = Annotated[
 Tasks = Annotated[
     str, typer.Option(help="Tasks (kdzoo list --tasks), or YAML files that describe data of your own; with commas.")
 ]
+Push = Annotated[
+    str, typer.Option("--push-to-hub", help="Upload the model to the Hugging Face hub, as USER/NAME; needs a token.")
+]
 Student = Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")]
 
 

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdzoo.bench.runs.budget import Budget, Distilled, OnText, OwnColumns, Rows, Seeded, validated
-from kdzoo.cli.options import BudgetOptions, Fields, Given, Out, RecipeBudget, Set, Student, console, tasks_of
+from kdzoo.cli.options import (
+    BudgetOptions,
+    Fields,
+    Given,
+    Out,
+    Push,
+    RecipeBudget,
+    Set,
+    Student,
+    console,
+    first_process,
+    said,
+    tasks_of,
+)
 from kdzoo.errors import KdzooError
 
 if TYPE_CHECKING:
@@ -28,13 +41,14 @@ def finetune(
     seeded: SeedOption,
     budget: BudgetOptions,
     task: TaskName = "",
+    push_to_hub: Push = "",
 ) -> None:
     """Fine-tune a model on a task, as a teacher or a baseline."""
     from kdzoo.objectives.recipe import Recipe
 
     name, rows["data"] = _task(task, rows, columns)
     told = {"given": validated(Distilled, **rows), "seed": validated(Seeded, **seeded).seed}
-    _run(name, Recipe.load("none"), budget, out, teacher=model, student=None, **told)
+    _run(name, Recipe.load("none"), budget, out, push_to_hub, teacher=model, student=None, **told)
 
 
 def distill(
@@ -51,6 +65,7 @@ def distill(
     log_gradients: Annotated[
         bool, typer.Option("--log-gradients", help="Record the norms and cosines of the terms' gradients.")
     ] = False,
+    push_to_hub: Push = "",
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
     from kdzoo.objectives.recipe import Recipe
@@ -59,7 +74,8 @@ def distill(
     name, rows["data"] = _task(task, rows, columns)
     told = {"given": validated(Distilled, **rows), "seed": validated(Seeded, **seeded).seed}
     budget = recipe.training.model_dump(exclude_none=True) | budget
-    _run(name, recipe, budget, out, teacher=teacher, student=student, log_gradients=log_gradients, **told)
+    models = {"teacher": teacher, "student": student}
+    _run(name, recipe, budget, out, push_to_hub, **models, log_gradients=log_gradients, **told)
 
 
 def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
@@ -80,15 +96,20 @@ def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
     return asked.tasks[0], asked.data
 
 
-def _run(task: str, recipe: Recipe, budget: Given, out: Path, **told: Any) -> None:
+def _run(task: str, recipe: Recipe, budget: Given, out: Path, repository: str, **told: Any) -> None:
     from kdzoo.bench.folder import undone
+    from kdzoo.bench.runs.pushing import check_push, push
     from kdzoo.bench.runs.single import run_one
 
     made = validated(Budget, **budget)
+    if repository:
+        check_push(repository)
     with undone(out):
         record = run_one(task_name=task, recipe=recipe, budget=made, folder=out, console=console, **told)
     metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
+    if repository and first_process:
+        said(f"uploaded: {push(out, repository)}")
 
 
 def pretrain(

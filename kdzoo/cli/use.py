@@ -9,7 +9,7 @@ import typer
 
 from kdzoo.bench.files import check_file
 from kdzoo.bench.runs.budget import MOST_BATCH, MOST_LENGTH
-from kdzoo.cli.options import listed, said
+from kdzoo.cli.options import Push, listed, said
 from kdzoo.errors import KdzooError
 
 Model = Annotated[Path, typer.Argument(help="The student's folder, as distill, compare or finetune wrote it.")]
@@ -44,13 +44,24 @@ def export(
     student: Model,
     onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX file, with its inputs of any size.")] = False,
     out: Annotated[Path | None, typer.Option(help="The file; STUDENT/model.onnx by default.")] = None,
+    push_to_hub: Push = "",
 ) -> None:
-    """Write a student in a form that runs without PyTorch, and check that it gives the same."""
+    """Write a student in a form that runs without PyTorch, checked to give the same; or upload it to the hub."""
+    if not onnx and (out is not None or not push_to_hub):
+        raise KdzooError("say in which form the student is to be written: --onnx is the only one there is")
+    from kdzoo.bench.runs.pushing import check_push, push
+
+    if push_to_hub:
+        check_push(push_to_hub)
+    files = [_onnx(student, out or student / "model.onnx")] if onnx else []
+    if push_to_hub:
+        said(f"uploaded: {push(student, push_to_hub, *files)}")
+
+
+def _onnx(student: Path, out: Path) -> Path:
+    """Write the ONNX file, and say so."""
     from kdzoo.bench.runs.exporting import export_onnx
 
-    if not onnx:
-        raise KdzooError("say in which form the student is to be written: --onnx is the only one there is")
-    out = out or student / "model.onnx"
     check_file(out)
     exported = export_onnx(student, out)
     size = f"{out} ({exported.bytes / 1e6:.1f} MB; inputs {', '.join(exported.inputs)})"
@@ -60,3 +71,4 @@ def export(
         else "not run: pip install onnxruntime and export again to have it compared"
     )
     said(f"written: {size}; {checked}")
+    return out

@@ -1,4 +1,4 @@
-"""--push-to-hub: what huggingface_hub sends to a hub on this machine, and what is refused before anything is trained."""
+"""--push-to-hub: what huggingface_hub sends to a hub on this machine, and what is refused before a training."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def push(folder: Path, repository: str, *more: Path) -> str:
         more: files from elsewhere to go with it.
 
     Returns:
-        Where it is, as the hub says.
+        Where it is.
 
     Raises:
         KdzooError: for a folder that holds no model.
@@ -68,7 +68,7 @@ def push(folder: Path, repository: str, *more: Path) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
-        commit = api.create_commit(
+        api.create_commit(
             repository,
             [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in found.items()],
             commit_message="A model by kdzoo",
@@ -79,4 +79,4 @@ def push(folder: Path, repository: str, *more: Path) -> str:
             f"the model is in {folder} and was not uploaded to {repository}: {said}; "
             f"`kdzoo export {folder} --push-to-hub {repository}` tries again"
         ) from None
-    return str(commit.repo_url)
+    return f"{api.endpoint}/{repository}"

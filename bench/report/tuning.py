@@ -36,4 +36,4 @@ def _row(task: str, method: str, trials: dict[int, Record], count: str) -> list[
         note = f"{estimate.low:+.1f} to {estimate.high:+.1f}" if estimate else ""
         gain = Cell(f"{chosen['score'] - own['score']:+.1f}", note)
     told = [method, task, count, in_words(chosen.get("tried", {}))]
-    return [*map(Cell, told), Cell(_number(own and own["score"], ".1f")), Cell(f"{chosen['score']:.1f}"), gain]
+    return [*map(Cell, told), Cell(_number(own["score"] if own else None, ".1f")), Cell(f"{chosen['score']:.1f}"), gain]

@@ -24,7 +24,7 @@ def check_push(repository: str) -> None:
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)
@@ -57,7 +57,7 @@ def push(folder: Path, repository: str, *more: Path) -> str:
         DistillationFailure: when the hub refuses, or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     check_push(repository)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -446,6 +446,7 @@ def test_bad_input_is_one_line(kdzoo_command: Commands, tmp_path: Path) -> None:
     kdzoo_command.fails(*write(*good), "--decoding", "bean=2", says=("bean", "beam"))
     kdzoo_command.fails(*write(*good), "--label", "targets", says=("no column 'targets'",))
     kdzoo_command.fails(*write(*good), "--labels", "a,b", says=("no --labels",))
+    kdzoo_command.fails(*write(*good), "--label-separator", ";", says=("--label-separator",))
     ner = ("compare", "--tasks", "ner", "--teacher", "1x16,heads=2", "--student", "1x16,heads=2", *ROWS[:4])
     kdzoo_command.fails(*ner, "--methods", "seq_kd", "--out", tmp_path / "n", says=("seq_kd on ner", "none to write"))
     decoders = ("compare", "--tasks", "ner", "--teacher", "1x16,decoder=2", *ROWS[:4], "--out", tmp_path / "n")

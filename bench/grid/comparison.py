@@ -138,11 +138,11 @@ class Comparison:
                 student = self.work.student.build(task, teacher=teacher)
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
+            task.check_model(student, f"the student {self.work.student}")
+            task.check_model(teacher, f"the teacher {self.work.teacher}")
             for split, rows in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, rows, tokenizer)
-            task.check_model(student, f"the student {self.work.student}")
-            task.check_model(teacher, f"the teacher {self.work.teacher}")
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:

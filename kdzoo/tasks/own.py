@@ -82,14 +82,14 @@ def from_data(
     texts, columns = _listed(text), _listed(label)
     if decoding is not None and kind != "seq2seq":
         raise KdzooError("decoding is of texts that are written, --kind seq2seq; leave it out")
+    if kind in SEQUENCES and separator is not None:
+        raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
     if kind == "seq2seq":
         if labels:
             raise KdzooError("texts that are written have no --labels; leave them out")
         own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
         return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
     if kind in SEQUENCES:
-        if separator is not None:
-            raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
         told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
     tables, unused = tables_of(data, texts, columns, splits)

@@ -77,6 +77,9 @@ def compare(
     metric: str | Sequence[str] | None = None,
     label_separator: str | None = None,
     decoding: str | None = None,
+    knowledge: str | None = None,
+    roles: str | None = None,
+    arms: str | Sequence[str] | None = None,
     methods: str | Sequence[str] = METHODS,
     teacher: str | None = None,
     student: str | None = None,
@@ -96,6 +99,10 @@ def compare(
         data: ``"synthetic"``, ``"hub"`` or a folder of GLUE files; or with ``text`` and ``label`` data of one's own: a
             path, a hub data set's name, a pandas DataFrame, a `datasets.Dataset`, or a mapping of splits to these.
         text, label, kind, labels, metric, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
+        knowledge: a triple file, whose facts the teacher reads (`kdzoo.tasks.with_knowledge`).
+        roles: a folder with the rows' semantic roles, which the teacher reads (`kdzoo.tasks.with_roles`).
+        arms: ways of reading them, each a task of its own: of facts ``"facts"``, ``"none"``, ``"random"``, ``"blind"``,
+            ``"flat"``, ``"both"``; of roles ``"roles"``, ``"none"``, ``"shuffled"``.
         methods: recipes, YAML files or expressions.
         teacher, student: folders, hub names or sizes.
         seeds: how many.
@@ -126,6 +133,9 @@ def compare(
         "metric": metric,
         "label_separator": label_separator,
         "decoding": decoding,
+        "knowledge": knowledge,
+        "roles": roles,
+        "arms": arms,
     }
     asked = asked_for([tasks] if isinstance(tasks, str) else list(tasks), data, columns, name=name)
     resolved = resolve(

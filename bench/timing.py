@@ -87,10 +87,11 @@ def forward_flops(model: Any, length: int) -> int:
     """The floating-point operations of a forward pass of one row of ``length`` tokens, and a target as long."""
     from torch.utils.flop_counter import FlopCounterMode  # here, since it imports Triton
 
-    ids = torch.ones(1, length, dtype=torch.long, device=model.device)
+    ids = {"input_ids": torch.ones(1, length, dtype=torch.long, device=model.device)}
+    inputs = model.example(length) if hasattr(model, "example") else ids
     # The plain form of attention, whose products are all counted; a fused one is not everywhere.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(**teacher_forced(model, {"input_ids": ids}, ids))
+        model(**(teacher_forced(model, inputs, ids["input_ids"])))
     return int(counter.get_total_flops())
 
 

@@ -188,7 +188,7 @@ class Cells:
                 folder=scratch / "training",
                 evaluate_only=not settings.finetune_teacher,
                 tokenizer=tokenizer,
-                collator=task.collator(tokenizer),
+                collator=self.encoder.teacher_collator(task),
                 **shared,
             )
             model.save_pretrained(scratch)
@@ -307,7 +307,7 @@ class Cells:
         """The splits as the students have them, with the augmented rows for training where there are some."""
         if task.name not in self._of_students_by_task:
             splits = self.data[task.name]
-            plain = {} if self.encoder.separate else self._tokenized(task)
+            plain = {} if self.encoder.apart(task) else self._tokenized(task)
             taken = {split: split for split in splits if split != "augmented"}
             taken["train"] = "augmented" if "augmented" in splits else "train"
             self._of_students_by_task[task.name] = DatasetDict(

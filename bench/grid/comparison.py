@@ -29,6 +29,7 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.trials import trial_name
 from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.models.inputs import check_abilities
 from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
@@ -94,7 +95,7 @@ class Comparison:
         self.tasks: list[Task] = [get_task(name) for name in settings.tasks]
         if not settings.finetune_teacher:
             for task in self.tasks:
-                teacher.check_head(task.head())
+                teacher.check_head(task)
                 if (line := teacher.about_labels(task)) is not None:
                     self._say(line)
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
@@ -143,6 +144,8 @@ class Comparison:
             for split, rows in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, rows, tokenizer)
+            check_abilities(teacher, task.abilities(teacher=True), task.name)
+            check_abilities(student, task.abilities(teacher=False), task.name)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:

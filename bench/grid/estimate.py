@@ -16,8 +16,6 @@ from kdzoo.training.agreement import accepted_inputs
 from kdzoo.training.collated import given
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from kdzoo.bench.grid.comparison import Comparison
     from kdzoo.bench.runs.budget import Budget
     from kdzoo.tasks import Task
@@ -53,8 +51,8 @@ def estimate(comparison: Comparison) -> Iterator[str]:
             f"{', '.join(f'{number} {split}' for split, number in rows.items())} rows"
         )
         teacher, student = _models(comparison, task)
-        above = _speed(comparison, task, teacher, work.encoder.teacher)
-        below = _speed(comparison, task, student, work.encoder.student)
+        above = _speed(comparison, task, teacher, True)
+        below = _speed(comparison, task, student, False)
         scored = sum(rows.get(split, 0) for split in task.validation_splits)
         seconds = scored * above.forward
         if settings.finetune_teacher:
@@ -92,13 +90,16 @@ def _models(comparison: Comparison, task: Task) -> tuple[Any, Any]:
         return teacher, work.student.build(task, teacher=teacher)
 
 
-def _speed(comparison: Comparison, task: Task, model: Any, tokenizer: PreTrainedTokenizerBase) -> Speed:
-    """The median times of a batch of the first training rows, by row."""
+def _speed(comparison: Comparison, task: Task, model: Any, above: bool) -> Speed:
+    """The median times of a batch of the first training rows, by row; above is the teacher."""
     train = comparison.work.data[task.name]["train"]
     size = min(comparison.settings.budget.batch_size, len(train))
-    rows = task.encode(train.select(range(size)), tokenizer, comparison.work.encoder.max_length)
+    encoder = comparison.work.encoder
+    encode = encoder.for_teacher if above else encoder.for_students
+    rows = encode(task, train.select(range(size)))
     size = min(size, len(rows))
-    batch = task.collator(tokenizer)([rows[row] for row in range(size)])
+    collate = encoder.teacher_collator(task) if above else encoder.collator(task)
+    batch = collate([rows[row] for row in range(size)])
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     taken = given(model, batch, accepted_inputs(model) - {*task.label_names})
     inputs = {name: value.to(device) for name, value in taken.items()}

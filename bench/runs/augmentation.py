@@ -50,6 +50,10 @@ def check_augmented(task: Task) -> None:
         raise KdzooError(f"{task.name} has targets that say what its words say; leave --augment out")
     if task.kind in SEQUENCES:
         raise KdzooError(f"{task.name} has labels at its words, and exchanged words shift them; leave --augment out")
+    if task.fusion is not None:
+        raise KdzooError(
+            f"{task.name} has roles at its words, and they are not those of exchanged ones; leave --augment out"
+        )
 
 
 def augmented_rows(

@@ -86,7 +86,7 @@ class Rows(Told):
 
 
 class OwnColumns(Told):
-    """Which columns of one's own data make the task."""
+    """Which columns of one's own data make the task, and what the teacher of any task reads beside its sentences."""
 
     text: str | None = None
     """The text column of your own --data (a CSV, TSV, JSONL or Parquet file, a folder, or a hub name), or two: a,b."""
@@ -102,6 +102,12 @@ class OwnColumns(Told):
     """What parts several labels in one text; | by default."""
     decoding: str | None = None
     """How --kind seq2seq writes texts: beam=4,length_penalty=1,no_repeat_ngram=0,min_length=0,max_target=128."""
+    knowledge: str | None = None
+    """A triple file (subject, predicate, object), whose facts the teacher reads beside the sentences: K-BERT."""
+    roles: str | None = None
+    """A folder with the semantic roles of a task's rows, TASK.SPLIT.jsonl, which the teacher reads: SemBERT."""
+    arms: str | None = None
+    """Ways of reading facts (facts, none, random, blind, flat, both) or roles (roles, none, shuffled), a task each."""
 
 
 class Distilled(Rows):

@@ -61,10 +61,12 @@ def _fresh(
         return synthetic_tokenizer()
     writes = any(task.generates for task in tasks)
     learned = reversible_tokenizer if writes else learned_tokenizer
+    more = [key for task in tasks if (key := task.vocabulary_key)]
     about = hashing.of_values(
         SIZE,
         *["reversible"] * writes,
         [hashing.of_rows(data[task.name]["train"], _read(task)) for task in tasks],
+        *([more] if more else []),
     )
     kept = hashing.built_once(
         folder / FOLDER / about[:16], lambda scratch: learned(_texts(tasks, data)).save_pretrained(scratch)

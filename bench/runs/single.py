@@ -23,6 +23,7 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet, train
 from kdzoo.distributed import launched
 from kdzoo.models.activations import Needs
+from kdzoo.models.inputs import check_abilities
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
@@ -123,7 +124,9 @@ def run_one(
                 progress=decoding,
             )
         say(f"{task.name} {said}")
-    tokenized = DatasetDict({split: encoder.for_students(task, split_rows) for split, split_rows in rows.items()})
+    # What is trained without a teacher is to be one.
+    encode = encoder.for_teacher if below is None else encoder.for_students
+    tokenized = DatasetDict({split: encode(task, split_rows) for split, split_rows in rows.items()})
     cache = _cache(given, guide, needs, tokenized["train"], say)
     first = launched()[0] == 0
     with records.claimed() if first else nullcontext(), progress(console, f"{task.name} {recipe.name}") as progressed:
@@ -134,7 +137,7 @@ def run_one(
             task=task,
             data=tokenized,
             tokenizer=encoder.student,
-            collator=encoder.collator(task),
+            collator=encoder.teacher_collator(task) if below is None else encoder.collator(task),
             budget=budget,
             seed=seed,
             folder=folder,
@@ -204,7 +207,7 @@ def _models(
         guide = None
         model = above.build(task, tokenizer=encoder.teacher, positions=budget.max_length, seed=seed)
     else:
-        above.check_head(task.head())
+        above.check_head(task)
         if (line := above.about_labels(task)) is not None:
             say(line)
         guide = above.build(task)
@@ -213,6 +216,9 @@ def _models(
     task.check_model(model, f"the model {above if below is None else below}")
     if guide is not None:
         task.check_model(guide, f"the teacher {above}")
+    check_abilities(model, task.abilities(teacher=below is None), task.name)
+    if guide is not None:
+        check_abilities(guide, task.abilities(teacher=True), task.name)
     return model, guide
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks import get_task, register_task
+from kdzoo.tasks import WithKnowledge, WithRoles, get_task, load, register_task
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.tasks.registry import adapt_task
 from kdzoo.tasks.sources.files import suffix_of
+from kdzoo.tasks.with_knowledge import with_facts
+from kdzoo.tasks.with_roles import with_roles
 
 YAML = (".yaml", ".yml")
 
@@ -35,12 +38,47 @@ def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, na
     Args:
         tasks: names, and YAML files that describe data of one's own.
         data: a source of GLUE's rows, or with ``text`` and ``label`` among the columns data of one's own.
-        columns: of one's own data, the fields of `OwnColumns`; names may be lists too.
+        columns: of one's own data, the fields of `OwnColumns`; names may be lists too. Its ``knowledge``,
+            ``roles`` and ``arms`` are of any task: each arm makes a task of its own.
         name: of the task of one's own data; the file's or the folder's by default.
 
     Raises:
         KdzooError: for anything that makes no task, or GLUE tasks without a source.
     """
+    more = {option: columns.get(option) for option in ("knowledge", "roles", "arms")}
+    own = {option: value for option, value in columns.items() if option not in more}
+    asked = _asked_for(tasks, data, own, name=name)
+    return asked if all(value is None for value in more.values()) else _with_more(asked, data, **more)
+
+
+def _with_more(asked: Asked, data: Any, knowledge: str | None, roles: str | None, arms: Any) -> Asked:
+    """The tasks with facts or roles from files, in each of the arms."""
+    if knowledge is not None and roles is not None:
+        raise KdzooError("--knowledge and --roles are of two kinds of teacher; give one of them")
+    names, notes = [], [*asked.notes]
+    for own in asked.tasks:
+        task = get_task(own)
+        given = task.brings_rows or str(data) == "synthetic"
+        if knowledge is not None:
+            task = with_facts(task, knowledge, read=None if given else partial(load, task, data))
+        elif roles is not None:
+            task = with_roles(task, roles, task.rows if task.brings_rows else partial(load, task, data))
+        if not isinstance(task, (WithKnowledge, WithRoles)):
+            raise KdzooError(
+                f"--arms are ways of reading facts or roles, and {own} has none; name a triple file with "
+                "--knowledge, or a folder with --roles"
+            )
+        plain = "facts" if isinstance(task, WithKnowledge) else "roles"
+        for arm in [arm.strip() for arm in (arms.split(",") if isinstance(arms, str) else arms or (plain,))]:
+            made = task.in_arm("" if arm == plain else arm)
+            if arm != plain or knowledge is not None or roles is not None:
+                register_task(made)
+            names.append(made.name)
+            notes.append(made.describe())
+    return Asked(tuple(names), asked.data, tuple(notes))
+
+
+def _asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, name: str | None) -> Asked:
     names: list[str] = []
     notes: list[str] = []
     for entry in tasks:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.alignment import all_seen, check_index, gathered
 from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attention, running, scaled, visible_pairs
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import LOGITS, feature_of
@@ -31,7 +32,7 @@ from kdzoo.models.heads import (
     shows_qkv,
     unwrap,
 )
-from kdzoo.models.masks import real_tokens, seen_pairs
+from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
 
 
 @functools.cache
@@ -117,6 +118,7 @@ class Activations:
         mask: (B, S), True where a token is real, or None.
         decoder: (B, T, D) by hidden-state index of the decoder.
         target_mask: (B, T), True where a token of the target is real, or None.
+        aligned: this teacher read other tokens, and what is here are those that the student read too: True in the mask.
     """
 
     logits: Tensor | None = None
@@ -130,10 +132,11 @@ class Activations:
     mask: Tensor | None = None
     decoder: dict[int, Tensor] = field(default_factory=dict)
     target_mask: Tensor | None = None
+    aligned: bool = False
 
     def __repr__(self) -> str:
         """What there is, by its shapes."""
-        there = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "exact_scores"}
+        there = {part.name: getattr(self, part.name) for part in fields(self) if part.type != "bool"}
         shown = [f"{name}={_shapes(value)}" for name, value in there.items() if value is not None and len(value)]
         return f"Activations({', '.join(shown)})"
 
@@ -179,26 +182,39 @@ class Recorder:
         self._stacks = has_decoder(model)
         self._reset()
 
-    def activations(self, outputs: Any, *, mask: Tensor | None = None) -> Activations:
+    def activations(self, outputs: Any, *, mask: Tensor | None = None, index: Tensor | None = None) -> Activations:
         """The activations of the latest forward pass.
 
         Args:
             outputs: what the model returned.
             mask: the attention mask the model was given, (B, S).
+            index: (B, S), of each of a student's tokens its place among this model's, -1 for none: what is returned is
+                that of the student's tokens. Losses then renormalise attention over these.
 
         Raises:
             KdzooError: the model has not run inside this capture, or does not expose what is needed.
         """
-        needs, found = self._needs, Activations(mask=real_tokens(mask), target_mask=real_tokens(self._targets))
+        needs, real = self._needs, real_tokens(mask)
+        own = real if index is None else index >= 0
+        found = Activations(mask=own, target_mask=real_tokens(self._targets), aligned=index is not None)
+
+        def taken(values: Tensor, *axes: int) -> Tensor:
+            for axis in axes or (1,):
+                values = values if index is None else gathered(values, index, axis)
+            return values
+
         if not self._ran:
             raise KdzooError("nothing was captured: run the model inside the capture's with block first")
+        if index is not None and real is not None:
+            check_index(index, real)
         if needs.logits:
             found.logits = _logits(outputs)
+            found.logits = taken(found.logits) if found.logits.dim() == 3 else found.logits
         if needs.states:
             states = _output(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
-            found.hidden = {i: states[i] for i in sorted(needs.hidden)}
-            found.cls = {i: _head_states(self._model, states[i], found.mask) for i in sorted(needs.cls)}
-            found.pooled = {i: pooled(self._model, states[i], found.mask) for i in sorted(needs.pooled)}
+            found.hidden = {i: taken(states[i]) for i in sorted(needs.hidden)}
+            found.cls = {i: _head_states(self._model, states[i], real) for i in sorted(needs.cls)}
+            found.pooled = {i: pooled(self._model, taken(states[i]), found.mask) for i in sorted(needs.pooled)}
         if needs.decoder:
             states = _output(outputs, "decoder_hidden_states")
             found.decoder = {i: states[i] for i in sorted(needs.decoder)}
@@ -208,7 +224,8 @@ class Recorder:
                     f"{type(self._model).__name__} ran {self._calls} attention layers through transformers' "
                     f"attention interface; queries and keys are missing for {sorted(missing)}"
                 )
-            found.qkv, found.visible = self._qkv, self._visible
+            found.qkv = {layer: QKV(*(taken(part, 2) for part in qkv)) for layer, qkv in self._qkv.items()}
+            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._visible.items()}
         elif needs.qkv:
             layers = num_layers(self._model.config)
             if self._calls != layers:
@@ -216,7 +233,11 @@ class Recorder:
                     f"{type(self._model).__name__} shows no attention that can be captured: {self._calls} softmaxes "
                     f"over (B, A, S, S) in {layers} layers; choose a loss that needs no attention"
                 )
-            found.scores, found.visible, found.exact_scores = self._scores, self._visible, False
+            found.scores = {layer: taken(scores, 2, 3) for layer, scores in self._scores.items()}
+            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._visible.items()}
+            found.exact_scores = False
+        if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
+            found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
         return found
 
     def _reset(self) -> None:
@@ -234,6 +255,8 @@ class Recorder:
         self._targets = kwargs.get("decoder_attention_mask")
         mask = kwargs.get("attention_mask")
         self._pairs = mask if isinstance(mask, Tensor) and mask.dim() > 2 else None
+        if self._pairs is not None:
+            check_self_seen(self._pairs)
         running.append(self)
         if not self.by_interface:
             self._watching = AtSoftmax(self.softened)

@@ -1,16 +1,43 @@
-"""Inputs made of another model's states: its layers mixed with learnt weights."""
+"""What a model is given beside tokens: soft positions, pairs, another model's layers mixed with learnt weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.heads import unwrap
 
 EPSILON = 1e-5
+# Of transformers' families those that are known to take an input as it is meant. In others it has no effect, or as in
+# RoBERTa positions are counted from another number.
+_COUNTED_FROM_0 = ("bert", "albert", "electra", "distilbert")
+ABILITIES = {
+    "position_ids": ("soft positions", _COUNTED_FROM_0),
+    "pairs": ("a visible matrix", (*_COUNTED_FROM_0, "roberta", "xlm-roberta", "camembert")),
+}
+
+
+def check_abilities(model: Any, needed: Iterable[str], task: str) -> None:
+    """Refuse a model that would not honour what a task gives it beside tokens.
+
+    Args:
+        model: a transformers model.
+        needed: keys of `ABILITIES`.
+        task: its name, for messages.
+
+    Raises:
+        KdzooError: names the model's family and those that can.
+    """
+    family = str(unwrap(model).config.model_type)
+    for name in needed:
+        what, families = ABILITIES[name]
+        if family not in families:
+            raise KdzooError(f"{task} gives a model {what}, which {family} does not take; take {', '.join(families)}")
 
 
 class LayerMix(nn.Module):

@@ -64,7 +64,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    importlib.import_module("kdzoo.models.representations")  # a kind of model that transformers does not know
+    importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
+    importlib.import_module("kdzoo.models.sembert")
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with seeded(seed), _quiet():

@@ -22,6 +22,24 @@ def seen_pairs(mask: Tensor) -> Tensor:
     return (mask >= 0 if mask.is_floating_point() else mask != 0)[:, 0]
 
 
+def check_self_seen(mask: Tensor) -> None:
+    """Refuse a mask of pairs in which a token that others see, or that sees others, is hidden from itself.
+
+    Raises:
+        KdzooError: names row and token. On an accelerator nothing is looked at, which would stop the host.
+    """
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    seen = seen_pairs(mask)
+    hidden = (seen.any(1) | seen.any(2)) & ~seen.diagonal(dim1=-2, dim2=-1)
+    if hidden.any():
+        row, token = hidden.nonzero()[0].tolist()
+        raise KdzooError(
+            f"the visible matrix of row {row} hides token {token} from itself; its diagonal is true where a token is "
+            "real, and rows and columns of padding are false"
+        )
+
+
 def checked_mask(label: str, mask: Tensor) -> Tensor:
     """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused.
 

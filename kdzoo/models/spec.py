@@ -193,7 +193,8 @@ class ModelSpec:
         """
         from transformers import AutoConfig
 
-        importlib.import_module("kdzoo.models.representations")  # a kind of model that transformers does not know
+        importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
+        importlib.import_module("kdzoo.models.sembert")
         if self.path is None:
             raise KdzooError(f"{self.text!r} is no folder or hub name, which alone have a configuration of their own")
         try:
@@ -264,12 +265,13 @@ class ModelSpec:
         said = self.config.architectures or []
         return [str(name) for name in (said if isinstance(said, (list, tuple)) else [said])]
 
-    def check_head(self, head: Head) -> None:
+    def check_head(self, task: Task) -> None:
         """Refuse a teacher without the task's head, which would teach the noise of a new one.
 
         Raises:
             KdzooError: says how to fine-tune one.
         """
+        head = task.head()
         if self.is_size:
             raise KdzooError(f"a teacher of size {self} has learned nothing yet; train it with: kdzoo finetune")
         check_stacks(self.config, head.auto_class, self.text)
@@ -278,6 +280,11 @@ class ModelSpec:
             raise KdzooError(
                 f"the teacher {self.text!r} ({architecture}) has no {_HEAD_NAMES.get(head.auto_class, 'such')} head "
                 "to learn from; fine-tune it on the task first: kdzoo finetune"
+            )
+        if task.fusion and not self.fuses:
+            raise KdzooError(
+                f"the teacher {self.text!r} does not join words with roles, and {task.name} is about one that does; "
+                "fine-tune it on the task first: kdzoo finetune"
             )
 
     def build(
@@ -306,16 +313,30 @@ class ModelSpec:
         if self.teacher_layers is not None:
             raise KdzooError(f"{self.text!r} is made of a teacher's layers, and there is no teacher")
         assert task is not None
-        head = task.head()
+        head, fusion = task.head(), task.fusion if teacher is None else None
         if self.is_size:
             assert tokenizer is not None
             with seeded(seed):
                 config = self._fresh_config(head, tokenizer, positions)
-                return self._reading(class_of(head.auto_class).from_config(config, trust_remote_code=False))
+                made = class_of("none" if fusion else head.auto_class).from_config(config, trust_remote_code=False)
+            return self._fused(made, head, fusion, seed) if fusion else self._reading(made)
         assert self.path is not None
-        order = self.check_labels(task)
+        order = self.check_labels(task, fused=bool(fusion))
+        if fusion and not self.fuses:
+            return self._fused(load_model(self.path, head="none"), head, fusion, seed)
         model = load_model(self.path, head.config.get("num_labels"), head=head.auto_class, seed=seed)
         return in_task_order(model, head, order, f"{self.text!r}")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether what is loaded joins words with roles."""
+        return self.path is not None and self.config.model_type == "sembert"
+
+    @staticmethod
+    def _fused(encoder: nn.Module, head: Head, fusion: dict[str, Any], seed: int) -> Any:
+        from kdzoo.models.sembert import SemBertForSequenceClassification
+
+        return SemBertForSequenceClassification.around(encoder, head.config, seed, **fusion)
 
     def student_of(self, teacher: nn.Module, kind: Any = None, seed: int = 0) -> Any:
         """A student of a teacher's architecture: of a size, or of its layers.
@@ -330,9 +351,10 @@ class ModelSpec:
         """
         model: Any = unwrap(teacher)
         kind = kind or auto_class(model)
-        same = auto_class(model) is kind
-        config = student_config(self, model.config)
-        same = same and type(config) is type(model.config)
+        plain = getattr(model, "plain_config", None)  # of a teacher that is more than its students
+        above = model.config if plain is None else plain()
+        config = student_config(self, above)
+        same = auto_class(model) is kind and type(config) is type(model.config)
         with seeded(seed):
             student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()
         if self.teacher_layers is not None and has_decoder(model):
@@ -354,13 +376,17 @@ class ModelSpec:
         Raises:
             KdzooError: its configuration cannot be loaded, or its head is for other labels.
         """
-        head = task.head()
+        head, fusion = task.head(), task.fusion
         if self.is_size:
             config = self._fresh_config(head, tokenizer, positions)
         else:
             check_stacks(self.config, head.auto_class, self.text)
-            self.check_labels(task)
+            self.check_labels(task, fused=bool(fusion))
             config = type(self.config).from_dict({**self.config.to_dict(), **head.config})
+        if fusion and not self.fuses:
+            from kdzoo.models.sembert import SemBertConfig
+
+            config = SemBertConfig(encoder=config.to_dict(), **fusion, **head.config)
         try:
             with torch.device("meta"):
                 return class_of(head.auto_class).from_config(config, trust_remote_code=False)
@@ -379,8 +405,12 @@ class ModelSpec:
                 raise KdzooError(f"{self.text!r}: {option}= is for tasks that write text; leave it out")
         return fresh_config(self, tokenizer, head.config, positions)
 
-    def check_labels(self, task: Task) -> list[int] | None:
+    def check_labels(self, task: Task, *, fused: bool = False) -> list[int] | None:
         """Refuse a head for other labels than the task's; where each of those stands among its own.
+
+        Args:
+            task: what for.
+            fused: the model is to join words with roles.
 
         Returns:
             None where the labels have no names, or the head will be new.
@@ -389,6 +419,10 @@ class ModelSpec:
             KdzooError: says which it is for.
         """
         head = task.head()
+        if self.fuses and not fused:
+            raise KdzooError(f"{self.text!r} reads semantic roles; it is a teacher of tasks whose rows have them")
+        if fused and not self.fuses:
+            return None  # its head will be a new one, above words and roles
         return check_config(self.config, head, f"{self.text!r}", task.name) if self.has_head(head) else None
 
     def about_labels(self, task: Task) -> str | None:

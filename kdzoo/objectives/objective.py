@@ -314,10 +314,12 @@ class Objective(nn.Module):
         if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3
             seen = (student.mask if counted is None else counted) if by_token else None
+            if by_token and term.loss_class.needs_teacher:
+                seen = _both_real(seen, teacher)
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = term.feature
-        own_mask = student.target_mask if feature.of_decoder else student.mask
+        own_mask = student.target_mask if feature.of_decoder else _both_real(student.mask, teacher)
         mask = own_mask if feature.by_token else None
         if term.loss_class.stacked or term.loss_class.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -397,8 +399,16 @@ def _seen_by_all(
 
 def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:
     """What both attention layers may look at: the mask (B, S), or (B, S, S) where one has a window of its own."""
+    real = _both_real(student.mask, teacher)
     windows = [side.visible[layer] for side, layer in ((student, i), (teacher, j)) if layer in side.visible]
     if not windows:
-        return student.mask
+        return real
     seen = windows[0] & windows[-1]
-    return seen if student.mask is None else seen & student.mask.unsqueeze(1) & student.mask.unsqueeze(2)
+    return seen if real is None else seen & real.unsqueeze(1) & real.unsqueeze(2)
+
+
+def _both_real(mask: Tensor | None, teacher: Activations | None) -> Tensor | None:
+    """A student's mask (B, S) without the tokens that an aligned teacher did not read."""
+    if teacher is None or not teacher.aligned or teacher.mask is None:
+        return mask
+    return teacher.mask if mask is None else mask & teacher.mask

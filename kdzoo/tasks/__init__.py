@@ -6,12 +6,16 @@ from kdzoo.tasks.generation import SequenceToSequence
 from kdzoo.tasks.glue import TASKS
 from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.registry import get_task, register_task, task_names
-from kdzoo.tasks.sequences import NER, SQUAD, TRANSDUCTION
+from kdzoo.tasks.sequences import KBERT, NER, SEMBERT, SQUAD, TRANSDUCTION
 from kdzoo.tasks.sources import load
 from kdzoo.tasks.token_classification import TokenClassification
+from kdzoo.tasks.with_knowledge import WithKnowledge
+from kdzoo.tasks.with_roles import WithRoles
 
 __all__ = [
+    "KBERT",
     "NER",
+    "SEMBERT",
     "SQUAD",
     "TRANSDUCTION",
     "TASKS",
@@ -21,6 +25,8 @@ __all__ = [
     "SequenceToSequence",
     "Task",
     "TokenClassification",
+    "WithKnowledge",
+    "WithRoles",
     "get_task",
     "load",
     "register_task",

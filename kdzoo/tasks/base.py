@@ -127,6 +127,11 @@ class Task(ABC):
         for column in self.columns:
             yield from rows[column][:]
 
+    @property
+    def vocabulary_key(self) -> str:
+        """A hash of what `texts` gives beside the rows' own; empty where there is nothing."""
+        return ""
+
     def rows(self) -> Mapping[str, Dataset] | None:
         """The rows by split of a task that brings its own; None for one that is read from ``--data``."""
         return None
@@ -202,6 +207,36 @@ class Task(ABC):
             batch: as the `collator` gave it, on the model's device; labels may be missing.
         """
         return model(**batch)
+    @property
+    def apart(self) -> bool:
+        """Whether the teacher is given other inputs than the students, of the same rows."""
+        return False
+
+    @property
+    def extra_inputs(self) -> tuple[str, ...]:
+        """The columns that the teacher is given, or its batches made of, beside those of its tokenizer."""
+        return ()
+
+    @property
+    def fusion(self) -> dict[str, Any] | None:
+        """Of a teacher that joins words with roles, fields of its `SemBertConfig`; None of a plain one."""
+        return None
+
+    def abilities(self, *, teacher: bool) -> tuple[str, ...]:
+        """What a model must be able to take beside tokens, names of `kdzoo.models.inputs.ABILITIES`.
+
+        Args:
+            teacher: of the teacher; else of a student.
+        """
+        return ()
+
+    def encode_for_teacher(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+        """The rows as the teacher takes them, as many as `encode` makes; see there."""
+        return self.encode(rows, tokenizer, max_length)
+
+    def teacher_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """What makes a batch of `encode_for_teacher`'s rows; its ``columns`` are those that no model takes itself."""
+        return self.collator(tokenizer)
 
     def logits(self, outputs: Any) -> Tensor:
         """What teacher and student compare, of a model's outputs."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEACHER_PREFIX = "teacher_"  # before the names of the columns that the teacher alone takes
+INDEX = "index"  # with the prefix: of each token of the student its place among the teacher's, -1 where it has none
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,43 @@ class Encoder:
         return self.student is not self.teacher and self.student.get_vocab() != self.teacher.get_vocab()
 
     def for_teacher(self, task: Task, rows: Dataset) -> Dataset:
-        """The rows as the teacher takes them, for its own training; see `Task.encode`."""
-        return task.encode(rows, self.teacher, self.max_length)
+        """The rows as the teacher takes them, for its own training; see `Task.encode_for_teacher`."""
+        own = task.encode_for_teacher(rows, self.teacher, self.max_length)
+        return own.remove_columns(INDEX) if INDEX in own.column_names else own
+
+    def teacher_collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """What makes a batch of `for_teacher`'s rows."""
+        return task.teacher_collator(self.teacher)
+
+    def apart(self, task: Task) -> bool:
+        """Whether the students' rows hold inputs of the teacher's own."""
+        return self.separate or task.apart
 
     def for_students(self, task: Task, rows: Dataset) -> Dataset:
         """The rows as the students take them, with the teacher's inputs as ``teacher_...`` where they are others.
+
+        Where only the teacher's rows hold more than the student's tokens, `INDEX` says where each of these stands.
 
         Raises:
             KdzooError: the two tokenizers cut the rows into another number of parts.
         """
         own = task.encode(rows, self.student, self.max_length)
-        if not self.separate:
+        if not self.apart(task):
             return own
-        theirs = task.encode(rows, self.teacher, self.max_length)
+        theirs = task.encode_for_teacher(rows, self.teacher, self.max_length)
         if len(theirs) != len(own):
             raise KdzooError(
                 f"{task.name}: the teacher's tokenizer makes {len(theirs)} rows, the student's {len(own)}: long ones "
                 "are cut; give a larger --max-length, or a student with the teacher's tokenizer"
             )
-        if "unit_ids" in own.column_names and not own["unit_ids"][:] == theirs["unit_ids"][:] == [*range(len(own))]:
+        cut = self.separate and "unit_ids" in own.column_names
+        if cut and not own["unit_ids"][:] == theirs["unit_ids"][:] == [*range(len(own))]:
             raise KdzooError(
                 f"{task.name}: some {task.unit}s are cut into several rows, which the teacher's tokenizer does at "
                 "other places than the student's; give a larger --max-length, or a student with the teacher's tokenizer"
             )
-        inputs = [name for name in theirs.column_names if name in self.teacher.model_input_names]
+        more = tuple(name for name in task.extra_inputs if name != INDEX or not self.separate)
+        inputs = [name for name in theirs.column_names if name in (*self.teacher.model_input_names, *more)]
         for name in inputs:
             own = own.add_column(f"{TEACHER_PREFIX}{name}", theirs[name])
         return own
@@ -67,7 +81,7 @@ class Encoder:
     def collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """What makes a batch of `for_students`' rows."""
         own = task.collator(self.student)
-        return Both(own, task.collator(self.teacher), task.label_names) if self.separate else own
+        return Both(own, self.teacher_collator(task), task.label_names) if self.apart(task) else own
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,11 @@ class Both:
     student: Callable[[list[dict[str, Any]]], dict[str, Any]]
     teacher: Callable[[list[dict[str, Any]]], dict[str, Any]]
     label_names: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that batches are made of and no model takes."""
+        return tuple(f"{TEACHER_PREFIX}{name}" for name in getattr(self.teacher, "columns", ()))
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The students' batch, with the teacher's inputs as ``teacher_...``, where the rows still have them."""

@@ -6,19 +6,32 @@ Source: Liu et al. (2020), K-BERT, section 3.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.pieces import SEP, SPECIAL, Pieces, cut_longest, text_pieces, whole
+from kdzoo.tasks.pieces import SEP, SPECIAL, Pieces, cut_longest, whole
 from kdzoo.tasks.reading import numbered_lines
 
 ROLES = ("subject", "predicate", "object")
 ENOUGH = 20  # rows from which the columns of a triple file can be told apart by what they repeat
+
+
+class Word(str):
+    """A word whose pieces are known already, as ids: those that the sentence itself has been cut into."""
+
+    ids: list[int]
+
+    @classmethod
+    def of(cls, text: str, ids: Sequence[int]) -> Word:
+        """A word and its pieces."""
+        word = cls(text)
+        word.ids = [*ids]
+        return word
 
 
 class Injected(NamedTuple):
@@ -35,6 +48,21 @@ class Injected(NamedTuple):
     positions: list[int]
     trunk: list[bool]
     visible: np.ndarray
+
+
+class Tree(NamedTuple):
+    """A sentence tree, N tokens in its order.
+
+    Attributes:
+        tokens, positions: as of :class:`Injected`.
+        branches: of each token the branch that it is in, from 1; 0 is the trunk.
+        units: of each token the unit that it belongs to or hangs on.
+    """
+
+    tokens: list[Any]
+    positions: list[int]
+    branches: list[int]
+    units: list[int]
 
 
 class Facts(Mapping[str, list[str]]):
@@ -59,13 +87,24 @@ class Facts(Mapping[str, list[str]]):
                 raise KdzooError(f"{subject!r} → {list(texts)!r}: subject and texts must not be empty")
             found.setdefault(_key(subject.split()), {}).update(dict.fromkeys(texts))
         self._found = {subject: list(texts) for subject, texts in found.items()}
-        self.longest = max((subject.count(" ") + 1 for subject in self._found), default=0)
+        self._reach: dict[str, int] = {}
+        for subject in self._found:
+            first, *others = subject.split(" ")
+            self._reach[first] = max(self._reach.get(first, 0), 1 + len(others))
+        self.longest_text = max(map(len, self._found), default=1)
 
     def __getitem__(self, subject: str) -> list[str]:
         return self._found[_key(subject.split())]
 
+    def __contains__(self, subject: object) -> bool:
+        return isinstance(subject, str) and _key(subject.split()) in self._found
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
+
+    def longest_from(self, word: str) -> int:
+        """How many words the longest subject has that begins with this one; 0 where none does."""
+        return self._reach.get(word.casefold(), 0)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -75,8 +114,8 @@ class Facts(Mapping[str, list[str]]):
 class _Unit:
     """A special token, a word or the words of a subject; ``tokens`` are its pieces."""
 
-    tokens: list[str]
-    branches: list[list[str]] = field(default_factory=list)
+    tokens: list[Any]
+    branches: list[list[Any]] = field(default_factory=list)
     special: bool = False
 
 
@@ -108,6 +147,20 @@ def inject(
     Raises:
         KdzooError: ``max_entities`` is negative, or ``max_length`` leaves a part of the text nothing.
     """
+    tree = grown(words, facts, pieces, max_entities, max_length)
+    branches, units = np.array(tree.branches, dtype=np.int64), np.array(tree.units, dtype=np.int64)
+    trunk = [branch == 0 for branch in tree.branches]
+    return Injected(tree.tokens, tree.positions, trunk, seen_by(branches, units))
+
+
+def grown(
+    words: Sequence[str],
+    facts: Mapping[str, Sequence[str]],
+    pieces: Callable[[str], Sequence[Any]] = list,
+    max_entities: int = 2,
+    max_length: int | None = None,
+) -> Tree:
+    """The sentence tree that :func:`inject` makes the matrix of; see there. Pieces may be anything, ids among them."""
     if isinstance(max_entities, bool) or not isinstance(max_entities, int) or max_entities < 0:
         raise KdzooError(f"max_entities must be a whole number of 0 or more, got {max_entities!r}")
     look_up = facts if isinstance(facts, Facts) else Facts(facts)
@@ -115,6 +168,19 @@ def inject(
     if max_length is not None:
         _shorten(units, max_length)
     return _laid_out(units)
+
+
+def seen_by(branches: Any, units: Any) -> Any:
+    """The visible matrix (..., N, N) of tokens (..., N) that are in these branches (0: the trunk) and of these units.
+
+    Two of one unit see each other unless they are in different branches of it; the trunk sees itself.
+
+    Args:
+        branches, units: arrays or tensors of whole numbers.
+    """
+    same_branch = branches[..., :, None] == branches[..., None, :]
+    hanging = (branches[..., :, None] == 0) | (branches[..., None, :] == 0)
+    return same_branch | ((units[..., :, None] == units[..., None, :]) & hanging)
 
 
 def token_type_ids(injected: Injected) -> list[int]:
@@ -178,12 +244,11 @@ def cut_words(text: str, facts: Facts) -> list[str]:
 
     White space parts words and is dropped.
     """
-    longest = max(map(len, facts), default=1)
     found: list[str] = []
     for part in text.split():
         at = 0
         while at < len(part):
-            sizes = range(min(longest, len(part) - at), 1, -1)
+            sizes = range(min(facts.longest_text, len(part) - at), 1, -1)
             size = next((size for size in sizes if part[at : at + size] in facts), 1)
             found.append(part[at : at + size])
             at += size
@@ -240,15 +305,18 @@ def _key(words: Sequence[str]) -> str:
     return " ".join(words).casefold()
 
 
-def _units(words: Sequence[str], facts: Facts, pieces: Pieces, max_entities: int) -> Iterator[_Unit]:
+def _units(
+    words: Sequence[str], facts: Facts, pieces: Callable[[str], Sequence[Any]], max_entities: int
+) -> Iterator[_Unit]:
     at = 0
     while at < len(words):
         if words[at] in SPECIAL:
-            yield _Unit([words[at]], special=True)
+            yield _Unit(list(pieces(words[at])) if isinstance(words[at], Word) else [words[at]], special=True)
             at += 1
             continue
         end = at + 1
-        while end < len(words) and end - at < facts.longest and words[end] not in SPECIAL:
+        longest = facts.longest_from(words[at])
+        while end < len(words) and end - at < longest and words[end] not in SPECIAL:
             end += 1
         while end > at + 1 and _key(words[at:end]) not in facts:
             end -= 1
@@ -256,7 +324,7 @@ def _units(words: Sequence[str], facts: Facts, pieces: Pieces, max_entities: int
         # What has no pieces is not there, so nothing can hang on it.
         if unit.tokens:
             texts = facts.get(_key(words[at:end]), [])[:max_entities]
-            unit.branches = [branch for text in texts if (branch := text_pieces(text, pieces))]
+            unit.branches = [branch for text in texts if (branch := [p for word in text.split() for p in pieces(word)])]
             yield unit
         at = end
 
@@ -287,12 +355,8 @@ def _shorten(units: list[_Unit], max_length: int) -> None:
             del unit.tokens[kept[id(unit)] :]
 
 
-def _laid_out(units: list[_Unit]) -> Injected:
-    tokens: list[str] = []
-    positions: list[int] = []
-    # Of each token the branch it is in (0: the trunk) and the unit that it belongs to or hangs on.
-    branch_of: list[int] = []
-    unit_of: list[int] = []
+def _laid_out(units: list[_Unit]) -> Tree:
+    tree = Tree([], [], [], [])
     position = branches = 0
     for number, unit in enumerate(units):
         branch_numbers = [0]
@@ -303,13 +367,8 @@ def _laid_out(units: list[_Unit]) -> Injected:
             branch_numbers.append(branches)
             parts.append((branch, position))
         for branch_number, (part, first) in zip(branch_numbers, parts, strict=True):
-            tokens += part
-            positions += range(first, first + len(part))
-            branch_of += [branch_number] * len(part)
-            unit_of += [number] * len(part)
-    place, owner = np.array(branch_of, dtype=np.int64), np.array(unit_of, dtype=np.int64)
-    trunk = place == 0
-    # Two of one unit see each other unless they are in different branches of it.
-    same_part = place[:, None] == place
-    hanging = (owner[:, None] == owner) & (trunk[:, None] | trunk)
-    return Injected(tokens, positions, trunk.tolist(), same_part | hanging)
+            tree.tokens.extend(part)
+            tree.positions.extend(range(first, first + len(part)))
+            tree.branches.extend([branch_number] * len(part))
+            tree.units.extend([number] * len(part))
+    return tree

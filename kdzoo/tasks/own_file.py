@@ -39,6 +39,8 @@ class OwnFile(BaseModel):
         kind, labels, metrics, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows, where they are taken from the training rows.
+        knowledge: a triple file, from the YAML file's folder, whose facts the teacher reads.
+        arm: of the facts: none, random, blind, flat or both (`kdzoo.tasks.with_knowledge.ARMS`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -53,6 +55,8 @@ class OwnFile(BaseModel):
     decoding: dict[str, int | float] | None = None
     splits: dict[str, str] = {}
     seed: int = Field(default=0, ge=0, lt=2**32)
+    knowledge: str | None = None
+    arm: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +99,9 @@ def from_yaml(path: Path) -> Own:
         return path.parent / text if (path.parent / text).exists() else text
 
     data = place(read.files) if isinstance(read.files, str) else {s: place(f) for s, f in read.files.items()}
-    return from_data(
+    if read.arm and read.knowledge is None:
+        raise KdzooError(f"{path}: arm: it is of facts, and there are none; name a triple file with knowledge")
+    own = from_data(
         data,
         text=read.columns.text if read.columns else None,
         label=read.columns.label if read.columns else None,
@@ -108,3 +114,9 @@ def from_yaml(path: Path) -> Own:
         splits=read.splits,
         seed=read.seed,
     )
+    if read.knowledge is None:
+        return own
+    from kdzoo.tasks.with_knowledge import with_facts
+
+    task = with_facts(own.task, place(read.knowledge), name=own.task.name, arm=read.arm)
+    return Own(task, (task.describe(), *own.notes[1:]))

@@ -29,6 +29,7 @@ from kdzoo.models.heads import (
     shows_qkv,
     unwrap,
 )
+from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.tasks.encoding import TEACHER_PREFIX as TEACHER_PREFIX
 from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers, target_lengths
 from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width
@@ -83,16 +84,18 @@ class TeacherCache:
         self.top = top
         self._verified: dict[Path, tuple[int, int]] = {}
 
-    def nbytes(self, teacher: Any, dataset: Any, needs: Needs, *, prefix: str = "") -> int:
+    def nbytes(self, teacher: Any, dataset: Any, needs: Needs, *, prefix: str | None = None) -> int:
         """How many bytes the activations of a training set take, as long as the collator cuts nothing off.
 
         Args:
             teacher: the model, or a classifier's config.
             dataset: tokenised rows with ``attention_mask`` or ``input_ids``.
             needs: of the teacher.
-            prefix: what stands before the names of the teacher's columns.
+            prefix: what stands before the names of the teacher's columns; found from the columns when None.
         """
-        found = {ROW: len(dataset), TOKEN: int(lengths(dataset, prefix).sum())}
+        if prefix is None:
+            prefix = TEACHER_PREFIX if f"{TEACHER_PREFIX}input_ids" in dataset.column_names else ""
+        found = {ROW: len(dataset), TOKEN: int(lengths(dataset, prefix, kept=True).sum())}
         found[TARGET] = int(target_lengths(dataset).sum())
         size = PRECISIONS[self.precision][0].itemsize
         wanted = kept_of(needs, self.top_of(teacher))
@@ -299,22 +302,24 @@ def _computed(
     }
     needs = Needs(any(kept.feature == LOGITS for kept in wanted), **layers)
     done = 0
-    for rows, taken in source.batches():
+    for rows, taken, index in source.batches():
         if not np.array_equal(fingerprints(taken).numbers.numpy(), known.prints[rows]):
             raise _Uncacheable("the collator makes something else of the same rows each time")
         batch = {name: value.to(teacher.device) for name, value in taken.items()}
         mask = batch.get("attention_mask")
         with torch.no_grad(), source.autocast(), capture(teacher, needs) as recorder:
-            found = recorder.activations(teacher(**batch), mask=mask)
-        if found.visible:
+            own = None if index is None else index.to(teacher.device)
+            found = recorder.activations(teacher(**batch), mask=mask, index=own)
+        if any(not _given(seen, mask) for seen in found.visible.values()):
             raise _Uncacheable(f"{type(teacher).__name__}'s attention has windows of its own")
         real = found.mask
         if real is None:
             shape = len(rows), int(known.lengths[rows].max())
             real = torch.ones(shape, dtype=torch.bool, device=teacher.device)
-        if not bool(real[:, 0].all()):
+        first = real_tokens(mask)
+        if not bool((real if first is None else first)[:, 0].all()):
             raise _Uncacheable("rows are padded on the left, and what they are given depends on the batch")
-        if needs.cls and not bool(real.gather(1, head_positions(teacher, real).unsqueeze(1)).all()):
+        if needs.cls and index is None and not bool(real.gather(1, head_positions(teacher, real).unsqueeze(1)).all()):
             raise _Uncacheable(f"{type(teacher).__name__}'s head reads the last position, which depends on the batch")
         if found.target_mask is not None and not bool(found.target_mask[:, 0].all()):
             raise _Uncacheable("targets are padded on the left, and what they are given depends on the batch")
@@ -336,6 +341,11 @@ def _values_of(kept: Kept, found: Activations, real: Tensor) -> tuple[Tensor, st
         by = TOKEN if kept.feature.by_token or (kept.feature == LOGITS and value.dim() == 3) else ROW
         value = value[real] if by == TOKEN else value
     return (value if kept.top is None else cut(value, kept.top)[kept.places]), by
+
+
+def _given(seen: Tensor, mask: Tensor | None) -> bool:
+    """Whether what a layer sees is what the batch says it may: pairs that the model was given, and no window."""
+    return mask is not None and mask.dim() > 2 and torch.equal(seen, seen_pairs(mask).to(seen.device))
 
 
 def megabytes(size: float) -> str:

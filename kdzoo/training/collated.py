@@ -17,6 +17,7 @@ from kdzoo import hashing
 from kdzoo.models.decoders import teacher_forced
 from kdzoo.models.heads import has_decoder
 from kdzoo.models.masks import real_tokens
+from kdzoo.tasks.encoding import INDEX
 
 TARGET = "decoder_"  # before the names of the inputs that have a target's positions
 PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
@@ -95,6 +96,14 @@ def same_numbers() -> Iterator[None]:
             np.random.set_state(states[1])
 
 
+class Batch(NamedTuple):
+    """Some rows, what the teacher is given of them, and where each student's token stands in that, if it is told."""
+
+    rows: np.ndarray[Any, Any]
+    taken: dict[str, Tensor]
+    places: Tensor | None
+
+
 class Rows(NamedTuple):
     """Of each row, what stands for the teacher's input of it, and its numbers of tokens and of target tokens; (N,)."""
 
@@ -119,32 +128,37 @@ class Source:
     def columns(self) -> list[str]:
         """The columns with the teacher's inputs."""
         wanted = {self.prefix + name for name in self.inputs} | ({"labels"} if has_decoder(self.teacher) else set())
+        wanted |= {*getattr(self.collate, "columns", ())}
         return [name for name in self.dataset.column_names if name in wanted]
 
     def probe(self) -> Tensor:
         """The fingerprints of the first rows, as the collator makes them."""
         order = np.arange(min(PROBED, len(self.dataset)))
         batches = self._in_order(order)
-        return torch.cat([fingerprints(taken).numbers for _, taken in batches])
+        return torch.cat([fingerprints(taken).numbers for _, taken, _ in batches])
 
-    def batches(self) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
+    def batches(self) -> Iterator[Batch]:
         """All rows, the longest first."""
         order = np.argsort(-lengths(self.dataset, self.prefix), kind="stable")
         with same_numbers():
             yield from self._in_order(order)
 
-    def _in_order(self, order: np.ndarray[Any, Any]) -> Iterator[tuple[np.ndarray[Any, Any], dict[str, Tensor]]]:
+    def _in_order(self, order: np.ndarray[Any, Any]) -> Iterator[Batch]:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.collate([self.dataset[int(row)] for row in rows])
-            yield rows, given(self.teacher, batch, self.inputs, self.prefix)
+            taken = given(self.teacher, batch, self.inputs, self.prefix)
+            yield Batch(rows, taken, batch.get(self.prefix + INDEX))
 
     def rows(self) -> Rows:
         """Of all rows."""
         found = Rows(*(np.zeros(len(self.dataset), np.int64) for _ in Rows._fields))
-        for rows, taken in self.batches():
-            for kept, own in zip(found, fingerprints(taken), strict=True):
-                kept[rows] = own.numpy()
+        for rows, taken, places in self.batches():
+            own = fingerprints(taken)
+            if places is not None:
+                own = own._replace(tokens=(places >= 0).sum(1))
+            for kept, of in zip(found, own, strict=True):
+                kept[rows] = of.numpy()
         return found
 
 
@@ -155,17 +169,26 @@ def target_lengths(dataset: Any) -> np.ndarray[Any, Any]:
     return np.asarray([len(ids) if isinstance(ids, list) else 0 for ids in dataset["labels"][:]], np.int64)
 
 
-def lengths(dataset: Any, prefix: str = "") -> np.ndarray[Any, Any]:
-    """The rows' numbers of tokens, padding that the rows hold left out."""
+def lengths(dataset: Any, prefix: str = "", *, kept: bool = False) -> np.ndarray[Any, Any]:
+    """The rows' numbers of tokens, padding that the rows hold left out.
+
+    Args:
+        dataset: the rows.
+        prefix: before the names of the model's columns.
+        kept: of a teacher that reads more than the student, the tokens that both read.
+    """
     from pyarrow.compute import list_value_length
 
-    name = prefix + ("attention_mask" if prefix + "attention_mask" in dataset.column_names else "input_ids")
+    there = dataset.column_names
+    name = prefix + ("attention_mask" if prefix + "attention_mask" in there else "input_ids")
+    name = prefix + INDEX if kept and prefix + INDEX in there else name
     found = []
     for rows in dataset.select_columns([name]).with_format("arrow").iter(hashing.ROWS):
         column = rows.column(name).combine_chunks()
         sizes = np.asarray(list_value_length(column))
         numbers = column.flatten().to_numpy(zero_copy_only=False)
         real = numbers != 0 if name.endswith("attention_mask") else np.ones(len(numbers), bool)
+        real = numbers >= 0 if name.endswith(INDEX) else real
         totals = np.concatenate([[0], np.cumsum(real)])
         ends = np.cumsum(sizes)
         found.append(totals[ends] - totals[ends - sizes])

@@ -14,7 +14,7 @@ from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
 from kdzoo.models.heads import hidden_size, logits_by_token, num_heads, vocabulary_size, writes_targets
-from kdzoo.models.masks import real_tokens
+from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.training.collated import Rows, fingerprints
 from kdzoo.training.topk import whole
 
@@ -116,7 +116,13 @@ class TeacherRows:
         return torch.equal(prints, self._prints[sample_ids.cpu()].to(prints.device))
 
     def activations(
-        self, sample_ids: Tensor, mask: Tensor | None, needs: Needs, *, targets: Tensor | None = None
+        self,
+        sample_ids: Tensor,
+        mask: Tensor | None,
+        needs: Needs,
+        *,
+        targets: Tensor | None = None,
+        index: Tensor | None = None,
     ) -> Activations:
         """The teacher's activations of a batch, in float32; queries, keys and values in the type that they came in.
 
@@ -124,28 +130,29 @@ class TeacherRows:
 
         Args:
             sample_ids: (B,).
-            mask: (B, S) the batch's attention mask; None where no row is padded.
+            mask: (B, S) or of pairs (B, 1, S, S), the batch's attention mask; None where no row is padded.
             needs: which of them.
             targets: (B, T) the mask of the targets; None where none is padded.
+            index: of each of the student's tokens its place among the teacher's; those that have one are kept.
 
         Raises:
             KdzooError: when the mask's rows are not as long as those that the cache was made from.
         """
         device = sample_ids.device
         rows = sample_ids.cpu().numpy()
-        masks = {TOKEN: real_tokens(mask), TARGET: real_tokens(targets)}
-        found = Activations(mask=masks[TOKEN], target_mask=masks[TARGET])
-        index: dict[str, Tensor] = {}
+        masks = {TOKEN: real_tokens(mask) if index is None else index >= 0, TARGET: real_tokens(targets)}
+        found = Activations(mask=masks[TOKEN], target_mask=masks[TARGET], aligned=index is not None)
+        places: dict[str, Tensor] = {}
         logs: Tensor | None = None
         for kept in kept_of(needs, self._top):
             values, by = self._values[kept]
-            if by not in index:
-                index[by] = torch.from_numpy(self._axes[by].places(rows))
+            if by not in places:
+                places[by] = torch.from_numpy(self._axes[by].places(rows))
                 if by != ROW:
                     masks[by] = self._checked(by, masks[by], rows, device)
             in_half = kept.feature == QKV_OF_LAYER and self._computed_in is not None
             kind = torch.int32 if kept.places else self._computed_in if in_half else torch.float32
-            value = values[index[by]].to(device, kind)
+            value = values[places[by]].to(device, kind)
             if kept.places:
                 assert logs is not None
                 value = whole(logs, value, self._vocabulary)
@@ -163,6 +170,8 @@ class TeacherRows:
             elif kept.feature == QKV_OF_LAYER:
                 query, key, value = (part.transpose(1, 2) for part in value.unbind(2))
                 found.qkv[kept.layer] = QKV(query, key, value)
+                if index is None and mask is not None and mask.dim() > 2:
+                    found.visible[kept.layer] = seen_pairs(mask)
             else:
                 getattr(found, kept.feature.kept)[kept.layer] = value
         return found

@@ -23,6 +23,7 @@ from kdzoo.models.heads import check_transformers, savable, unwrap
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.encoding import INDEX
 from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
 from kdzoo.training.agreement import accepted_inputs as accepted_inputs
@@ -112,11 +113,12 @@ class DistillationTrainer(Trainer):
         check_arguments(args, arguments)
         while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module  # the Trainer wraps it itself
-        self._prefix = ""
+        self._prefix, self._aligned = "", False
         if self.teacher is not None:
             agreement.check_sharing(model, self.teacher)
             self._prefix = TEACHER_PREFIX if agreement.has_own_columns(self.teacher, train_dataset) else ""
-            if self._prefix:
+            self._aligned = bool(self._prefix) and TEACHER_PREFIX + INDEX in agreement.columns_of(train_dataset)
+            if self._prefix and not self._aligned:
                 check_separate_tokens(objective, model)
             else:
                 agreement.check_vocabularies(model, self.teacher)
@@ -143,12 +145,15 @@ class DistillationTrainer(Trainer):
         self.add_callback(self._laps)
         # The columns that the Trainer keeps.
         others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, args.length_column_name)
-        self._signature_columns = [*accepted_inputs(model), *others]
+        makes = getattr(arguments.get("data_collator"), "columns", ())  # what batches are made of, and no model takes
+        own = [name for name in makes if not name.startswith(TEACHER_PREFIX)]
+        self._signature_columns = [*accepted_inputs(model), *others, *own]
         if self.teacher is not None:
             self.teacher.to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
             self._teacher_most = agreement.positions(self.teacher)
             self._signature_columns += [self._prefix + name for name in self._teacher_inputs]
+            self._signature_columns += [name for name in makes if name.startswith(TEACHER_PREFIX)]
         self._cache = cache
         self.outputs: Callable[[Any, Mapping[str, Any]], Any] | None = None  # what is predicted, unless by one pass
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
@@ -302,10 +307,12 @@ class DistillationTrainer(Trainer):
                 f"the training set has columns of the teacher's own ({TEACHER_PREFIX}input_ids, ...) and the batch has "
                 f"none: it has {', '.join(inputs)}; the collator has to make tensors of them"
             )
+        index = inputs[TEACHER_PREFIX + INDEX] if self._aligned else None
         if self.teacher_rows is not None:
             if self.teacher_rows.holds(inputs["sample_ids"], taken):
                 masks = taken.get("attention_mask"), taken.get("decoder_attention_mask")
-                return self.teacher_rows.activations(inputs["sample_ids"], masks[0], needs, targets=masks[1])
+                found = self.teacher_rows.activations
+                return found(inputs["sample_ids"], masks[0], needs, targets=masks[1], index=index)
             warnings.warn(
                 "the collator makes other inputs of these rows than those that the teacher's cache was made from; the "
                 "teacher runs live from here on",
@@ -319,7 +326,7 @@ class DistillationTrainer(Trainer):
         agreement.check_length("the teacher", self._teacher_most, taken)
         watching = capture(self.teacher, needs)
         with torch.no_grad(), self.accelerator.autocast(), agreement.evaluating(self.teacher), watching as recorder:
-            return recorder.activations(self.teacher(**taken), mask=taken.get("attention_mask"))
+            return recorder.activations(self.teacher(**taken), mask=taken.get("attention_mask"), index=index)
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Add each term's mean since the last log."""

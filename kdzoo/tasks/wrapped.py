@@ -1,0 +1,117 @@
+"""A task around another one, which it is but for what the teacher reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdzoo.tasks.base import Head, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+COPIED = ("kind", "columns", "metrics", "headline", "validation_splits", "test_split", "label_names", "unit")
+
+
+@dataclass(frozen=True)
+class Wrapped(Task):
+    """A task that is another one in its rows, its head and its scores.
+
+    Attributes:
+        name: of the task itself.
+        inner: the other one.
+        read: gives the rows by split; None where they are made, or the inner task brings its own.
+    """
+
+    name: str
+    inner: Task
+    read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in COPIED:
+            object.__setattr__(self, name, getattr(self.inner, name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.inner.fields
+
+    def parse(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return self.inner.parse(row)
+
+    def features(self) -> Any:
+        return self.inner.features()
+
+    @property
+    def brings_rows(self) -> bool:
+        return self.read is not None or self.inner.brings_rows
+
+    def rows(self) -> Mapping[str, Dataset] | None:
+        return self.inner.rows() if self.read is None else self.read()
+
+    def identity(self) -> dict[str, Any]:
+        return self.inner.identity()
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        return self.inner.texts(rows)
+
+    def head(self) -> Head:
+        return self.inner.head()
+
+    def check_model(self, model: Any, what: str) -> None:
+        self.inner.check_model(model, what)
+
+    def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.inner.check_rows(split, rows, tokenizer)
+
+    def outputs(self, model: Any, batch: Mapping[str, Any]) -> Any:
+        return self.inner.outputs(model, batch)
+
+    def scored_by(self, references: Mapping[str, Any]) -> dict[str, str]:
+        return self.inner.scored_by(references)
+
+    def examples(self, rows: Dataset) -> list[str]:
+        return self.inner.examples(rows)
+
+    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+        return self.inner.encode(rows, tokenizer, max_length)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return self.inner.collator(tokenizer)
+
+    def logits(self, outputs: Any) -> Tensor:
+        return self.inner.logits(outputs)
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor | None:
+        return self.inner.counted(batch)
+
+    def predictions(self, outputs: np.ndarray, rows: Dataset | None = None) -> Any:
+        return self.inner.predictions(outputs, rows)
+
+    def references(self, rows: Dataset) -> Any:
+        return self.inner.references(rows)
+
+    def evaluate(self, predictions: Any, references: Any) -> dict[str, float]:
+        return self.inner.evaluate(predictions, references)
+
+    def constant(self, train: Dataset, references: Any) -> Any | None:
+        return self.inner.constant(train, references)
+
+    def one_class(self, predictions: Any) -> bool:
+        return self.inner.one_class(predictions)
+
+    def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+        return self.inner.held_out(rows, seed)
+
+    def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
+        return self.inner.synthetic(split, rows, seed)

@@ -118,3 +118,20 @@ def fresh_config(spec: ModelSpec, tokenizer: Any, head: dict[str, Any], position
         attention_probs_dropout_prob=0.0,
         **head,
     )
+
+
+def parse_layers(spec: str) -> tuple[int, ...]:
+    """The teacher's layers that ``teacher:1,3,5`` names.
+
+    Raises:
+        KdzooError: it names none, something else, or one twice.
+    """
+    listed = [part.strip() for part in spec.removeprefix("teacher:").split(",")]
+    if listed == [""]:
+        raise KdzooError("'teacher:' names no layers; list them, counted from 0, as in teacher:1,3,5")
+    if wrong := [part for part in listed if not part.isdecimal() or len(part) > 9]:
+        raise KdzooError(f"{spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5")
+    layers = tuple(int(part) for part in listed)
+    if repeated := [i for i in layers if layers.count(i) > 1]:
+        raise KdzooError(f"{spec!r} repeats layer {repeated[0]}; name each layer once")
+    return layers

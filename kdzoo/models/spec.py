@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
-from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, student_config
+from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, parse_layers, student_config
 from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (
@@ -104,8 +104,8 @@ class ModelSpec:
             raise KdzooError(f"the model is empty; give {FORMS}")
         if text.startswith("teacher:"):
             encoder, slash, decoder = text.partition("/")
-            chosen = _parse_layers(f"teacher:{decoder}") if slash else None
-            return cls(text, teacher_layers=_parse_layers(encoder), teacher_decoder=chosen)
+            chosen = parse_layers(f"teacher:{decoder}") if slash else None
+            return cls(text, teacher_layers=parse_layers(encoder), teacher_decoder=chosen)
         if not (size := re.fullmatch(r"(\d{1,9})\s*x\s*(\d{1,9})((?:,[^,]*)*)", text)):
             if re.match(r"\d+\s*x|x\d", text) and not os.path.exists(text):
                 raise KdzooError(f"{text!r} is malformed; give {FORMS}")
@@ -448,15 +448,3 @@ def class_suffixes(head: Head) -> tuple[str, ...]:
     """How the classes of models with a head are called after the model's name."""
     own = {"AutoModelForSeq2SeqLM": ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")}
     return own.get(head.auto_class, (head.auto_class.removeprefix("AutoModel"),))
-
-
-def _parse_layers(spec: str) -> tuple[int, ...]:
-    listed = [part.strip() for part in spec.removeprefix("teacher:").split(",")]
-    if listed == [""]:
-        raise KdzooError("'teacher:' names no layers; list them, counted from 0, as in teacher:1,3,5")
-    if wrong := [part for part in listed if not part.isdecimal() or len(part) > 9]:
-        raise KdzooError(f"{spec!r}: {wrong[0]!r} is not a layer; layers are counted from 0: teacher:1,3,5")
-    layers = tuple(int(part) for part in listed)
-    if repeated := [i for i in layers if layers.count(i) > 1]:
-        raise KdzooError(f"{spec!r} repeats layer {repeated[0]}; name each layer once")
-    return layers

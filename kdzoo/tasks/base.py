@@ -207,6 +207,7 @@ class Task(ABC):
             batch: as the `collator` gave it, on the model's device; labels may be missing.
         """
         return model(**batch)
+
     @property
     def apart(self) -> bool:
         """Whether the teacher is given other inputs than the students, of the same rows."""

@@ -20,7 +20,7 @@ from torch import Tensor
 import kdzoo
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs, capture
-from kdzoo.models.decoders import teacher_forced
+from kdzoo.models.decoders import check_decoder, teacher_forced
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import reversible_tokenizer
 from kdzoo.objectives.recipe import Targets
@@ -183,7 +183,7 @@ def test_families_are_captured_and_made_smaller(name: str) -> None:
     task, _, rows, tokenizer = made()
     batch = task.collator(tokenizer)([rows[at] for at in range(3)])
     teacher = family(name, len(tokenizer))
-    task.check_model(teacher, "it")
+    check_decoder(teacher, "it", task.longest_target)
     taken = inputs(batch, teacher)
     needs = Needs(hidden=frozenset({0, 2}), cls=frozenset({3}), pooled=frozenset({1}), decoder=frozenset({0, 2}))
     with torch.no_grad(), capture(teacher, needs) as recorder:

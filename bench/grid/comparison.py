@@ -29,6 +29,7 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.trials import trial_name
 from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.models.decoders import check_decoder
 from kdzoo.models.inputs import check_abilities
 from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer
@@ -139,8 +140,8 @@ class Comparison:
                 student = self.work.student.build(task, teacher=teacher)
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
-            task.check_model(student, f"the student {self.work.student}")
-            task.check_model(teacher, f"the teacher {self.work.teacher}")
+            check_decoder(student, f"the student {self.work.student}", task.longest_target)
+            check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target)
             for split, rows in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, rows, tokenizer)

@@ -23,6 +23,7 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.train import quiet, train
 from kdzoo.distributed import launched
 from kdzoo.models.activations import Needs
+from kdzoo.models.decoders import check_decoder
 from kdzoo.models.inputs import check_abilities
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
@@ -213,9 +214,9 @@ def _models(
         guide = above.build(task)
         model = below.build(task, teacher=guide, seed=seed).train()
     check_length(budget.max_length, encoder.student, model)
-    task.check_model(model, f"the model {above if below is None else below}")
+    check_decoder(model, f"the model {above if below is None else below}", task.longest_target)
     if guide is not None:
-        task.check_model(guide, f"the teacher {above}")
+        check_decoder(guide, f"the teacher {above}", task.longest_target)
     check_abilities(model, task.abilities(teacher=below is None), task.name)
     if guide is not None:
         check_abilities(guide, task.abilities(teacher=True), task.name)

@@ -30,17 +30,19 @@ def teacher_forced(model: nn.Module, inputs: dict[str, Tensor], labels: Any) -> 
     return {**inputs, "decoder_input_ids": before, "decoder_attention_mask": (labels != IGNORED).long()}
 
 
-def check_decoder(model: Any, what: str, longest: int) -> None:
+def check_decoder(model: Any, what: str, longest: int | None) -> None:
     """Refuse a model that cannot write a target.
 
     Args:
         model: it may have no weights.
         what: how it is called in messages.
-        longest: the most tokens of a target.
+        longest: the most tokens of a target; None where none is written.
 
     Raises:
         KdzooError: it has no decoder, nothing to start from or to pad with, or fewer positions.
     """
+    if longest is None:
+        return
     inner = unwrap(model)
     if not has_decoder(inner):
         raise KdzooError(

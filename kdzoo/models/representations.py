@@ -141,16 +141,9 @@ class RepresentedForConditionalGeneration(BartForConditionalGeneration):
         self.model.encoder = RepresentedEncoder(config)
         self.post_init()
 
-    def load_source(self, path: str) -> None:
-        """Take the pretrained encoder's weights from where it lies.
-
-        Raises:
-            KdzooError: it cannot be loaded.
-        """
-        from kdzoo.models.loading import load_model
-
-        loaded = load_model(path, head="none")
-        self.model.encoder.source.load_state_dict(loaded.state_dict())
+    def take_source(self, encoder: nn.Module) -> None:
+        """Take the weights of the pretrained encoder that it reads."""
+        self.model.encoder.source.load_state_dict(encoder.state_dict())
 
 
 AutoConfig.register(RepresentedConfig.model_type, RepresentedConfig, exist_ok=True)

@@ -367,7 +367,7 @@ class ModelSpec:
     def _reading(self, model: Any) -> Any:
         """The model with the weights of the pretrained encoder that it reads, where it does and has weights."""
         if self.source is not None and not any(parameter.is_meta for parameter in model.parameters()):
-            model.load_source(self.source)
+            model.take_source(load_model(self.source, head="none"))
         return model
 
     def build_on_meta(self, task: Task, *, tokenizer: Any = None, positions: int = POSITIONS) -> Any:

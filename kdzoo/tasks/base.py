@@ -155,17 +155,10 @@ class Task(ABC):
     def head(self) -> Head:
         """What a model has on top for this task."""
 
-    def check_model(self, model: Any, what: str) -> None:
-        """Refuse a model with the task's head that cannot work on the task.
-
-        Args:
-            model: of transformers; it may have no weights.
-            what: how it is called in messages.
-
-        Raises:
-            KdzooError: says what it lacks.
-        """
-        return
+    @property
+    def longest_target(self) -> int | None:
+        """The most tokens that a model writes for a row; None where it writes none."""
+        return None
 
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse rows that cannot be encoded for a model, before anything is trained.

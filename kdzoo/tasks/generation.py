@@ -126,16 +126,10 @@ class SequenceToSequence(Task):
     def head(self) -> Head:
         return Head("AutoModelForSeq2SeqLM", {})
 
-    def check_model(self, model: Any, what: str) -> None:
-        """See `Task.check_model`; a decoder needs a token to start from, and positions for the longest target.
-
-        Raises:
-            KdzooError: names what is missing.
-        """
-        from kdzoo.models.decoders import check_decoder
-
-        generation_scores.check_libraries(self.metrics)
-        check_decoder(model, what, self.decoding.max_target)
+    @property
+    def longest_target(self) -> int:
+        """See `Task.longest_target`."""
+        return self.decoding.max_target
 
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
         """See `Task.encode`; ``labels`` are the first reference's tokens; ``source`` and ``references`` are texts.
@@ -196,7 +190,8 @@ class SequenceToSequence(Task):
         return found
 
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-        """See `Task.check_rows`; a target may be too long."""
+        """See `Task.check_rows`; a target may be too long, or a metric's library missing."""
+        generation_scores.check_libraries(self.metrics)
         for start in range(0, len(rows), 1000):
             self._targets(rows[start : start + 1000]["target"], tokenizer, start, f"{self.name} {split}")
 

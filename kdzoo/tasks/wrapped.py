@@ -68,8 +68,9 @@ class Wrapped(Task):
     def head(self) -> Head:
         return self.inner.head()
 
-    def check_model(self, model: Any, what: str) -> None:
-        self.inner.check_model(model, what)
+    @property
+    def longest_target(self) -> int | None:
+        return self.inner.longest_target
 
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         self.inner.check_rows(split, rows, tokenizer)

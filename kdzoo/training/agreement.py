@@ -104,8 +104,10 @@ def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | N
     for term in objective.terms:
         if term.feature != LOGITS:
             continue
-        both = teacher is not None and term.loss_class.needs_teacher
-        for who, model in [("student", student), *([("teacher", teacher)] if both else [])]:
+        compared = [("student", student)]
+        if teacher is not None and term.loss_class.needs_teacher:
+            compared.append(("teacher", teacher))
+        for who, model in compared:
             inner = unwrap(model)
             name, own = type(inner).__name__, type(inner).__module__.startswith("transformers.")
             if own and name.endswith("Model") and inner.base_model is inner:
@@ -115,7 +117,7 @@ def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | N
                 )
             if "MultipleChoice" in name:
                 raise KdzooError(f"the {who} is a {name}, and choices among texts are no task that kdzoo distils")
-        if both and _of(student) != _of(teacher):
+        if len({_of(model) for _, model in compared}) > 1:
             raise KdzooError(
                 f"the term {term.name!r} compares logits, and the student's are those of {_of(student)} and the "
                 f"teacher's of {_of(teacher)}; take two models for one kind of task, or a loss on cls or hidden"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +62,8 @@ def _with_more(asked: Asked, data: Any, knowledge: str | None, roles: str | None
         if knowledge is not None:
             task = with_facts(task, knowledge, read=None if given else partial(load, task, data))
         elif roles is not None:
-            task = with_roles(task, roles, task.rows if task.brings_rows else partial(load, task, data))
+            rows: Callable[[], Any] = task.rows if task.brings_rows else partial(load, task, data)
+            task = with_roles(task, roles, rows)
         if not isinstance(task, (WithKnowledge, WithRoles)):
             raise KdzooError(
                 f"--arms are ways of reading facts or roles, and {own} has none; name a triple file with "

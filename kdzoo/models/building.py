@@ -16,7 +16,7 @@ POSITIONS = 128  # of a BERT made from a size, where its rows are not longer
 
 
 def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
-    """The configuration of a fresh student or of one made from teacher layers.
+    """The configuration of an encoder as a student: a fresh one, or one made from teacher layers.
 
     Everything but the sizes is the teacher's: architecture, vocabulary, positions, dropout, labels. A
     factorised embedding (ALBERT, ELECTRA) keeps the teacher's embedding size. ModernBERT's pattern of local
@@ -26,10 +26,6 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
         KdzooError: a layer the teacher does not have, layers that are shared (ALBERT), or a spec that is a
             path.
     """
-    if teacher_config.is_encoder_decoder:
-        from kdzoo.models.stacks import student_stacks
-
-        return student_stacks(spec, teacher_config)
     if spec.decoder is not None or spec.teacher_decoder is not None or spec.source is not None:
         kind = teacher_config.model_type
         raise KdzooError(f"{spec.text!r} is of a model with a decoder, and the teacher ({kind}) has none")

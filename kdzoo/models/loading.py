@@ -15,6 +15,7 @@ from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.heads import has_decoder, unwrap
+from kdzoo.models.seeding import seeded
 
 HEADS = {
     "classifier": "ForSequenceClassification",
@@ -248,15 +249,6 @@ def check_weights(folder: str) -> None:
                 pass
         except SafetensorError as error:
             raise KdzooError(f"{file} is truncated or damaged: {error}") from error
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """New weights are drawn from this seed; the caller's random state is left alone."""
-    # weights are drawn on the CPU; torch.manual_seed would also reset the caller's accelerators
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.loading import seeded
+from kdzoo.models.seeding import seeded
 from kdzoo.models.shape import LABELS, NUMBERS
 
 FAMILIES = ("bert", "albert", "electra", "distilbert", "roberta", "xlm-roberta", "camembert")  # of the encoder
@@ -179,7 +179,7 @@ class SemBertForSequenceClassification(PreTrainedModel):
         self.role_vectors = RoleVectors(config)
         self.dropout = nn.Dropout(config.dropout)
         self.dense = nn.Linear(width + config.role_width, width)
-        self.out = nn.Linear(width, config.num_labels)
+        self.out = nn.Linear(width, int(config.num_labels or 0))
         self._typed = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 

@@ -27,10 +27,10 @@ from kdzoo.models.loading import (
     load_model,
     load_tokenizer,
     machine_memory,
-    seeded,
     why_not,
 )
-from kdzoo.models.stacks import copy_stacks, fresh_stacks
+from kdzoo.models.seeding import seeded
+from kdzoo.models.stacks import copy_stacks, fresh_stacks, student_stacks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -353,7 +353,7 @@ class ModelSpec:
         kind = kind or auto_class(model)
         plain = getattr(model, "plain_config", None)  # of a teacher that is more than its students
         above = model.config if plain is None else plain()
-        config = student_config(self, above)
+        config = (student_stacks if above.is_encoder_decoder else student_config)(self, above)
         same = auto_class(model) is kind and type(config) is type(model.config)
         with seeded(seed):
             student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()

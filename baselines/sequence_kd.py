@@ -53,7 +53,11 @@ def seq_kd() -> Recipe:
         targets=Targets(beam=5),
         notes="The teacher's tokenizer may be another than the student's.",
         sources=(
-            Source(origin="paper", where="section 4.2, Seq-KD: a beam of 5, its best hypothesis", of=("targets",)),
+            Source(
+                origin="paper",
+                where="section 4.2, Seq-KD: a beam of 5, its best hypothesis",
+                of=("targets.beam", "targets.choose"),
+            ),
             Source(origin="ours", where="the only term", of=("ce.weight",)),
         ),
     )
@@ -77,7 +81,7 @@ def seq_inter() -> Recipe:
                 origin="ours",
                 where="the paper's choice by BLEU (section 4.2, Seq-Inter) with Seq-KD's beam, so that one decoding "
                 "serves both",
-                of=("targets",),
+                of=("targets.beam", "targets.choose"),
             ),
             Source(origin="ours", where="the only term", of=("ce.weight",)),
         ),

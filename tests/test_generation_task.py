@@ -484,7 +484,7 @@ def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path:
             teacher=model(task, tokenizer),
             objective=objective,
             args=transformers.TrainingArguments(output_dir=str(tmp_path / "t"), use_cpu=True, report_to="none"),
-            train_dataset=task.encode(rows, other, 64),
+            train_dataset=task.encode(rows.select(range(8)), other, 64),
             data_collator=task.collator(other),
         )
 

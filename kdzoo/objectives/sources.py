@@ -23,7 +23,7 @@ ORIGINS = {
 }
 
 
-WHOLE = ("perturbation", "targets", "balance", "student")  # of a recipe, and not of a term or stage
+WHOLE = ("perturbation", "balance", "student")  # of a recipe, and not of a term or stage
 
 
 class Source(Strict):
@@ -49,8 +49,8 @@ def hyper_parameters(recipe: Recipe) -> dict[str, Any]:
 
     ``stages.0.TERM.KEY`` and ``general.TERM.KEY`` are a term's weight, layer map, temperature and whatever else the
     recipe sets of it, a term being called by its name; ``stages.0.KEY`` what a stage sets; ``training.KEY`` and
-    ``general.training.KEY`` the training's; then ``student``, ``perturbation``, ``targets`` and ``balance``, where it
-    has them.
+    ``general.training.KEY`` the training's; then ``student``, ``perturbation``, ``targets.KEY`` and ``balance``, where
+    it has them.
     """
     found: dict[str, Any] = {}
     for index, stage in enumerate(recipe.stages):
@@ -65,7 +65,7 @@ def hyper_parameters(recipe: Recipe) -> dict[str, Any]:
         found |= {f"general.training.{key}": value for key, value in training.items()}
     whole = recipe.model_dump(mode="json", exclude_defaults=True, include={*WHOLE})
     if recipe.targets is not None:
-        whole["targets"] = recipe.targets.model_dump(mode="json")
+        found |= {f"targets.{key}": value for key, value in recipe.targets.model_dump(mode="json").items()}
     found |= {key: whole[key] for key in WHOLE if key in whole}
     return found | {f"training.{key}": value for key, value in recipe.training.model_dump(exclude_none=True).items()}
 

@@ -67,7 +67,7 @@ def trainer(
         save_strategy="no",
     )
     return DistillationTrainer(
-        model=model(task, tokenizer, "1x16,heads=2", seed=1),
+        model=model(getattr(task, "inner", task), tokenizer, "1x16,heads=2", seed=1),  # plain, whatever the teacher is
         teacher=model(task, tokenizer),
         objective=objective,
         cache=cache,

@@ -12,6 +12,7 @@ from rich.live import Live
 from kdzoo.bench.escape import terminal
 from kdzoo.bench.grid.launchers.base import Job
 from kdzoo.bench.progress import LINE_EVERY, REFRESHES, STEPS, progress_bar
+from kdzoo.tasks.metrics import in_words
 
 SHOWN = 4  # running trainings that are named
 
@@ -95,7 +96,7 @@ class Board:
         del self._running[job], self._steps[job]
         self.found(record)
         if not self._console.is_terminal:
-            metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
+            metrics = in_words(record["metrics"], record.get("kind", ""))
             speed = f"{record['samples_per_second']:7.0f} rows/s  {record['train_seconds']:6.1f} s"
             self.say(f"{self._name(job)}  {metrics:<40} {speed}")
 

@@ -30,6 +30,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.objectives.recipe import Recipe, Targets
 from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
+from kdzoo.tasks.epochs import first_epochs, rows_an_epoch
 from kdzoo.training.cache import TeacherCache
 from kdzoo.training.decoded import decoded_rows
 
@@ -254,7 +255,7 @@ class Cells:
     def cache(self, task: Task) -> tuple[TeacherCache, set[str], int]:
         """Where a task's teacher is kept, the methods that read it there, which need the least, and all their bytes."""
         if task.name not in self._caches:
-            rows = self._of_students(task)["train"]
+            rows = first_epochs(self._of_students(task)["train"], self.settings.budget.epochs)
             cache = self.new_cache()
             wanted = [
                 (cache.nbytes(config, rows, needs), method, config, needs)
@@ -396,12 +397,13 @@ class Cells:
 
     def steps(self, name: str, method: str, seed: int) -> int:
         """How many a training takes."""
+        rows = self.tasks[name].rows_an_epoch(len(self.data[name]["train"]))
         if method == TEACHER:
-            return total_steps(self.settings.teacher_budget, len(self.data[name]["train"]))
+            return total_steps(self.settings.teacher_budget, rows)
         _, budget = self.method((name, method, seed))
         if parted(method)[1] is not None or self.settings.keep == "best":
-            return total_steps(budget, len(self._cut(self.tasks[name])["train"]))
-        return total_steps(budget, len(self.data[name]["train"]) * (1 + self.settings.augment))
+            return total_steps(budget, rows_an_epoch(self._cut(self.tasks[name])["train"]))
+        return total_steps(budget, rows * (1 + self.settings.augment))
 
 
 def _in_memory(rows: Dataset) -> Dataset:

@@ -86,6 +86,10 @@ class Comparison:
         self.failed: dict[Job, str] = {}
         self.printer = printer
         teacher = settings.teacher
+        if teacher.two_passes:
+            raise KdzooError(
+                f"the teacher {teacher} is a bi-encoder, which is for students; give what reads whole rows"
+            )
         student = settings.student or every_other_layer(teacher)
         settings = settings.model_copy(update={"student": student})
         check_weights(str(teacher))
@@ -115,7 +119,17 @@ class Comparison:
                 check_augmented(task)
         rows: dict[str, Any] = {"train_rows": settings.train_rows, "validation_rows": settings.validation_rows}
         data = {task.name: load(task, settings.data, **rows) for task in self.tasks}
-        encoder = encoder_for(teacher, student, self.tasks, data, settings.data, settings.budget.max_length, folder)
+        budgets = [settings.teacher_budget, *map(settings.budget_of, self.recipes.values())]
+        encoder = encoder_for(
+            teacher,
+            student,
+            self.tasks,
+            data,
+            settings.data,
+            settings.budget.max_length,
+            folder,
+            max(budget.epochs for budget in budgets),
+        )
         self.work = Cells(settings, self.records, self.recipes, (teacher, student), self.tasks, encoder, trackers)
         self.work.data = data
         self.check(leave_out=leave_out or ALL in settings.methods)

@@ -92,7 +92,7 @@ class Settings(Distilled):
     finetune_teacher: bool = True
     """Fine-tune the teacher on each task first, or take it as it is."""
     student: Model | None = None
-    """4x312, teacher:1,3,5, a folder or a hub name; every other layer of the teacher by default."""
+    """4x312, teacher:1,3,5, a folder or a hub name, or bi: before it; every other layer of the teacher by default."""
     budget: Budget = Budget()
     """Of every student."""
     teacher_budget: Budget = Budget()

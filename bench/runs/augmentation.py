@@ -14,7 +14,6 @@ from kdzoo.models.loading import MissingHead, load_model
 from kdzoo.models.spec import ModelSpec
 from kdzoo.tasks import Task
 from kdzoo.tasks.augmentation import CANDIDATES, PROBABILITY, Neighbours, WordReplacement, augmented
-from kdzoo.tasks.own_sequences import SEQUENCES
 
 FORMAT = "1"
 
@@ -41,15 +40,13 @@ def check_augmentation(teacher: ModelSpec, model: str | None, glove: str | None)
 
 
 def check_augmented(task: Task) -> None:
-    """Refuse a task whose labels stand at words, which exchanged ones would shift, or are texts of these words.
+    """Refuse a task whose words cannot be exchanged for others.
 
     Raises:
         KdzooError: names it.
     """
-    if task.generates:
-        raise KdzooError(f"{task.name} has targets that say what its words say; leave --augment out")
-    if task.kind in SEQUENCES:
-        raise KdzooError(f"{task.name} has labels at its words, and exchanged words shift them; leave --augment out")
+    if task.fixed_words:
+        raise KdzooError(f"{task.name} has {task.fixed_words}; leave --augment out")
     if task.fusion is not None:
         raise KdzooError(
             f"{task.name} has roles at its words, and they are not those of exchanged ones; leave --augment out"

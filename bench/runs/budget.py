@@ -93,7 +93,7 @@ class OwnColumns(Told):
     label: str | None = None
     """The label's column; several of numbers: x,y."""
     kind: str | None = None
-    """classification, multilabel or regression, found from the labels by default; or tokens, spans or seq2seq."""
+    """classification, multilabel or regression, by the labels; tokens, spans, seq2seq; triples, relations, links."""
     labels: str | None = None
     """The labels' names in order, separated by commas; those of the training rows by default."""
     metric: str | None = None

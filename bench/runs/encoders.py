@@ -28,6 +28,7 @@ def encoder_for(
     source: str,
     max_length: int,
     folder: Path,
+    epochs: float,
 ) -> Encoder:
     """What encodes the rows of tasks for a teacher and a student.
 
@@ -40,6 +41,7 @@ def encoder_for(
         source: where the rows are from, see `kdzoo.tasks.load`.
         max_length: the most tokens a row keeps.
         folder: of the results.
+        epochs: of the longest training.
 
     Raises:
         KdzooError: a model has no tokenizer.
@@ -48,7 +50,7 @@ def encoder_for(
     theirs = student.tokenizer if student is not None and student.has_tokenizer else own
     if theirs.get_vocab() == own.get_vocab():
         theirs = own
-    return Encoder(theirs, own, max_length)
+    return Encoder(theirs, own, max_length, epochs)
 
 
 def _fresh(

@@ -50,8 +50,9 @@ def tested(trainer: DistillationTrainer, task: Task, data: DatasetDict) -> dict[
     if task.test_split is None or task.test_split not in data:
         return {}
     rows = data[task.test_split]
-    metrics = task.evaluate(_predicted(trainer, task, rows), task.references(rows))
-    return {"score": task.score(metrics), "metrics": metrics, "rows": len(rows)}
+    references = task.references(rows)
+    metrics = task.evaluate(_predicted(trainer, task, rows), references)
+    return {"score": task.score(metrics), "metrics": metrics, "rows": len(references)}
 
 
 def _predicted(trainer: DistillationTrainer, task: Task, rows: Dataset) -> Any:
@@ -110,7 +111,13 @@ def written(values: Any) -> Any:
 
 
 def predict(trainer: DistillationTrainer, rows: Dataset) -> Any:
-    """A model's outputs in the rows' order, one array or several; run longest first, so that batches pad little."""
+    """A model's outputs in the rows' order, one array or several; run longest first, so that batches pad little.
+
+    A model that reads the parts of rows by themselves (`kdzoo.models.bi_encoder`) reads each once.
+    """
+    by_parts = getattr(trainer.student, "outputs_of", None)
+    if by_parts is not None:
+        return by_parts(rows, trainer.args.eval_batch_size, trainer.accelerator.autocast)
     order = np.argsort(-np.asarray(rows["length"][:]), kind="stable")
     found = trainer.predict(rows.select(order)).predictions
     back = np.empty_like(order)
@@ -120,6 +127,8 @@ def predict(trainer: DistillationTrainer, rows: Dataset) -> Any:
 
 class Curve(TrainerCallback):
     """Takes the score while a model trains, out of the training's time and without touching its random numbers.
+
+    The score is that of `Task.glimpse`'s rows.
 
     Args:
         trainer: which trains.
@@ -142,12 +151,18 @@ class Curve(TrainerCallback):
         times: int,
         held_out: DatasetDict | None = None,
     ) -> None:
+        rows = DatasetDict({split: task.glimpse(data[split]) for split in task.validation_splits if split in data})
+        self._part = any(len(rows[split]) < len(data[split]) for split in rows)
         self._score = lambda rows: task.score(evaluated(trainer, task, rows).metrics)
-        self._model, self._data, self._held_out = trainer.student, data, held_out
+        self._model, self._data, self._held_out = trainer.student, rows, held_out
         self._stopwatch, self._times = trainer.stopwatch, times
         self._best: tuple[float, int, dict[str, torch.Tensor]] | None = None
         self.points: list[dict[str, float]] = []
         self.paused = 0.0
+
+    def last(self, score: float) -> float:
+        """The score in the end of the rows that the others are of, given that of all."""
+        return self._score(self._data) if self._part and self._times else score
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         reset_peak_memory()  # the making of a cache, which lies behind, is no part of the training

@@ -91,7 +91,7 @@ def run_one(
         records.check_contents(contents_of(above, below, {task.name: taken()} if of_files else {}))
         return old
     rows = taken()
-    encoder = encoder_for(above, below, [task], {task.name: rows}, given.data, budget.max_length, folder)
+    encoder = encoder_for(above, below, [task], {task.name: rows}, given.data, budget.max_length, folder, budget.epochs)
     model, guide = _models(above, below, task, encoder, budget, seed, say)
     check_targets(recipe, task)
     for split, split_rows in rows.items():

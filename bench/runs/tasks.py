@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import WithKnowledge, WithRoles, get_task, load, register_task
+from kdzoo.tasks.own_graphs import GRAPHS
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.tasks.registry import adapt_task
 from kdzoo.tasks.sources.files import suffix_of
@@ -121,7 +122,7 @@ def _is_own(data: Any, columns: Mapping[str, Any]) -> bool:
     if str(data) in ("synthetic", "hub"):
         return False
     kind = columns.get("kind")
-    if kind in SEQUENCES or (kind is not None and Path(data).is_file()):
+    if kind in (*SEQUENCES, *GRAPHS) or (kind is not None and Path(data).is_file()):
         return True
     return columns.get("text") is not None or columns.get("label") is not None or suffix_of(Path(data)) is not None
 

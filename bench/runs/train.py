@@ -26,6 +26,7 @@ from kdzoo.bench.timing import forward_flops, peak_memory, reset_peak_memory
 from kdzoo.errors import KdzooWarning
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task
+from kdzoo.tasks.epochs import first_epochs, rows_an_epoch
 from kdzoo.training.cache import TeacherCache
 from kdzoo.training.trainer import DistillationTrainer
 
@@ -146,7 +147,8 @@ def train(
     """
     quiet()
     callbacks = [*callbacks, *([_Steps(progress)] if progress is not None else [])]
-    total = total_steps(budget, len(data["train"]))
+    data = DatasetDict({**data, "train": first_epochs(data["train"], budget.epochs)})
+    total = total_steps(budget, rows_an_epoch(data["train"]))
     trainer = silent_trainer(
         model=student,
         teacher=teacher,
@@ -221,7 +223,7 @@ def _outcome(
         trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         trainer.save_model(str(into))
     student = trainer.student
-    rows = budget.epochs * len(data["train"]) * ran.steps / max(steps, 1)
+    rows = budget.epochs * rows_an_epoch(data["train"]) * ran.steps / max(steps, 1)
     per_second = rows / ran.seconds if ran.seconds else 0.0
     score = task.score(metrics)
     return Outcome(
@@ -236,7 +238,9 @@ def _outcome(
         scored_by=task.scored_by(references),
         sources=task.examples(data[next(iter(references))])[:EXAMPLES] if references else [],
         test=tested(trainer, task, data),
-        curve=curve.points if kept else [*curve.points, {"step": steps, "seconds": ran.seconds, "score": score}],
+        curve=curve.points
+        if kept
+        else [*curve.points, {"step": steps, "seconds": ran.seconds, "score": curve.last(score)}],
         samples_per_second=per_second,
         tokens_per_second=per_second * float(np.mean(data["train"]["length"])),
         train_seconds=ran.seconds,

@@ -50,7 +50,9 @@ Tasks = Annotated[
 Push = Annotated[
     str, typer.Option("--push-to-hub", help="Upload the model to the Hugging Face hub, as USER/NAME; needs a token.")
 ]
-Student = Annotated[str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name.")]
+Student = Annotated[
+    str, typer.Option(help="4x312, teacher:1,3,5, a folder or a hub name; bi:4x312, a bi-encoder of triples.")
+]
 
 
 class Fields:

@@ -100,13 +100,14 @@ def _run(task: str, recipe: Recipe, budget: Given, out: Path, repository: str, *
     from kdzoo.bench.folder import undone
     from kdzoo.bench.runs.pushing import check_push, push
     from kdzoo.bench.runs.single import run_one
+    from kdzoo.tasks.metrics import in_words
 
     made = validated(Budget, **budget)
     if repository:
         check_push(repository)
     with undone(out):
         record = run_one(task_name=task, recipe=recipe, budget=made, folder=out, console=console, **told)
-    metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in record["metrics"].items())
+    metrics = in_words(record["metrics"], record.get("kind", ""))
     console.print(f"{task} {recipe.name}: {metrics}; the model is in {out}", highlight=False, soft_wrap=True)
     if repository and first_process:
         said(f"uploaded: {push(out, repository)}")

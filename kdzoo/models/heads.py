@@ -195,6 +195,11 @@ def answers_spans(model: Any) -> bool:
     return "QuestionAnswering" in type(unwrap(model)).__name__
 
 
+def in_two_passes(model: Any) -> bool:
+    """Whether a model reads a row in two passes (`kdzoo.models.bi_encoder`), so that no state is one of the row."""
+    return bool(getattr(unwrap(model), "two_passes", False))
+
+
 def classes_by_token(model: Any) -> bool:
     """Whether a model's logits are a task's classes token by token, and not words or places."""
     return "TokenClassification" in type(unwrap(model)).__name__

@@ -226,6 +226,20 @@ def class_of(head: str) -> Any:
     return getattr(transformers, _AUTO.get(head, f"AutoModel{HEADS[head]}"))
 
 
+HEAD_NAMES = {
+    "AutoModelForSequenceClassification": "classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
+}
+
+
+def class_suffixes(auto_class: str) -> tuple[str, ...]:
+    """How the classes of models with a head are called after the model's name."""
+    own = {"AutoModelForSeq2SeqLM": ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")}
+    return own.get(auto_class, (auto_class.removeprefix("AutoModel"),))
+
+
 def _in_base(key: str, model: Any) -> bool:
     return model.base_model is model or key.startswith(model.base_model_prefix + ".")
 

@@ -18,12 +18,14 @@ from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, parse_la
 from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (
+    HEAD_NAMES,
     MOST_LAYERS,
     auto_class,
     check_attention,
     check_size,
     check_stacks,
     class_of,
+    class_suffixes,
     load_model,
     load_tokenizer,
     machine_memory,
@@ -50,6 +52,7 @@ TOKENIZER_FILES = (
 )
 _OPTIONS = ("heads", "ffn", "decoder")
 _ARMS = ("frozen", "tuned")  # how a pretrained encoder is read
+BI = "bi:"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ModelSpec:
         path: a folder or a hub name to load.
         source: the pretrained encoder that a model of a size reads, a folder or a hub name (Edunov et al. 2019).
         arm: ``"frozen"``, its layers mixed, or ``"tuned"``, its top layer, trained along.
+        two_passes: whether a bi-encoder is made of it (`kdzoo.models.bi_encoder`).
     """
 
     text: str = field(compare=False)
@@ -82,6 +86,7 @@ class ModelSpec:
     path: str | None = None
     source: str | None = None
     arm: str | None = None
+    two_passes: bool = False
 
     @classmethod
     def parse(cls, text: str | ModelSpec) -> ModelSpec:
@@ -91,7 +96,8 @@ class ModelSpec:
             text: ``"4x312"`` (layers x width), optionally followed by ``",heads=12"``, ``",ffn=1200"`` and, of an
                 encoder-decoder, ``",decoder=1"``; ``"teacher:1,3,5"`` (teacher layers counted from 0), or
                 ``"teacher:1,3,5/0"`` with those of a decoder; anything else is a folder or a hub name. With
-                ``",frozen=PATH"`` or ``",tuned=PATH"`` an encoder-decoder of a size reads a pretrained encoder.
+                ``",frozen=PATH"`` or ``",tuned=PATH"`` an encoder-decoder of a size reads a pretrained encoder. With
+                ``bi:`` before any of them it is a bi-encoder.
 
         Raises:
             KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
@@ -102,6 +108,8 @@ class ModelSpec:
         text = str(text).strip()
         if not text:
             raise KdzooError(f"the model is empty; give {FORMS}")
+        if text.startswith(BI):
+            return replace(cls.parse(text.removeprefix(BI)), text=text, two_passes=True)
         if text.startswith("teacher:"):
             encoder, slash, decoder = text.partition("/")
             chosen = parse_layers(f"teacher:{decoder}") if slash else None
@@ -174,10 +182,11 @@ class ModelSpec:
 
     def absolute(self) -> ModelSpec:
         """The same with its folder from the root, for a process that may stand in another."""
+        before = BI * self.two_passes
         if self.source_folder is not None:
             text = self.text.replace(f"={self.source}", f"={self.source_folder.absolute()}")
             return replace(self, text=text, source=str(self.source_folder.absolute()))
-        return self if self.folder is None else ModelSpec.parse(str(self.folder.absolute()))
+        return self if self.folder is None else ModelSpec.parse(f"{before}{self.folder.absolute()}")
 
     @property
     def source_folder(self) -> Path | None:
@@ -256,7 +265,7 @@ class ModelSpec:
 
     def has_head(self, head: Head) -> bool:
         """Whether what is loaded has a head of that kind."""
-        suffixes = class_suffixes(head)
+        suffixes = class_suffixes(head.auto_class)
         return self.path is not None and any(name.endswith(suffixes) for name in self.architectures)
 
     @property
@@ -278,7 +287,7 @@ class ModelSpec:
         if not self.has_head(head):
             architecture = ", ".join(self.architectures) or "unknown architecture"
             raise KdzooError(
-                f"the teacher {self.text!r} ({architecture}) has no {_HEAD_NAMES.get(head.auto_class, 'such')} head "
+                f"the teacher {self.text!r} ({architecture}) has no {HEAD_NAMES.get(head.auto_class, 'such')} head "
                 "to learn from; fine-tune it on the task first: kdzoo finetune"
             )
         if task.fusion and not self.fuses:
@@ -308,6 +317,11 @@ class ModelSpec:
         Raises:
             KdzooError: it cannot be loaded or built; its head is for other labels.
         """
+        if self.two_passes:
+            from kdzoo.models.bi_encoder import bi_encoder_of
+
+            assert task is not None
+            return bi_encoder_of(self, task, teacher, tokenizer, positions, seed)
         if teacher is not None and self.path is None:
             return self.student_of(teacher, class_of(task.head().auto_class) if task else None, seed)
         if self.teacher_layers is not None:
@@ -434,17 +448,3 @@ class ModelSpec:
             f"{task.name}: the teacher {self.text!r} has no names for its labels (LABEL_0 ...); they are taken in the "
             f"task's order: {', '.join(names.values())}"
         )
-
-
-_HEAD_NAMES = {
-    "AutoModelForSequenceClassification": "classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
-}
-
-
-def class_suffixes(head: Head) -> tuple[str, ...]:
-    """How the classes of models with a head are called after the model's name."""
-    own = {"AutoModelForSeq2SeqLM": ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")}
-    return own.get(head.auto_class, (head.auto_class.removeprefix("AutoModel"),))

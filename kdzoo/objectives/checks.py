@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, logits_by_token
+from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, in_two_passes, logits_by_token
 
 if TYPE_CHECKING:
     from kdzoo.objectives.objective import Objective
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
 
 def check_places(term: Term, student: Any) -> None:
-    """Refuse a term that cannot work on logits of tokens or places, or on their labels.
+    """Refuse a term that cannot work on logits of tokens or places, on their labels, or on a bi-encoder.
 
     Raises:
         KdzooError: names the term.
     """
+    if term.feature != LOGITS and in_two_passes(student):
+        raise KdzooError(
+            f"the term {term.name!r} is on {term.feature}, and a bi-encoder reads a row in two passes and has none of "
+            "the row; take losses on logits, such as kd"
+        )
     spans = answers_spans(student)
     if term.feature.of_decoder and not has_decoder(student):
         raise KdzooError(f"the term {term.name!r} is taken on a decoder's hidden states, and the student has none")

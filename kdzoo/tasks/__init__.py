@@ -4,6 +4,7 @@ from kdzoo.tasks.base import Head, Task
 from kdzoo.tasks.classification import Classification
 from kdzoo.tasks.generation import SequenceToSequence
 from kdzoo.tasks.glue import TASKS
+from kdzoo.tasks.knowledge_graphs import UMLS, WN11, WN18RR, LinkPrediction, RelationPrediction, TripleClassification
 from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.registry import get_task, register_task, task_names
 from kdzoo.tasks.sequences import KBERT, NER, SEMBERT, SQUAD, TRANSDUCTION
@@ -19,14 +20,20 @@ __all__ = [
     "SQUAD",
     "TRANSDUCTION",
     "TASKS",
+    "UMLS",
+    "WN11",
+    "WN18RR",
     "Classification",
     "Head",
+    "LinkPrediction",
     "QuestionAnswering",
     "SequenceToSequence",
     "Task",
     "TokenClassification",
     "WithKnowledge",
     "WithRoles",
+    "RelationPrediction",
+    "TripleClassification",
     "get_task",
     "load",
     "register_task",

@@ -57,6 +57,8 @@ class Task(ABC):
             them gives back what it has read.
         quickstart: of a comparison on synthetic rows of such tasks alone, the settings that are others than the common
             ones (`kdzoo.bench.grid.settings.QUICKSTART`).
+        fixed_words: why the words of its rows cannot be exchanged for others, in words; empty where they can.
+        parts: whether rows say where a second part begins, which a bi-encoder reads by itself.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Task(ABC):
     unit: ClassVar[str] = "row"
     generates: ClassVar[bool] = False
     quickstart: ClassVar[Mapping[str, Any]] = {}
+    fixed_words: ClassVar[str] = ""
+    parts: ClassVar[bool] = False
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -148,6 +152,18 @@ class Task(ABC):
             KdzooError: the task has none.
         """
         raise KdzooError(f"there are no synthetic rows for {self.name}; name its data with --data")
+
+    def for_epochs(self, epochs: float) -> Task:
+        """The task for so many passes over the training rows: itself, unless some are drawn anew for each.
+
+        Args:
+            epochs: of the longest training; `encode` then makes the rows of all of them (`kdzoo.tasks.epochs`).
+        """
+        return self
+
+    def rows_an_epoch(self, rows: int) -> int:
+        """How many training rows a pass has, of so many as were loaded."""
+        return rows
 
     # --- models ---
 
@@ -242,6 +258,10 @@ class Task(ABC):
         return None
 
     # --- scores ---
+
+    def glimpse(self, rows: Dataset) -> Dataset:
+        """The encoded rows that scores are taken on while a model trains: all, or a part where all take long."""
+        return rows
 
     def decoded(self, outputs: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """A model's outputs on all rows as `predictions` takes them: of a task that `generates` the texts.

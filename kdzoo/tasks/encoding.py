@@ -25,11 +25,13 @@ class Encoder:
         student: the students' tokenizer.
         teacher: the teacher's.
         max_length: the most tokens a row keeps, special tokens counted.
+        epochs: of the longest training, for tasks that draw rows anew for each.
     """
 
     student: PreTrainedTokenizerBase
     teacher: PreTrainedTokenizerBase
     max_length: int
+    epochs: float = 1
 
     @property
     def separate(self) -> bool:
@@ -38,7 +40,7 @@ class Encoder:
 
     def for_teacher(self, task: Task, rows: Dataset) -> Dataset:
         """The rows as the teacher takes them, for its own training; see `Task.encode_for_teacher`."""
-        own = task.encode_for_teacher(rows, self.teacher, self.max_length)
+        own = task.for_epochs(self.epochs).encode_for_teacher(rows, self.teacher, self.max_length)
         return own.remove_columns(INDEX) if INDEX in own.column_names else own
 
     def teacher_collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -57,6 +59,7 @@ class Encoder:
         Raises:
             KdzooError: the two tokenizers cut the rows into another number of parts.
         """
+        task = task.for_epochs(self.epochs)
         own = task.encode(rows, self.student, self.max_length)
         if not self.apart(task):
             return own

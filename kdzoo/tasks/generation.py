@@ -58,6 +58,7 @@ class SequenceToSequence(Task):
     kind: str = "seq2seq"
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
     generates: ClassVar[bool] = True
+    fixed_words: ClassVar[str] = "targets that say what its words say"
     quickstart: ClassVar[Mapping[str, Any]] = QUICKSTART
 
     def __post_init__(self) -> None:

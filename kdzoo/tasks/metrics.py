@@ -33,6 +33,7 @@ __all__ = [
     "entity_f1",
     "factoid_scores",
     "get_metric",
+    "in_words",
     "normalize_answer",
     "rank",
     "ranking_scores",
@@ -152,6 +153,13 @@ def value(name: str, kind: str, predictions: Values, references: Values) -> floa
     """A metric's value on all units; probabilities become the classes they give where the metric takes those."""
     metric = get_metric(name, kind)
     return metric.compute(predictions if metric.takes_scores else decided(kind, predictions), references)
+
+
+def in_words(metrics: Mapping[str, float], kind: str) -> str:
+    """A task's metrics in a line: shares and correlations times 100, errors and ranks as they are."""
+    known = METRICS.get(kind, {})
+    scales = {name: 100 if name not in known or known[name].greater_is_better else 1 for name in metrics}
+    return ", ".join(f"{name} {scales[name] * value:.1f}" for name, value in metrics.items())
 
 
 def resampled_values(name: str, kind: str, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
@@ -298,6 +306,27 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
+def _rank_sums(predictions: Values, references: Values) -> np.ndarray:
+    """By unit (N, 6): sums over its ranks of rank, 1 / rank, and of whether it is up to 1, 3 and 10; their number."""
+    ranks = np.asarray(predictions, dtype=float)
+    ranks = ranks.reshape(len(ranks), -1)
+    parts = [ranks, 1 / ranks, *(ranks <= most for most in (1, 3, 10)), np.ones_like(ranks)]
+    return np.stack([part.sum(1) for part in parts], axis=1)
+
+
+def _of_ranks(place: int, sums: np.ndarray) -> np.ndarray:
+    return np.asarray(sums[..., place] / np.maximum(sums[..., 5], 1))
+
+
+def _ranking(before: str = "") -> tuple[Metric, ...]:
+    """What link prediction reports, `kdzoo.tasks.ranking.ranking_scores`; of ranks by unit (N,) or (N, k)."""
+    names = ("mr", "mrr", "hits@1", "hits@3", "hits@10")
+    return tuple(
+        additive(f"{before}{name}", _rank_sums, partial(_of_ranks, place), greater_is_better=name != "mr")
+        for place, name in enumerate(names)
+    )
+
+
 def _relation_metric(name: str, plain: str, classes: str) -> Metric:
     """Micro over chosen classes, or SemEval's macro over relations, from class ids (`metric_of_labels`)."""
     if plain != "semeval_f1":
@@ -374,6 +403,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         *(additive(name, partial(_G.rouge_statistics, name), _mean) for name in _G.ROUGES),
         additive("exact_match", _G.match_statistics, _mean),
     ),
+    "ranking": _table(*_ranking()),
+    "sampled_ranking": _table(*_ranking("sampled_")),  # among a sample of the candidates: smaller and better ranks
     "regression": _table(
         Metric("pearson", _correlation("pearsonr"), partial(_R.over_targets, _R.pearson)),
         Metric("spearmanr", _correlation("spearmanr"), partial(_R.over_targets, _R.spearman)),

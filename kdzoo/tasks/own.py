@@ -14,6 +14,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
 from kdzoo.tasks.metrics import get_metric
+from kdzoo.tasks.own_graphs import GRAPHS, from_graph
 from kdzoo.tasks.own_pairs import from_pairs
 from kdzoo.tasks.own_reading import Table, tables_of
 from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
@@ -55,6 +56,7 @@ def from_data(
     name: str | None = None,
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
+    graph: Mapping[str, Any] | None = None,
 ) -> Own:
     """A task from data of one's own.
 
@@ -65,8 +67,9 @@ def from_data(
         text: the text column, or two of them.
         label: the label's column; several of numbers, or of 0 and 1 with ``kind="multilabel"``.
         kind: ``"classification"``, ``"multilabel"`` or ``"regression"``, found from the labels when None; or
-            ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`), or ``"seq2seq"``
-            (`kdzoo.tasks.own_pairs.from_pairs`).
+            ``"tokens"`` or ``"spans"`` (`kdzoo.tasks.own_sequences.from_sequences`), ``"seq2seq"``
+            (`kdzoo.tasks.own_pairs.from_pairs`), or of a knowledge graph ``"triples"``, ``"relations"`` or ``"links"``
+            (`kdzoo.tasks.own_graphs.from_graph`).
         labels: their names in order; found from the training rows when None.
         metric: what it is measured by; names of `kdzoo.tasks.metrics`, or ``package.module:function``.
         separator: what parts several labels in one text; ``"|"`` when None.
@@ -74,21 +77,28 @@ def from_data(
         name: the task's; the file's stem or the folder's name when None.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
+        graph: settings of a knowledge graph's task.
 
     Raises:
         KdzooError: in one line, with file and row, for anything that makes no task.
     """
-    check_kind(kind, KINDS)
+    check_kind(kind, (*KINDS, *GRAPHS))
     texts, columns = _listed(text), _listed(label)
     if decoding is not None and kind != "seq2seq":
         raise KdzooError("decoding is of texts that are written, --kind seq2seq; leave it out")
-    if kind in SEQUENCES and separator is not None:
+    if kind in (*SEQUENCES, *GRAPHS) and separator is not None:
         raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
     if kind == "seq2seq":
         if labels:
             raise KdzooError("texts that are written have no --labels; leave them out")
         own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
         return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
+    if kind in GRAPHS:
+        none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
+        of_graph = name or f"{title_of(data)}-{kind}"
+        return Own(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
+    if graph:
+        raise KdzooError(f"the settings {', '.join(graph)} are of a graph; set kind to one of {', '.join(GRAPHS)}")
     if kind in SEQUENCES:
         told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))

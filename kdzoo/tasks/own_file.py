@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own import Own, from_data
+from kdzoo.tasks.own_graphs import GRAPHS
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.yaml_files import read_yaml
 
@@ -41,6 +42,7 @@ class OwnFile(BaseModel):
         seed: of the validation rows, where they are taken from the training rows.
         knowledge: a triple file, from the YAML file's folder, whose facts the teacher reads.
         arm: of the facts: none, random, blind, flat or both (`kdzoo.tasks.with_knowledge.ARMS`).
+        graph: settings of a knowledge graph's task (`kdzoo.tasks.own_graphs`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -57,6 +59,7 @@ class OwnFile(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     knowledge: str | None = None
     arm: str = ""
+    graph: dict[str, int | str] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +95,7 @@ def from_yaml(path: Path) -> Own:
     except KdzooError as error:
         raise KdzooError(f"{path}: {error}") from None
 
-    if read.columns is None and read.kind not in SEQUENCES:
+    if read.columns is None and read.kind not in (*SEQUENCES, *GRAPHS):
         raise KdzooError(f"{path}: columns: field required; it begins as in {EXAMPLE}")
 
     def place(text: str) -> Any:
@@ -113,6 +116,7 @@ def from_yaml(path: Path) -> Own:
         name=read.name or path.stem,
         splits=read.splits,
         seed=read.seed,
+        graph=read.graph,
     )
     if read.knowledge is None:
         return own

@@ -63,6 +63,7 @@ class QuestionAnswering(Task):
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
     unit: ClassVar[str] = "question"
+    fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
         from kdzoo.tasks.metrics import get_metric

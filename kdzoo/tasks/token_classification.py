@@ -65,6 +65,7 @@ class TokenClassification(Task):
     kind: str = "tokens"
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
     unit: ClassVar[str] = "sentence"
+    fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
         from kdzoo.tasks.metrics import get_metric

@@ -9,11 +9,13 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdzoo import hashing
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.pieces import CLS, SEP, cut_longest, whole
 from kdzoo.tasks.reading import find_file, numbered_lines
@@ -85,6 +87,18 @@ class Graph:
     dev_labels: list[bool] | None = None
     test_labels: list[bool] | None = None
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all of it."""
+        names = [list(of.items()) for of in (self.entities, self.relations)]  # in order: it numbers them
+        parts = (self.train, self.dev, self.test, self.dev_labels, self.test_labels)
+        return hashing.of_values(*names, *parts)[:16]
+
+    @cached_property
+    def known(self) -> KnownTriples:
+        """What filtered ranks leave out."""
+        return KnownTriples(self.true(), list(self.entities), list(self.relations))
+
     def true(self) -> list[Triple]:
         """The triples of all splits that are true."""
         found = list(self.train)
@@ -144,12 +158,20 @@ class Negatives:
         entities: the names that are drawn from.
         number: of negatives a triple: 1 for triple classification, 5 for link prediction in the paper.
         seed: with the epoch, decides the draws.
+        known: further triples that are no negatives, such as the training triples of which ``train`` is a part.
 
     Raises:
         KdzooError: ``number`` is under 1, or there are no two entities.
     """
 
-    def __init__(self, train: Sequence[Triple], entities: Collection[str], number: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        train: Sequence[Triple],
+        entities: Collection[str],
+        number: int = 1,
+        seed: int = 0,
+        known: Iterable[Triple] = (),
+    ) -> None:
         if number < 1:
             raise KdzooError(f"the number of negatives must be 1 or more, got {number}")
         self.entities = list(dict.fromkeys(entities))
@@ -157,14 +179,16 @@ class Negatives:
             raise KdzooError(f"{len(self.entities)} entities: a negative needs another one to put in")
         self.train = [Triple(*triple) for triple in train]
         self.number, self.seed = number, seed
-        self._known = set(self.train)
-        names = dict.fromkeys((*self.entities, *(name for t in self.train for name in (t.head, t.tail))))
+        true = [*self.train, *(Triple(*triple) for triple in known)]
+        self._known = set(true)
+        names = dict.fromkeys((*self.entities, *(name for t in true for name in (t.head, t.tail))))
         places = {name: place for place, name in enumerate(names)}  # entities that can be drawn come first
-        relations = {name: place for place, name in enumerate(dict.fromkeys(t.relation for t in self.train))}
-        rows = [(places[t.head], relations[t.relation], places[t.tail]) for t in self.train]
-        self._rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        relations = {name: place for place, name in enumerate(dict.fromkeys(t.relation for t in true))}
+        rows = [(places[t.head], relations[t.relation], places[t.tail]) for t in true]
+        numbers = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        self._rows = numbers[: len(self.train)]
         self._sizes = len(relations), len(names)
-        self._keys = np.unique(self._key(*self._rows.T))
+        self._keys = np.unique(self._key(*numbers.T))
 
     def epoch(self, epoch: int) -> list[list[Triple]]:
         """The negatives of each training triple, in the order of these.

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-COPIED = ("kind", "columns", "metrics", "headline", "validation_splits", "test_split", "label_names", "unit")
+COPIED = (
+    *("kind", "columns", "metrics", "headline", "validation_splits", "test_split", "label_names", "unit"),
+    "fixed_words",
+)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.encoding import INDEX
+from kdzoo.tasks.epochs import epochs_of
 from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
 from kdzoo.training.agreement import accepted_inputs as accepted_inputs
@@ -35,7 +36,7 @@ from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
 from kdzoo.training.kept import TeacherRows
 from kdzoo.training.labels import COUNTED, check_spans, in_order, label_names
-from kdzoo.training.order import by_length, staged
+from kdzoo.training.order import by_length, check_epochs, staged
 from kdzoo.training.stopwatch import Stopwatch
 from kdzoo.training.topk import looks_at_all
 
@@ -111,6 +112,7 @@ class DistillationTrainer(Trainer):
         self.teacher = None if teacher is None or not needs_teacher else unwrap(teacher)
         train_dataset: Any = arguments.get("train_dataset")
         check_arguments(args, arguments)
+        check_epochs(train_dataset, args)
         while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module  # the Trainer wraps it itself
         self._prefix, self._aligned = "", False
@@ -359,7 +361,7 @@ class DistillationTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        return by_length(dataset, self.args)
+        return by_length(dataset, self.args, epochs_of(self.train_dataset))  # what is given here has fewer columns
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # In the rows' order, so that predictions come back in it, however the training rows are grouped.

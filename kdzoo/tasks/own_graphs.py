@@ -1,0 +1,73 @@
+"""A user's knowledge graph as a task: a folder of KG-BERT's form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks.graph_tasks import GraphTask
+from kdzoo.tasks.knowledge_graphs import LinkPrediction, RelationPrediction, TripleClassification
+from kdzoo.tasks.triples import read_graph
+
+GRAPHS: dict[str, type[GraphTask]] = {
+    "triples": TripleClassification,
+    "relations": RelationPrediction,
+    "links": LinkPrediction,
+}
+SETTINGS = {
+    "triples": ("negatives", "seed", "entity_texts"),
+    "relations": ("entity_texts",),
+    "links": ("negatives", "seed", "entity_texts", "candidates"),
+}
+
+
+def from_graph(
+    data: Any, kind: str, *, metric: Sequence[str] = (), name: str, graph: Mapping[str, Any] | None = None, **no: Any
+) -> tuple[GraphTask, tuple[str, ...]]:
+    """A task on the triples of a folder, and what there is to say of it.
+
+    Args:
+        data: the folder; see `kdzoo.tasks.triples.read_graph`.
+        kind: ``"triples"`` (true or false), ``"relations"`` or ``"links"``.
+        metric: see `kdzoo.tasks.metrics`.
+        name: the task's.
+        graph: settings, of `SETTINGS`.
+        no: what other data has, which a graph has not: refused where it is given.
+
+    Raises:
+        KdzooError: in one line, with file and row, for anything that makes no task.
+    """
+    if given := [option for option, value in no.items() if value]:
+        raise KdzooError(
+            f"{name}: triples have no {given[0]}: the files of the folder say what is head and what is tail"
+        )
+    if not isinstance(data, (str, os.PathLike)) or not Path(data).is_dir():
+        raise KdzooError(f"{name}: triples are read from a folder with train, dev, test, entity2text and relation2text")
+    settings = dict(graph or {})
+    for setting, value in settings.items():
+        if setting not in SETTINGS[kind]:
+            raise unknown(f"setting of {kind}", setting, SETTINGS[kind])
+        wanted = str if setting == "entity_texts" else int
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise KdzooError(f"{name}: {setting} is {value!r}; it must be {'a name' if wanted is str else 'a number'}")
+    read = read_graph(data, settings.get("entity_texts", "entity2text"))
+    made = partial(GRAPHS[kind], name, read, own=True, origin=str(data), test_split="test")
+    task = made(headline=tuple(metric), **settings)
+    task.head()  # which refuses what has none
+    return task, (task.describe(), *_leaks(task))
+
+
+def _leaks(task: GraphTask) -> list[str]:
+    """A line for each split with true triples that stand in training too."""
+    graph = task.knowledge
+    known, notes = set(graph.train), []
+    for split, triples, labels in (("dev", graph.dev, graph.dev_labels), ("test", graph.test, graph.test_labels)):
+        true = [triple for at, triple in enumerate(triples) if labels is None or labels[at]]
+        twice = sum(triple in known for triple in true)
+        if twice:
+            notes.append(f"{task.name}: {twice} of {len(true)} true triples of {split} stand in training too")
+    return notes

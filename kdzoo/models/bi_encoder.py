@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import fresh_config
 from kdzoo.models.heads import hidden_size, pooled
-from kdzoo.models.loading import class_of, load_model, seeded
+from kdzoo.models.loading import class_of, load_model
+from kdzoo.models.seeding import seeded
 from kdzoo.tasks.candidates import QUERY_PART, TAIL_PART, TAIL_START
 
 if TYPE_CHECKING:

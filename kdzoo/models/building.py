@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.albert_students import albert_config
 from kdzoo.models.heads import hidden_size, num_heads, num_layers
+from kdzoo.models.loading import MOST_LAYERS, machine_memory
 
 if TYPE_CHECKING:
     from kdzoo.models.spec import ModelSpec
@@ -87,7 +89,7 @@ def copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
 
 
 def fresh_config(spec: ModelSpec, tokenizer: Any, head: dict[str, Any], positions: int = POSITIONS) -> Any:
-    """The configuration of a BERT of a size, to be trained from scratch on a tokenizer's vocabulary.
+    """The configuration of a BERT (or an ALBERT) of a size, to be trained from scratch on a tokenizer's vocabulary.
 
     Args:
         spec: a size.
@@ -99,20 +101,25 @@ def fresh_config(spec: ModelSpec, tokenizer: Any, head: dict[str, Any], position
 
     assert spec.layers is not None and spec.width is not None
     heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
+    like: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": max(POSITIONS, positions),
+        "pad_token_id": tokenizer.pad_token_id,
+        # A model this narrow learns from scratch in a few hundred steps only with larger first weights and without
+        # dropout; its students inherit both.
+        "initializer_range": 0.1,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        **head,
+    }
+    if spec.sharing is not None:
+        return albert_config(spec, like | {"classifier_dropout_prob": 0.0}, heads)
     return BertConfig(
-        vocab_size=len(tokenizer),
         num_hidden_layers=spec.layers,
         hidden_size=spec.width,
         num_attention_heads=heads,
         intermediate_size=spec.feed_forward or 4 * spec.width,
-        max_position_embeddings=max(POSITIONS, positions),
-        pad_token_id=tokenizer.pad_token_id,
-        # A model this narrow learns from scratch in a few hundred steps only with larger first weights and without
-        # dropout; its students inherit both.
-        initializer_range=0.1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        **head,
+        **like,
     )
 
 
@@ -131,3 +138,33 @@ def parse_layers(spec: str) -> tuple[int, ...]:
     if repeated := [i for i in layers if layers.count(i) > 1]:
         raise KdzooError(f"{spec!r} repeats layer {repeated[0]}; name each layer once")
     return layers
+
+
+def check_sizes(spec: ModelSpec) -> None:
+    """Refuse sizes that no model has, or that this machine cannot hold.
+
+    Raises:
+        KdzooError: names the size.
+    """
+    sizes = {
+        "number of layers": spec.layers,
+        "width": spec.width,
+        "number of heads": spec.heads,
+        "number of decoder layers": spec.decoder,
+        "feed-forward width": spec.feed_forward,
+    }
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise KdzooError(f"a model's {name} is at least 1, not {size}")
+    if spec.layers and spec.width:
+        layers = spec.layers + (spec.decoder or 0)
+        weights = layers * spec.width * (4 * spec.width + 2 * (spec.feed_forward or 4 * spec.width))
+        memory = machine_memory()
+        if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
+            raise KdzooError(
+                f"a model of {layers} layers of width {spec.width} has {weights:.1e} weights, "
+                f"{4 * weights / 1e9:,.0f} GB, and this machine {(memory or 0) / 1e9:,.0f} GB of memory; take a "
+                f"smaller one (of at most {MOST_LAYERS} layers)"
+            )
+    if spec.heads and spec.width and spec.width % spec.heads:
+        raise KdzooError(f"{spec.heads} heads do not divide a model's width of {spec.width}")

@@ -29,6 +29,12 @@ _AUTO = {"seq2seq_lm": "AutoModelForSeq2SeqLM"}  # where the class is not called
 
 
 MOST_LAYERS = 1000
+HEAD_NAMES = {
+    "AutoModelForSequenceClassification": "classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
+}
 _LAYER = re.compile(r"(^|\.)(layers?|blocks?|h)\.\d+\.")  # in the names of a layer's weights
 
 

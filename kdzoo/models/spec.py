@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
+from kdzoo.models.albert_students import Sharing, albert_student
 from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, parse_layers, student_config
 from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (
     HEAD_NAMES,
-    MOST_LAYERS,
     auto_class,
     check_attention,
     check_size,
@@ -28,7 +28,6 @@ from kdzoo.models.loading import (
     class_suffixes,
     load_model,
     load_tokenizer,
-    machine_memory,
     why_not,
 )
 from kdzoo.models.seeding import seeded
@@ -52,7 +51,7 @@ TOKENIZER_FILES = (
 )
 _OPTIONS = ("heads", "ffn", "decoder")
 _ARMS = ("frozen", "tuned")  # how a pretrained encoder is read
-BI = "bi:"
+BI, ALBERT = "bi:", "albert:"
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class ModelSpec:
         path: a folder or a hub name to load.
         source: the pretrained encoder that a model of a size reads, a folder or a hub name (Edunov et al. 2019).
         arm: ``"frozen"``, its layers mixed, or ``"tuned"``, its top layer, trained along.
+        sharing: of an ALBERT, how its layers share their weights.
         two_passes: whether a bi-encoder is made of it (`kdzoo.models.bi_encoder`).
     """
 
@@ -86,6 +86,7 @@ class ModelSpec:
     path: str | None = None
     source: str | None = None
     arm: str | None = None
+    sharing: Sharing | None = None
     two_passes: bool = False
 
     @classmethod
@@ -97,7 +98,8 @@ class ModelSpec:
                 encoder-decoder, ``",decoder=1"``; ``"teacher:1,3,5"`` (teacher layers counted from 0), or
                 ``"teacher:1,3,5/0"`` with those of a decoder; anything else is a folder or a hub name. With
                 ``",frozen=PATH"`` or ``",tuned=PATH"`` an encoder-decoder of a size reads a pretrained encoder. With
-                ``bi:`` before any of them it is a bi-encoder.
+                ``bi:`` before any of them it is a bi-encoder. ``"albert:6x384,embedding=128,groups=1,from=mean"`` is
+                an ALBERT (`kdzoo.models.albert_students.Sharing`).
 
         Raises:
             KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
@@ -110,6 +112,12 @@ class ModelSpec:
             raise KdzooError(f"the model is empty; give {FORMS}")
         if text.startswith(BI):
             return replace(cls.parse(text.removeprefix(BI)), text=text, two_passes=True)
+        if text.startswith(ALBERT):
+            plain, sharing = Sharing.parse(text.removeprefix(ALBERT))
+            made = cls.parse(plain)
+            if not made.is_size or made.decoder is not None or made.source is not None:
+                raise KdzooError(f"{text!r} is malformed; after albert: comes a size, such as 6x384,embedding=128")
+            return replace(made, text=text, sharing=sharing)
         if text.startswith("teacher:"):
             encoder, slash, decoder = text.partition("/")
             chosen = parse_layers(f"teacher:{decoder}") if slash else None
@@ -144,28 +152,7 @@ class ModelSpec:
         Raises:
             KdzooError: names the size.
         """
-        sizes = {
-            "number of layers": self.layers,
-            "width": self.width,
-            "number of heads": self.heads,
-            "number of decoder layers": self.decoder,
-            "feed-forward width": self.feed_forward,
-        }
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise KdzooError(f"a model's {name} is at least 1, not {size}")
-        if self.layers and self.width:
-            layers = self.layers + (self.decoder or 0)
-            weights = layers * self.width * (4 * self.width + 2 * (self.feed_forward or 4 * self.width))
-            memory = machine_memory()
-            if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
-                raise KdzooError(
-                    f"a model of {layers} layers of width {self.width} has {weights:.1e} weights, "
-                    f"{4 * weights / 1e9:,.0f} GB, and this machine {(memory or 0) / 1e9:,.0f} GB of memory; take a "
-                    f"smaller one (of at most {MOST_LAYERS} layers)"
-                )
-        if self.heads and self.width and self.width % self.heads:
-            raise KdzooError(f"{self.heads} heads do not divide a model's width of {self.width}")
+        check_sizes(self)
 
     def __str__(self) -> str:
         return self.text
@@ -365,6 +352,8 @@ class ModelSpec:
         """
         model: Any = unwrap(teacher)
         kind = kind or auto_class(model)
+        if self.sharing is not None:
+            return albert_student(self, model, kind, seed)
         plain = getattr(model, "plain_config", None)  # of a teacher that is more than its students
         above = model.config if plain is None else plain()
         config = (student_stacks if above.is_encoder_decoder else student_config)(self, above)
@@ -413,6 +402,8 @@ class ModelSpec:
     def _fresh_config(self, head: Head, tokenizer: Any, positions: int) -> Any:
         """The configuration of a model that is trained from scratch: BERT's, or BART's for texts to write."""
         if head.auto_class == "AutoModelForSeq2SeqLM":
+            if self.sharing is not None:
+                raise KdzooError(f"{self.text!r} is an ALBERT, which writes no text; give a size such as 4x312")
             return fresh_stacks(self, tokenizer, positions)
         for option, value in (("decoder", self.decoder), (self.arm, self.source)):
             if value is not None:

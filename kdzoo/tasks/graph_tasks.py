@@ -199,6 +199,10 @@ class GraphTask(Task):
         named += [(graph.entities, rows["tail"][:]), (graph.entities, [*graph.entities])]
         return (texts[name] for texts, names in named for name in names)
 
+    @property
+    def vocabulary_key(self) -> str:
+        return self.knowledge.fingerprint
+
     def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
         """See `Task.held_out`; what is taken is validation."""
         kept, taken = super().held_out(rows, seed)

@@ -88,17 +88,17 @@ def from_data(
         raise KdzooError("decoding is of texts that are written, --kind seq2seq; leave it out")
     if kind in (*SEQUENCES, *GRAPHS) and separator is not None:
         raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
+    if graph and kind not in GRAPHS:
+        raise KdzooError(f"the settings {', '.join(graph)} are of a graph; set kind to one of {', '.join(GRAPHS)}")
+    if kind in GRAPHS:
+        none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
+        of_graph = name or f"{title_of(data)}-{kind}"
+        return Own(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
     if kind == "seq2seq":
         if labels:
             raise KdzooError("texts that are written have no --labels; leave them out")
         own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
         return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
-    if kind in GRAPHS:
-        none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
-        of_graph = name or f"{title_of(data)}-{kind}"
-        return Own(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
-    if graph:
-        raise KdzooError(f"the settings {', '.join(graph)} are of a graph; set kind to one of {', '.join(GRAPHS)}")
     if kind in SEQUENCES:
         told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
         return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))

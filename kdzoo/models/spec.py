@@ -15,7 +15,7 @@ from torch import nn
 
 from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.albert_students import Sharing, albert_student
-from kdzoo.models.building import POSITIONS, copy_layers, fresh_config, parse_layers, student_config
+from kdzoo.models.building import POSITIONS, check_sizes, copy_layers, fresh_config, parse_layers, student_config
 from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (

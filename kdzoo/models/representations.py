@@ -69,7 +69,7 @@ class RepresentedEncoder(BartEncoder):
         # The word embeddings stay, for they are one table with the decoder's, and are not read.
         own_positions: Any = _NoPositions()
         self.embed_positions = own_positions
-        self.source = AutoModel.from_config(own)
+        self.source = AutoModel.from_config(own, trust_remote_code=False)
         self.mix = LayerMix(num_layers(own) + 1, hidden_size(own), dropout=MIX_DROPOUT) if self._frozen else None
         self.project = nn.Linear(hidden_size(own), hidden_size(config), bias=False)
         self.post_init()

@@ -74,7 +74,7 @@ def test_the_best_is_not_always_the_last_and_the_first_of_the_level_ones_is_kept
     class Trainer:
         student, stopwatch = model, None
 
-    curve = Curve(Trainer(), get_task("sst2"), None, 2, {"validation": [0, 1]})  # type: ignore[arg-type]
+    curve = Curve(Trainer(), get_task("sst2"), {}, 2, {"validation": [0, 1]})  # type: ignore[arg-type]
     curve._score = lambda rows: next(scores)
     for step in (1, 2):
         torch.nn.init.constant_(model.weight, float(step))

@@ -12,6 +12,9 @@
   const BUDGET = "budget of students";
   const whole = ["average", "retention"];  // over all tasks of a study
   table.classList.add("board");
+  for (const row of rows) {  // a long name may break at its underscores, so that a phone has room for the scores
+    row.cells[0].replaceChildren(...text(row, 0).split("_").flatMap((part, at) => at ? ["_", document.createElement("wbr"), part] : [part]));
+  }
   let sorted = null, down = true;
 
   const choose = (name, values) => {
@@ -61,6 +64,11 @@
     });
     if (only >= 0 && sorted !== only) order(only, true);
     count.textContent = `${shown} of ${rows.length} rows`;
+    fit();
+  }
+
+  function fit() {  // a class, by which the page says that the table scrolls
+    mark.classList.toggle("wide", table.offsetWidth > mark.offsetWidth);
   }
 
   heads.forEach((head, place) => {
@@ -70,5 +78,6 @@
     button.onclick = () => order(place, sorted === place ? !down : place >= names.indexOf("seeds"));
     head.append(button);
   });
+  window.addEventListener("resize", fit);
   show();
 })();

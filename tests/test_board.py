@@ -43,6 +43,13 @@ document.querySelector("#board input").oninput();
 told.method = rows();
 table.tHead.rows[0].cells[0].querySelector("button").click();
 told.named = rows();
+const mark = document.getElementById("board");
+told.wide = ["50px", "3000px"].map((width) => {
+  mark.style.width = width;
+  window.dispatchEvent(new Event("resize"));
+  return mark.classList.contains("wide");
+});
+told.breaks = [...table.querySelectorAll("wbr")].map((of) => [of.previousSibling.textContent, of.nextSibling.textContent]);
 const out = document.createElement("pre");
 out.id = "told";
 out.textContent = JSON.stringify(told);
@@ -54,7 +61,7 @@ ROWS = [
     ("lrc", "wide", "all rows", "3", "79.0", "", "70.0 ± 1.0", "74.5", "90.0%", "one"),
     ("kd", "narrow", "all rows", "3", "", "75.0", "10.5, one class", "42.8", "48.0%", "two"),
     ("lrc", "narrow", "2,000 rows", "1", "", "", "-3.0", "-3.0", "", "three"),
-    ("none", "narrow", "2,000 rows", "1", "51.0", "", "", "51.0", "60.0%", "three"),
+    ("no_teacher", "narrow", "2,000 rows", "1", "51.0", "", "", "51.0", "60.0%", "three"),
 ]
 
 
@@ -108,6 +115,8 @@ def test_the_board_is_filtered_and_sorted_offline(tmp_path: Path, browser: str) 
     assert {row[9] for row in told["budget"]} == {"one", "two"} and len(told["budget"]) == 3
     assert sorted(row[9] for row in told["method"]) == ["one", "three"]
     assert [row[0] for row in told["named"]] == ["lrc", "lrc"]
+    assert told["wide"] == [True, False], "a table that is wider than its page says so"
+    assert told["breaks"] == [["_", "teacher"]], "a long name breaks at its underscores alone"
 
 
 def test_other_pages_are_left_alone(tmp_path: Path, browser: str) -> None:

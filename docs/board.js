@@ -12,6 +12,11 @@
   const BUDGET = "budget of students";
   const whole = ["average", "retention"];  // over all tasks of a study
   table.classList.add("board");
+  const frame = document.createElement("div");  // which scrolls; the theme frames tables without a class alone
+  frame.className = "board";
+  frame.tabIndex = 0;  // so that keys scroll it
+  table.before(frame);
+  frame.append(table);
   for (const row of rows) {  // a long name may break at its underscores, so that a phone has room for the scores
     row.cells[0].replaceChildren(...text(row, 0).split("_").flatMap((part, at) => at ? ["_", document.createElement("wbr"), part] : [part]));
   }
@@ -68,7 +73,7 @@
   }
 
   function fit() {  // a class, by which the page says that the table scrolls
-    mark.classList.toggle("wide", table.offsetWidth > mark.offsetWidth);
+    mark.classList.toggle("wide", table.offsetWidth > frame.clientWidth);
   }
 
   heads.forEach((head, place) => {

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 import yaml
@@ -17,19 +18,33 @@ from datasets import Dataset
 from latex2mathml.converter import convert
 from own_data import made, write
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from typer.main import get_command
 
 import kdzoo
+from kdzoo.cli.main import make_app
 from kdzoo.losses import registry
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import registry as tasks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/results").glob("*.md"))]
+GUIDES = [*PAGES, *sorted((ROOT / "docs/kernels").glob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands_of(page: Path, *languages: str) -> list[list[str]]:
+    """The arguments of the kdzoo commands that a page prints, in blocks of no language or of those."""
+    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = "".join(block for language, block in fenced if not language or language in languages)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("kdzoo ")]
+
+
+WITH_COMMANDS = [page for page in GUIDES if commands_of(page, "bash")]
 
 
 def model(width: int) -> BertForSequenceClassification:
@@ -75,13 +90,6 @@ def test_python_examples_run(
         del registry._losses[name]
 
 
-def commands_of(page: Path) -> list[list[str]]:
-    """The arguments of the kdzoo commands that a page prints."""
-    fenced = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    lines = "".join(block for language, block in fenced if not language).replace("\\\n", " ").splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.startswith("kdzoo ")]
-
-
 def test_the_commands_for_ones_own_data_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -99,6 +107,26 @@ def test_the_commands_for_ones_own_data_run(
     assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"reviews", "shares", "tags", "both"}
     (check,) = (command for command in commands if command[0] == "check")
     assert "works on reviews" in run.works(*check)
+
+
+def _reads(arguments: list[str]) -> None:
+    """Read a command line as `kdzoo` does, and do nothing; whatever it does not know is an error."""
+    command, context, name = get_command(make_app()), None, "kdzoo"
+    while isinstance(command, click.Group):
+        context = command.make_context(name, [*arguments], parent=context)
+        name, command, arguments = command.resolve_command(context, [*context.protected_args, *context.args])
+    command.make_context(name, [*arguments], parent=context)
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_one(page: Path) -> None:
+    for arguments in commands_of(page, "bash"):
+        try:
+            _reads(arguments)
+        except click.exceptions.Exit:  # --help, --version
+            continue
+        except click.UsageError as error:
+            pytest.fail(f"{page.name}: kdzoo {shlex.join(arguments)}: {error.format_message()}")
 
 
 @pytest.mark.parametrize("name", kdzoo.available())

@@ -83,12 +83,14 @@ def _block(
         return values
     steps = (2 * scale) * one
     if norm is None and norm_of_teacher is None:
-        along = values.unsqueeze(-1) / 2  # of unit vectors, the student's share of the difference
-    else:
-        # A norm below the clamp is a constant, and bends nothing.
-        along = torch.mul(student, apart, out=buffers[3]).sum(-1, keepdim=True).mul_(one)
-        along = along if norm is None else torch.where(norm > EPSILON, along, 0.0)
-    torch.mul(apart, steps, out=gradient).addcmul_(student, along.mul_(one).mul_(steps), value=-1)
+        # Of unit vectors, the student's share of the difference is half of its square.
+        along = (values.unsqueeze(-1) / 2).mul_(one).mul_(steps)
+        torch.mul(apart, steps, out=gradient).addcmul_(student, along, value=-1)
+        return values
+    # Exactly 0 beside a teacher's zero. A norm below the clamp is a constant, and bends nothing.
+    bend = torch.mul(student, teacher, out=buffers[3]).sum(-1, keepdim=True).mul_(one).mul_(other)
+    bend = bend if norm is None else torch.where(norm > EPSILON, bend, 1.0)
+    torch.mul(student, bend.mul_(one).mul_(steps), out=gradient).addcmul_(teacher, other.mul_(steps), value=-1)
     return values
 
 

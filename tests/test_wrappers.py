@@ -194,6 +194,37 @@ def test_modules_that_both_hold(tmp_path: Path) -> None:
     torch.testing.assert_close(seen[1], quiet.logits)  # the shared dropout was off for the teacher
 
 
+def test_memory_that_both_hold_is_refused_though_the_parameters_are_two(tmp_path: Path) -> None:
+    guide, model = teacher(), student(hidden_size=32, num_attention_heads=4)
+    model.classifier.load_state_dict(guide.classifier.state_dict(), assign=True)
+    with pytest.raises(KdzooError, match=r"share classifier.weight \(and 1 others\)"):
+        trainer(tmp_path, "kd", model=model, guide=guide)
+    model.classifier.requires_grad_(False)
+    trainer(tmp_path, "kd", model=model, guide=guide)
+
+
+def test_compiled_adapters_are_resumed(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    straight = trainer(tmp_path, "kd", model=compiled(lora(student())), **saving)
+    straight.train()
+    again = trainer(tmp_path / "again", "kd", model=compiled(lora(student())), max_steps=4)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, value in state(straight).items():
+        torch.testing.assert_close(state(again)[name], value, msg=name)
+
+
+def test_a_model_that_hands_all_on_gets_its_inputs(tmp_path: Path) -> None:
+    plain = losses(trainer(tmp_path / "plain", "kd", max_steps=2))
+    model = student()
+
+    class Handing(type(model)):  # type: ignore[misc]
+        def forward(self, *args: Any, **named: Any) -> Any:
+            return super().forward(*args, **named)
+
+    model.__class__ = Handing
+    assert losses(trainer(tmp_path / "handing", "kd", model=model, max_steps=2)) == plain
+
+
 @pytest.mark.parametrize("wrap", [lambda model: model, compiled], ids=["itself", "compiled"])
 def test_a_teacher_that_is_the_student(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
     model = student()

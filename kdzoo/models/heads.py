@@ -47,8 +47,12 @@ def savable(model: nn.Module) -> Any:
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Whether this is a ``peft.PeftModel``."""
-    return hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None))
+    """Whether this is a ``peft.PeftModel`` itself; a compiled one shows all attributes of what is inside."""
+    return (
+        "_orig_mod" not in model._modules
+        and hasattr(model, "peft_config")
+        and callable(getattr(model, "get_base_model", None))
+    )
 
 
 def _inside(model: nn.Module) -> nn.Module | None:

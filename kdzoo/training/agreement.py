@@ -31,8 +31,18 @@ LABELS = ("labels", "label", "label_ids")  # which transformers' collators renam
 def accepted_inputs(model: nn.Module) -> frozenset[str]:
     """The names of a model's tensor inputs, its labels left out; of one with a single token type, the types too."""
     inner = unwrap(model)
-    names = frozenset(inspect.signature(inner.forward).parameters) - {"labels", *SPAN, "kwargs", "args"}
+    # A subclass that hands all on, forward(*args, **kwargs), takes what the class above it does.
+    forwards = (inner.forward, *(vars(kind)["forward"] for kind in type(inner).__mro__ if "forward" in vars(kind)))
+    named = (_named(forward) for forward in forwards)
+    names = next((names for names in named if names), frozenset()) - {"labels", *SPAN}
     return names - {"token_type_ids"} if getattr(inner.config, "type_vocab_size", None) == 1 else names
+
+
+def _named(function: Any) -> frozenset[str]:
+    """A function's parameters that have names of their own."""
+    parameters = inspect.signature(function).parameters.items()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return frozenset(name for name, parameter in parameters if parameter.kind not in several and name != "self")
 
 
 def columns_of(dataset: Any) -> list[str]:
@@ -202,13 +212,21 @@ def check_sharing(student: nn.Module, teacher: nn.Module) -> None:
     """
     if unwrap(student) is unwrap(teacher):
         raise KdzooError("the teacher is the student itself; give a copy of it, copy.deepcopy(model), as the teacher")
-    held = {id(parameter) for parameter in teacher.parameters()}
-    both = [name for name, p in unwrap(student).named_parameters() if id(p) in held and p.requires_grad]
+    held = {place for parameter in teacher.parameters() for place in _places(parameter)}
+    own = unwrap(student).named_parameters()
+    both = [name for name, p in own if p.requires_grad and not held.isdisjoint(_places(p))]
     if both:
         raise KdzooError(
             f"student and teacher share {both[0]} (and {len(both) - 1} others), and training the student would change "
             "the teacher; freeze them in the student, requires_grad_(False), or give it copies"
         )
+
+
+def _places(parameter: nn.Parameter) -> Iterator[tuple[str, int]]:
+    """By what a parameter is known again: itself, and its memory, which two parameters can have in common."""
+    yield "parameter", id(parameter)
+    if parameter.numel() and not parameter.is_meta and (address := parameter.data_ptr()):
+        yield "memory", address
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def savable(model: nn.Module) -> Any:
 def is_peft(model: nn.Module) -> bool:
     """Whether this is a ``peft.PeftModel`` itself; a compiled one shows all attributes of what is inside."""
     return (
-        "_orig_mod" not in model._modules
+        "_orig_mod" not in getattr(model, "_modules", {})
         and hasattr(model, "peft_config")
         and callable(getattr(model, "get_base_model", None))
     )

@@ -186,7 +186,7 @@ def _torch_sweep(
     whole = rows * slots <= size
     # Made once: memory that comes and goes with every block costs more than the work on it.
     scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device).unbind()
-    for part in [...] if whole else _parts(rows, slots, size):
+    for part in (slice(None),) if whole else _parts(rows, slots, size):
         here = None if real is None else real[part].flatten()
         # Rows that do not count are left out on a CPU; elsewhere they are zeros, as asking how many count takes time.
         index = here.nonzero().squeeze(1) if here is not None and cpu else None

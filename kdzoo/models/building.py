@@ -9,7 +9,7 @@ from torch import nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.albert_students import albert_config
 from kdzoo.models.heads import hidden_size, num_heads, num_layers
-from kdzoo.models.loading import MOST_LAYERS, machine_memory
+from kdzoo.models.loading import check_fits
 
 if TYPE_CHECKING:
     from kdzoo.models.spec import ModelSpec
@@ -159,12 +159,6 @@ def check_sizes(spec: ModelSpec) -> None:
     if spec.layers and spec.width:
         layers = spec.layers + (spec.decoder or 0)
         weights = layers * spec.width * (4 * spec.width + 2 * (spec.feed_forward or 4 * spec.width))
-        memory = machine_memory()
-        if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
-            raise KdzooError(
-                f"a model of {layers} layers of width {spec.width} has {weights:.1e} weights, "
-                f"{4 * weights / 1e9:,.0f} GB, and this machine {(memory or 0) / 1e9:,.0f} GB of memory; take a "
-                f"smaller one (of at most {MOST_LAYERS} layers)"
-            )
+        check_fits(f"the model {spec.text!r}", layers, spec.width, weights)
     if spec.heads and spec.width and spec.width % spec.heads:
         raise KdzooError(f"{spec.heads} heads do not divide a model's width of {spec.width}")

@@ -172,12 +172,25 @@ def check_size(config: Any, name: str) -> None:
     of_layer = width * (4 * width + 2 * size("intermediate_size"))
     of_tables = (size("vocab_size") + size("max_position_embeddings")) * size("embedding_size", "hidden_size")
     weights = size("num_hidden_groups", "num_hidden_layers") * of_layer + of_tables  # ALBERT's groups share theirs
+    check_fits(f"the configuration of {name!r}", layers, width, weights)
+
+
+def check_fits(what: str, layers: int, width: int, weights: float) -> None:
+    """Refuse a model that this machine cannot hold.
+
+    Args:
+        what: how it is called in the message.
+        layers, width, weights: of it; the last are numbers of four bytes.
+
+    Raises:
+        KdzooError: names the sizes.
+    """
     memory = machine_memory()
     if layers > MOST_LAYERS or (memory is not None and 4 * weights > memory):
         raise KdzooError(
-            f"the configuration of {name!r} is of {layers} layers of width {width} and {weights:.1e} weights, "
-            f"{4 * weights / 1e9:,.0f} GB, and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take "
-            f"a smaller model (of at most {MOST_LAYERS} layers)"
+            f"{what} is of {layers} layers of width {width} and {weights:.1e} weights, {4 * weights / 1e9:,.0f} GB, "
+            f"and this machine has {(memory or 0) / 1e9:,.0f} GB of memory; take a smaller model (of at most "
+            f"{MOST_LAYERS} layers)"
         )
 
 

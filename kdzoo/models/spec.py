@@ -143,16 +143,8 @@ class ModelSpec:
         named = {"heads": "heads", "feed_forward": "ffn", "decoder": "decoder"}
         found: dict[str, Any] = {own: options.get(option) for own, option in named.items()}
         parsed = cls(text, layers=int(size[1]), width=int(size[2]), **found | read)
-        parsed.check_sizes()
+        check_sizes(parsed)
         return parsed
-
-    def check_sizes(self) -> None:
-        """Refuse sizes that no model has.
-
-        Raises:
-            KdzooError: names the size.
-        """
-        check_sizes(self)
 
     def __str__(self) -> str:
         return self.text

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.building import check_sizes
 from kdzoo.models.heads import check_transformers, unwrap
 from kdzoo.models.loading import class_of, load_model
 from kdzoo.models.spec import ModelSpec
@@ -60,7 +61,7 @@ def make_student(
             heads=parsed.heads if heads is None else heads,
             feed_forward=parsed.feed_forward if feed_forward is None else feed_forward,
         )
-        parsed.check_sizes()
+        check_sizes(parsed)
     if parsed.path is not None:
         student = load_model(parsed.path, wanted.num_labels if head == "classifier" else None, head=head, seed=seed)
         return student.train()

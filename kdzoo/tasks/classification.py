@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.tasks.base import Head, Task
+from kdzoo.tasks.base import Head
+from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.relation_scores import metric_of_labels
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ DEFAULT_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # all o
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class Classification(GivenRows):
     """A task on one sentence or a pair of sentences.
 
     Attributes:
@@ -125,22 +126,9 @@ class Classification(Task):
     def fields(self) -> tuple[str, ...]:
         return (*self.columns, *self.label_columns)
 
-    @property
-    def brings_rows(self) -> bool:
-        return self.read is not None
-
     def identity(self) -> dict[str, Any]:
         more = {"labels": list(self.labels), "label_columns": list(self.label_columns)}
         return {**super().identity(), **more}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def rows(self) -> Mapping[str, Dataset] | None:
-        return None if self.read is None else self.read()
 
     def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Any]:
         from kdzoo.tasks.synthetic import grammar

@@ -10,8 +10,9 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import generation_scores
-from kdzoo.tasks.base import Head, Task
+from kdzoo.tasks.base import Head
 from kdzoo.tasks.decoding import Decoding
+from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import SourceAndTarget
 from kdzoo.tasks.pieces import IGNORED
 
@@ -34,7 +35,7 @@ QUICKSTART: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class SequenceToSequence(Task):
+class SequenceToSequence(GivenRows):
     """A task of a source and the target that is to be written for it.
 
     A source that is too long is cut at its end; a target that is too long is refused, for a cut one would teach to
@@ -62,34 +63,14 @@ class SequenceToSequence(Task):
     quickstart: ClassVar[Mapping[str, Any]] = QUICKSTART
 
     def __post_init__(self) -> None:
-        from kdzoo.tasks.metrics import get_metric
-
-        metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or METRICS
-        headline = self.headline or (self.metrics or METRICS[:1])
-        for metric in metrics:
-            get_metric(metric, self.kind)
-        object.__setattr__(self, "metrics", metrics)
-        object.__setattr__(self, "headline", headline)
+        self._choose_metrics(METRICS)
 
     @property
     def fields(self) -> tuple[str, ...]:
         return ("source", "target")
 
-    @property
-    def brings_rows(self) -> bool:
-        return self.read is not None
-
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "decoding": asdict(self.decoding)}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def rows(self) -> Mapping[str, Dataset] | None:
-        return None if self.read is None else self.read()
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         yield from rows["source"][:]

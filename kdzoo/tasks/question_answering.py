@@ -13,7 +13,8 @@ import numpy as np
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import spans
 from kdzoo.tasks.answers import decode
-from kdzoo.tasks.base import Columns, Head, Task
+from kdzoo.tasks.base import Columns, Head
+from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import RightPadded
 from kdzoo.tasks.pieces import IGNORED, token_ids, tokenizer_pieces
 from kdzoo.tasks.reading import find_file
@@ -32,7 +33,7 @@ FILES = {  # what a split's file may be called
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(Task):
+class QuestionAnswering(GivenRows):
     """A task of questions about paragraphs, each answered by a span of its own, or by nothing (SQuAD 2.0).
 
     A row of `encode` is a window over the paragraph. The answer's first and last token are labels; both are the first
@@ -66,35 +67,15 @@ class QuestionAnswering(Task):
     fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
-        from kdzoo.tasks.metrics import get_metric
-
-        metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or METRICS
-        headline = self.headline or (self.metrics or METRICS[:1])
-        for metric in metrics:
-            get_metric(metric, self.kind)
-        object.__setattr__(self, "metrics", metrics)
-        object.__setattr__(self, "headline", headline)
+        self._choose_metrics(METRICS)
 
     @property
     def fields(self) -> tuple[str, ...]:
         return ("id", "question", "context", "answers", "starts")
 
-    @property
-    def brings_rows(self) -> bool:
-        return self.read is not None
-
     def identity(self) -> dict[str, Any]:
         names = ("stride", "max_question", "null_threshold")
         return {**super().identity(), **{name: getattr(self, name) for name in names}}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def rows(self) -> Mapping[str, Dataset] | None:
-        return None if self.read is None else self.read()
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         yield from rows["question"][:]

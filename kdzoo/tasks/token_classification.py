@@ -14,8 +14,9 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import tokens
-from kdzoo.tasks.base import Columns, Head, Task
+from kdzoo.tasks.base import Columns, Head
 from kdzoo.tasks.bio import check_tags
+from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import RightPadded
 from kdzoo.tasks.pieces import IGNORED, token_ids, tokenizer_pieces
 from kdzoo.tasks.reading import find_file, numbered_lines
@@ -35,7 +36,7 @@ SUFFIXES = (".tsv", ".txt", ".conll", ".iob", ".iob2", ".bio")
 
 
 @dataclass(frozen=True)
-class TokenClassification(Task):
+class TokenClassification(GivenRows):
     """A task with a BIO tag for every word of a sentence.
 
     A word's tag stands at its first piece; its other pieces and the special tokens have none. A sentence that is too
@@ -68,37 +69,17 @@ class TokenClassification(Task):
     fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
-        from kdzoo.tasks.metrics import get_metric
-
         check_tags(self.labels, f"the labels of {self.name}")
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise KdzooError(f"{self.name} has the tags {', '.join(self.labels) or 'none'}; two or more, each once")
-        metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or METRICS
-        headline = self.headline or (self.metrics or METRICS[:1])
-        for metric in metrics:
-            get_metric(metric, self.kind)
-        object.__setattr__(self, "metrics", metrics)
-        object.__setattr__(self, "headline", headline)
+        self._choose_metrics(METRICS)
 
     @property
     def fields(self) -> tuple[str, ...]:
         return ("words", "tags")
 
-    @property
-    def brings_rows(self) -> bool:
-        return self.read is not None
-
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "labels": list(self.labels), "entity": self.entity}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def rows(self) -> Mapping[str, Dataset] | None:
-        return None if self.read is None else self.read()
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         return (" ".join(words) for words in rows["words"][:])

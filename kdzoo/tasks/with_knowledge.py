@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -62,6 +62,9 @@ class WithKnowledge(Wrapped):
         KdzooError: for a task of another kind, or an unknown arm.
     """
 
+    made: ClassVar[str] = things.NAME
+    asked: ClassVar[str] = "a triple file with --knowledge"
+
     facts: Facts = field(repr=False, compare=False)
     arm: str = ""
     max_entities: int = 2
@@ -98,16 +101,6 @@ class WithKnowledge(Wrapped):
         return f"{self.inner.describe().replace(self.inner.name, self.name, 1)}; {len(self.facts)} subjects with " + (
             f"{sum(map(len, self.facts.values()))} facts; {ARMS[self.arm]}"
         )
-
-    def adapted(self, source: str) -> WithKnowledge:
-        """The same around the adapted task.
-
-        Raises:
-            KdzooError: for the synthetic task with data of its own, which has no triples there.
-        """
-        if self.inner.name == things.NAME and self.read is None and source != "synthetic":
-            raise KdzooError(f"{self.name} is synthetic; for {source} name a task, and a triple file with --knowledge")
-        return replace(self, inner=self.inner.adapted(source))
 
     def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
         if self.inner.name == things.NAME:

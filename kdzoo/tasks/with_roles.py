@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -52,6 +52,9 @@ class WithRoles(Wrapped):
         KdzooError: for a task of another kind, or an unknown arm.
     """
 
+    made: ClassVar[str] = agents.NAME
+    asked: ClassVar[str] = "its files of roles with --roles"
+
     arm: str = ""
     max_verbs: int = 3
     variant: str = "paper"
@@ -73,16 +76,6 @@ class WithRoles(Wrapped):
     def in_arm(self, arm: str) -> WithRoles:
         """The same task in an arm, whose name goes on with the arm's."""
         return replace(self, name=f"{self.name}-{arm}", arm=arm) if arm else self
-
-    def adapted(self, source: str) -> WithRoles:
-        """The same around the adapted task.
-
-        Raises:
-            KdzooError: for the synthetic task with data of its own, which has no roles there.
-        """
-        if self.inner.name == agents.NAME and self.read is None and source != "synthetic":
-            raise KdzooError(f"{self.name} is synthetic; for {source} name a task, and its files of roles with --roles")
-        return replace(self, inner=self.inner.adapted(source))
 
     def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
         if self.inner.name != agents.NAME:

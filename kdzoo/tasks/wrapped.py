@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Head, Task
+from kdzoo.tasks.given import GivenRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 COPIED = (
     *("kind", "columns", "metrics", "headline", "validation_splits", "test_split", "label_names", "unit"),
@@ -22,14 +25,19 @@ COPIED = (
 
 
 @dataclass(frozen=True)
-class Wrapped(Task):
+class Wrapped(GivenRows):
     """A task that is another one in its rows, its head and its scores.
 
     Attributes:
         name: of the task itself.
         inner: the other one.
         read: gives the rows by split; None where they are made, or the inner task brings its own.
+        made: the name of the inner task that is synthetic, and has what the teacher reads on synthetic rows alone.
+        asked: what other data needs beside the task, for messages.
     """
+
+    made: ClassVar[str]
+    asked: ClassVar[str]
 
     name: str
     inner: Task
@@ -38,12 +46,6 @@ class Wrapped(Task):
     def __post_init__(self) -> None:
         for name in COPIED:
             object.__setattr__(self, name, getattr(self.inner, name))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"read": None}  # whoever gets a copy in another process is given the rows with it
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -54,6 +56,16 @@ class Wrapped(Task):
 
     def features(self) -> Any:
         return self.inner.features()
+
+    def adapted(self, source: str) -> Self:
+        """The same around the adapted task.
+
+        Raises:
+            KdzooError: for the synthetic task with other data, which lacks what the teacher reads.
+        """
+        if self.inner.name == self.made and self.read is None and source != "synthetic":
+            raise KdzooError(f"{self.name} is synthetic; for {source} name a task, and {self.asked}")
+        return replace(self, inner=self.inner.adapted(source))
 
     @property
     def brings_rows(self) -> bool:

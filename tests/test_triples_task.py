@@ -314,6 +314,8 @@ def test_a_bi_encoder_reads_each_part_by_itself(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[at : at + 1], expected.numpy(), atol=1e-5)
     batch = collate([rows[at] for at in range(len(rows))])
     given = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids", "tail_start")}
+    with pytest.raises(KdzooError, match="needs tail_start"):
+        one(batch["input_ids"])
     with torch.no_grad():
         np.testing.assert_allclose(one(**given).logits.numpy(), found, atol=1e-5)
     longer = {name: torch.cat([v, v[:, :3] * 0], 1) if v.dim() == 2 else v for name, v in given.items()}

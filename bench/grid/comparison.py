@@ -260,8 +260,8 @@ class Comparison:
         if without:
             first = self.work.place(without[0])
             self._say(
-                f"no student is kept of {len(without)} cells that were done before; remove {first} and its like, and "
-                "they are trained again"
+                f"no student is kept of {len(without)} cells that were done before; remove {first} and the "
+                "others, and they are trained again"
             )
 
     def _keep_the_best(self, done: dict[Job, dict[str, Any]]) -> None:

@@ -97,7 +97,7 @@ class BiEncoder(nn.Module):
 
         Args:
             input_ids, attention_mask, token_type_ids: (B, S), as a cross-encoder's; padded on the right.
-            tail_start: (B,), where the tail begins; the middle of rows that do not say, to measure with.
+            tail_start: (B,), where the tail begins.
             labels: (B,), for the loss.
             output_hidden_states: what a loss on hidden states asks for.
 
@@ -105,15 +105,17 @@ class BiEncoder(nn.Module):
             transformers' ``SequenceClassifierOutput``.
 
         Raises:
-            KdzooError: hidden states are asked for, which of two passes are none of the row.
+            KdzooError: hidden states are asked for, which of two passes are none of the row; or nothing says where the
+                tails begin.
         """
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         if output_hidden_states:
             raise KdzooError("a bi-encoder reads a row in two passes, so it has no hidden states of it")
+        if tail_start is None:
+            raise KdzooError(f"a bi-encoder needs {TAIL_START}, (B,), the place where each row's tail begins")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        sizes = mask.sum(1)
-        starts = (sizes + 1) // 2 if tail_start is None else tail_start
+        sizes, starts = mask.sum(1), tail_start
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         wide = int(starts.max())
         query = (places[:wide] < starts.unsqueeze(1)).to(mask.dtype)
@@ -126,6 +128,11 @@ class BiEncoder(nn.Module):
         logits = self.pair_scores(ahead * self.encode(tail, kept))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def example(self, length: int) -> dict[str, Tensor]:
+        """The inputs of one row of so many tokens, half of them the tail's, to measure with."""
+        ids = torch.ones(1, length, dtype=torch.long, device=self.device)
+        return {"input_ids": ids, TAIL_START: torch.tensor([(length + 1) // 2], device=self.device)}
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """The representations of parts, (B, D)."""

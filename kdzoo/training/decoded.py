@@ -128,19 +128,19 @@ class _Kept:
         whole = 0
         data = path.read_bytes() if path.exists() else b""
         for line in data.splitlines(keepends=True):
-            try:
-                found = json.loads(line)
-                self.texts[int(found["row"])] = [str(text) for text in found["texts"]]
-                self.seconds += float(found["seconds"])
-            except (ValueError, KeyError, TypeError):
-                break
             if not line.endswith(b"\n"):
                 break
+            try:
+                found = json.loads(line)
+                row, texts, seconds = int(found["row"]), [str(text) for text in found["texts"]], float(found["seconds"])
+            except (ValueError, KeyError, TypeError):
+                break
+            self.texts[row] = texts
+            self.seconds += seconds
             whole += len(line)
         if whole < len(data):
             with path.open("rb+") as file:
                 file.truncate(whole)
-            self.__init__(path)  # type: ignore[misc]
 
     def add(self, found: list[tuple[int, list[str]]], seconds: float) -> None:
         """Write some rows down, so that they are there whatever comes."""

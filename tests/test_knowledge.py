@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks.knowledge import Facts, check_visible, cut_words, inject, read_facts, token_type_ids, trunk_index
+from kdzoo.tasks.knowledge import Facts, cut_words, inject, read_facts, token_type_ids
 
 SPECIALS = ("[CLS]", "[SEP]")
 
@@ -102,7 +102,6 @@ def test_random_trees():
         assert [s for s, own in zip(segments, got.trunk, strict=True) if own] == [
             plain[:place].count("[SEP]") for place in range(len(plain))
         ]
-        assert trunk_index(plain, got) == [place for place, own in enumerate(got.trunk) if own]
 
 
 def test_repeats_are_dropped_and_the_order_kept():
@@ -134,29 +133,20 @@ def test_the_last_branches_go_first_and_then_the_text():
         assert got.visible.shape == (len(tokens), len(tokens))
         if limit < 7:
             assert got.positions == list(range(len(tokens)))
-    assert trunk_index(words, inject(words, facts, one, max_length=4)) == [0, 1, 2, -1, 3]
     with pytest.raises(KdzooError, match="3 or more"):
         inject(words, facts, one, max_length=2)
     pair = ["[CLS]", "a", "a", "[SEP]", "b", "c", "[SEP]"]
     assert inject(pair, {}, one, max_length=6).tokens == ["[CLS]", "a", "a", "[SEP]", "b", "[SEP]"]
     assert inject(pair, {}, one, max_length=5).tokens == ["[CLS]", "a", "[SEP]", "b", "[SEP]"]
-    assert trunk_index(pair, inject(pair, {}, one, max_length=5)) == [0, 1, -1, 2, 3, -1, 4]
-    with pytest.raises(KdzooError, match="not this one"):
-        trunk_index(["[CLS]", "x", "[SEP]"], inject(pair, {}, one))
 
 
-def test_bad_facts_and_matrices():
+def test_bad_facts():
     for facts in ({"a": "text"}, {"a": {"x", "y"}}, {"a": [" "]}, {"": ["x"]}, {"a": [3]}):
         with pytest.raises(KdzooError):
             inject(["a"], facts)
     for most in (-1, 1.5, True):
         with pytest.raises(KdzooError, match="max_entities"):
             inject(["a"], {}, max_entities=most)
-    check_visible(np.eye(3, dtype=bool))
-    with pytest.raises(KdzooError, match=r"train.tsv, row 7: token 1 is hidden from itself"):
-        check_visible(np.diag([1, 0, 1]), "train.tsv, row 7")
-    with pytest.raises(KdzooError, match="square"):
-        check_visible(np.ones((2, 3)))
     with pytest.raises(KdzooError, match="3 segments"):
         token_type_ids(inject(["a", "[SEP]", "b", "[SEP]", "c"], {}))
 

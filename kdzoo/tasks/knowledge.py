@@ -199,46 +199,6 @@ def token_type_ids(injected: Injected) -> list[int]:
     return found
 
 
-def trunk_index(tokens: Sequence[str], injected: Injected) -> list[int]:
-    """For each token of the plain sentence, where it stands in the one with facts; -1 where it was cut there.
-
-    Args:
-        tokens: of the sentence without facts, from the same words and pieces.
-
-    Raises:
-        KdzooError: the trunk is no shortened form of the tokens.
-    """
-    trunk = [(place, token) for place, token in enumerate(injected.tokens) if injected.trunk[place]]
-    found: list[int] = []
-    at = 0
-    # Cut is only what ends a part between special tokens, so a part that does not go on has reached its end.
-    for token in tokens:
-        same = at < len(trunk) and trunk[at][1] == token
-        behind = found and found[-1] < 0 and token not in SPECIAL
-        found.append(trunk[at][0] if same and not behind else -1)
-        at += found[-1] >= 0
-    if at < len(trunk) or any(place < 0 and token in SPECIAL for place, token in zip(found, tokens, strict=True)):
-        raise KdzooError("the sentence with facts is not this one: its own tokens are not a shortened form of these")
-    return found
-
-
-def check_visible(visible: np.ndarray, where: str = "visible") -> None:
-    """Refuse a visible matrix that is not square, or in which a token does not see itself.
-
-    Args:
-        visible: (N, N), of real tokens.
-        where: what the message begins with.
-
-    Raises:
-        KdzooError: names the token.
-    """
-    if visible.ndim != 2 or visible.shape[0] != visible.shape[1]:
-        raise KdzooError(f"{where}: a visible matrix is square, got the shape {visible.shape}")
-    hidden = np.flatnonzero(~np.diagonal(visible).astype(bool))
-    if hidden.size:
-        raise KdzooError(f"{where}: token {hidden[0]} is hidden from itself; the diagonal must be true")
-
-
 def cut_words(text: str, facts: Facts) -> list[str]:
     """The words of a text without spaces (Chinese): the longest subjects from left to right, else characters.
 

@@ -89,11 +89,13 @@ def test_a_comparison_its_report_and_its_resumption(name: str, commands: Command
 
 def test_a_folder_with_a_test_split(commands: Commands, tmp_path: Path) -> None:
     data = folder(tmp_path / "topics", test=24)
-    printed = commands.works("compare", "--data", data, *OWN, "--methods", "none", *FAST, "--out", tmp_path / "out")
+    asked = ("compare", "--data", data, *OWN, "--methods", "none", *FAST, "--out", tmp_path / "out", "--test-rows")
+    printed = commands.works(*asked, "10")
     assert "no validation rows" not in printed
     found = records(tmp_path / "out")["topics-none-0"]
-    assert found["test"]["rows"] == 24 and 0 <= found["test"]["score"] <= 100
+    assert found["test"]["rows"] == 10 and 0 <= found["test"]["score"] <= 100
     assert len(found["predictions"]["validation"]) == 32 and "test" not in found["predictions"]
+    commands.fails(*asked, "0", says=("test_rows",))  # other results need another folder
 
 
 def test_one_model(commands: Commands, tmp_path: Path) -> None:

@@ -431,6 +431,8 @@ def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert task.test_split == "test" and [*task.knowledge.entities] == [*dict.fromkeys(task.knowledge.entities)]
     data = load(task, tmp_path / "data")
     assert {split: len(rows) for split, rows in data.items()} == {"train": 40, "validation": 10, "test": 10}
+    assert len(load(task, tmp_path / "data", test_rows=4)["test"]) == 4
+    assert {*load(task, tmp_path / "data", test_rows=0)} == {"train", "validation"}
     with pytest.raises(KdzooError, match="adapt_task"):
         load(get_task("wn11"), shutil.copytree(folder, tmp_path / "two" / "wn11").parent)
     with pytest.raises(KdzooError, match="another graph"):

@@ -26,6 +26,7 @@ from kdzoo.bench.record import TEACHER
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
+from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.trials import trial_name
 from kdzoo.errors import KdzooError, KdzooWarning
@@ -35,7 +36,7 @@ from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
-from kdzoo.tasks import Task, get_task, load
+from kdzoo.tasks import Task, get_task
 from kdzoo.training.cache import megabytes
 from kdzoo.training.decoded import check_targets
 from kdzoo.training.topk import looks_at_all
@@ -117,8 +118,7 @@ class Comparison:
             check_augmentation(teacher, settings.augment_model, settings.glove)
             for task in self.tasks:
                 check_augmented(task)
-        rows: dict[str, Any] = {"train_rows": settings.train_rows, "validation_rows": settings.validation_rows}
-        data = {task.name: load(task, settings.data, **rows) for task in self.tasks}
+        data = load_rows(self.tasks, settings)
         budgets = [settings.teacher_budget, *map(settings.budget_of, self.recipes.values())]
         encoder = encoder_for(
             teacher,

@@ -44,7 +44,7 @@ MEASURING = {
 # Left out of the records while they are at their defaults.
 OPTIONAL = {
     *("cache_precision", "cache_top", "augment", "augment_model", "glove"),
-    *("own_tasks", "recipe_training", "first", "tune", "keep"),
+    *("test_rows", "own_tasks", "recipe_training", "first", "tune", "keep"),
 }
 # A model that is trained from scratch needs a higher rate and more updates than a pretrained one.
 FROM_SCRATCH: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-3}
@@ -158,6 +158,7 @@ class Settings(Distilled):
     def of_teacher(self) -> dict[str, Any]:
         """What a task's teacher depends on."""
         fields = {"data", "teacher", "finetune_teacher", "train_rows", "validation_rows", "teacher_budget"}
+        fields |= {"test_rows"} & self._changed()
         return self.model_dump(mode="json", include=fields)
 
 

@@ -66,12 +66,15 @@ class Rows(Told):
     """Training rows to take; all by default."""
     validation_rows: int | None = Field(default=None, ge=2, le=MOST_ROWS)
     """Validation rows to take; all by default."""
+    test_rows: int | None = Field(default=None, ge=0, le=MOST_ROWS)
+    """Test rows to score at the end; all by default, 0: none."""
 
     @model_validator(mode="after")
     def _can_work(self) -> Rows:
         if wrong := self.idle():
             raise KdzooError(wrong)
-        if self.data == "synthetic" and max(self.train_rows or 0, self.validation_rows or 0) > MOST_MADE_ROWS:
+        asked = (self.train_rows, self.validation_rows, self.test_rows)
+        if self.data == "synthetic" and max(rows or 0 for rows in asked) > MOST_MADE_ROWS:
             raise KdzooError(f"synthetic data has at most {MOST_MADE_ROWS} rows a split; give fewer")
         return self
 

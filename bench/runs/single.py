@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from kdzoo.bench.record import new_record
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation
 from kdzoo.bench.runs.budget import Budget, Distilled, check_precision
 from kdzoo.bench.runs.encoders import encoder_for
+from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet, train
 from kdzoo.distributed import launched
 from kdzoo.models.activations import Needs
@@ -29,7 +29,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
-from kdzoo.tasks import Task, get_task, load
+from kdzoo.tasks import Task, get_task
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.cache import TeacherCache, megabytes
 from kdzoo.training.decoded import check_targets, decoded_rows
@@ -84,13 +84,12 @@ def run_one(
     configuration = _configuration(task, recipe, teacher, student, given, budget, seed)
     if log_gradients:
         configuration["log_gradients"] = True
-    taken = partial(load, task, given.data, train_rows=given.train_rows, validation_rows=given.validation_rows)
     records, old = Records.of_model(folder, configuration)
     if old is not None:
         of_files = task.brings_rows or given.data not in ("synthetic", "hub")
-        records.check_contents(contents_of(above, below, {task.name: taken()} if of_files else {}))
+        records.check_contents(contents_of(above, below, load_rows([task], given) if of_files else {}))
         return old
-    rows = taken()
+    rows = load_rows([task], given)[task.name]
     encoder = encoder_for(above, below, [task], {task.name: rows}, given.data, budget.max_length, folder, budget.epochs)
     model, guide = _models(above, below, task, encoder, budget, seed, say)
     check_targets(recipe, task)
@@ -168,6 +167,8 @@ def _configuration(
         "seed": seed,
         **given.model_dump(include={"data", "train_rows", "validation_rows"}),
     }
+    if given.test_rows is not None:
+        found["test_rows"] = given.test_rows
     if task.brings_rows:
         found["own_task"] = task.identity()
     if given.cache_folder is not None and given.cache_precision != "fp32":

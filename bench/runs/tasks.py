@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdzoo.errors import KdzooError
-from kdzoo.tasks import WithKnowledge, WithRoles, get_task, load, register_task
+from kdzoo.tasks import Task, WithKnowledge, WithRoles, get_task, load, register_task
 from kdzoo.tasks.own_graphs import GRAPHS
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.tasks.registry import adapt_task
 from kdzoo.tasks.sources.files import suffix_of
 from kdzoo.tasks.with_knowledge import with_facts
 from kdzoo.tasks.with_roles import with_roles
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from kdzoo.bench.runs.budget import Rows
 
 YAML = (".yaml", ".yml")
 
@@ -129,3 +134,16 @@ def _is_own(data: Any, columns: Mapping[str, Any]) -> bool:
 
 def _short(data: Any) -> str:
     return str(data) if isinstance(data, (str, Path)) else type(data).__name__
+
+
+def load_rows(tasks: Sequence[Task], given: Rows) -> dict[str, DatasetDict]:
+    """The splits of each task, with as many rows as are asked for.
+
+    Raises:
+        KdzooError: see `kdzoo.tasks.load`; ``test_rows`` are given, and no task has a test split.
+    """
+    if given.test_rows is not None and all(task.test_split is None for task in tasks):
+        names = ", ".join(task.name for task in tasks)
+        raise KdzooError(f"--test-rows is about a test split, and {names} {'has' if len(tasks) == 1 else 'have'} none")
+    rows = given.model_dump(include={"train_rows", "validation_rows", "test_rows"})
+    return {task.name: load(task, given.data, **rows) for task in tasks}

@@ -22,6 +22,8 @@ REFUSED = [
     (("--train-rows", "1000000000000"), "train_rows"),
     (("--train-rows", "1"), "train_rows"),
     (("--validation-rows", "1"), "validation_rows"),
+    (("--test-rows", "-1"), "test_rows"),
+    (("--test-rows", "9"), "is about a test split, and sst2, rte, stsb have none"),
     (("--train-rows", "90000000"), "synthetic data has at most"),
     (("--workers", "0"), "workers"),
     (("--workers", "1000000"), "workers"),

@@ -26,6 +26,7 @@ def load(
     seed: int = 0,
     train_rows: int | None = None,
     validation_rows: int | None = None,
+    test_rows: int | None = None,
 ) -> DatasetDict:
     """The task's ``train`` split, its validation splits, and its test split where it has one.
 
@@ -40,7 +41,8 @@ def load(
             run of a comparison has the same rows.
         train_rows: how many training rows to take: the first of a fixed pseudo-random order, so that a smaller subset
             is part of a larger one; all by default. Of synthetic data, how many to make.
-        validation_rows: the same for each validation split; a test split is whole.
+        validation_rows: the same for each validation split.
+        test_rows: the same for the test split; 0 leaves it out.
 
     Returns:
         Splits with the task's `fields`.
@@ -54,8 +56,12 @@ def load(
         if rows is not None and rows < 1:
             raise KdzooError(f"{name} must be 1 or more, got {rows}")
     wanted = {split: train_rows if split == "train" else validation_rows for split in task.splits}
+    if test_rows is not None and test_rows < 0:
+        raise KdzooError(f"test_rows must be 0 or more, got {test_rows}")
     if task.test_split is not None:
-        wanted[task.test_split] = None
+        wanted[task.test_split] = test_rows
+    if test_rows == 0:
+        wanted.pop(task.test_split, None)
     own = task.rows()
     if own is None and source == "synthetic":
         made = {split: task.synthetic(split, rows, seed) for split, rows in wanted.items()}
@@ -64,7 +70,9 @@ def load(
         if own is None:
             check_source(source)
             own = from_hub(task) if source == "hub" else from_folder(task, Path(source))
-        taken = DatasetDict({split: subset_of(dataset, wanted[split], seed) for split, dataset in own.items()})
+        taken = DatasetDict(
+            {split: subset_of(dataset, wanted[split], seed) for split, dataset in own.items() if split in wanted}
+        )
     for split, dataset in taken.items():
         if len(dataset) < 2:
             raise KdzooError(f"{task.name}: the {split} split has one row; a comparison needs two or more")

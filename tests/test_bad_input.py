@@ -431,7 +431,7 @@ def test_an_error_of_our_own_making(commands: Commands, monkeypatch: pytest.Monk
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("kdzoo.bench.runs.single.load", fault)
+    monkeypatch.setattr("kdzoo.bench.runs.tasks.load", fault)
     ran = commands("finetune", "--task", "sst2", "--model", TEACHER, "--out", tmp_path)
     assert ran.code == 1
     assert ran.err == "kdzoo: unexpected ZeroDivisionError: division by zero; --debug shows where\n"

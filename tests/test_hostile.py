@@ -128,7 +128,7 @@ def test_records_of_two_cells_in_one_file(tmp_path: Path) -> None:
 def test_a_number_that_is_none(
     arguments: tuple[str, ...], says: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdzoo.bench.grid.comparison.load", lambda *_, **__: pytest.fail("rows were made"))
+    monkeypatch.setattr("kdzoo.bench.runs.tasks.load", lambda *_, **__: pytest.fail("rows were made"))
     if arguments[0].startswith("-"):
         arguments = (
             ("compare", "--methods", "kd", *arguments) if "--methods" not in arguments else ("compare", *arguments)

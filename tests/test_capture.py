@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdzoo.errors import KdzooError
 from kdzoo.models import activations
-from kdzoo.models.activations import QKV, Activations, Needs, capture, embedding_output
+from kdzoo.models.activations import QKV, Activations, Needs, capture
+from kdzoo.models.embedding import embedding_output
 from kdzoo.models.heads import embeddings_module, hidden_size, num_heads, num_layers, unwrap
 
 ALL_LAYERS = frozenset(range(LAYERS))

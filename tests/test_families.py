@@ -14,7 +14,8 @@ from torch import Tensor
 import kdzoo
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, Needs, capture
-from kdzoo.models.heads import shows_qkv
+from kdzoo.models.heads import batch_dependence, shows_qkv
+from kdzoo.models.spec import ModelSpec
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
 
@@ -313,6 +314,75 @@ def test_a_broken_configuration_is_refused(value: Any) -> None:
             KdzooError, match=f"the configuration of 'bert' has {name}={value!r}; it must be a whole number"
         ):
             read(config)
+
+
+_FUNNEL = {"block_sizes": [2, 2], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48} | _HEADS
+_CANINE = {name: value for name, value in SIZES.items() if name not in ("vocab_size", "initializer_range")} | {
+    "bos_token_id": 1, "eos_token_id": 2
+}  # fmt: skip
+_FNET = {name: value for name, value in SIZES.items() if "attention" not in name}
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("term", ["hidden_mse", "cosine@pooled", "attention_kl", "embedding_mse"])
+def test_pooled_tokens_are_refused_before_the_first_batch(term: str, side: str) -> None:
+    models = {"student": made("Bert", SIZES | {"num_hidden_layers": 4}), "teacher": made("Funnel", _FUNNEL)}
+    if side == "student":
+        models = {"student": models["teacher"], "teacher": models["student"]}
+    loss, _, feature = term.partition("@")
+    objective = Objective([Term(loss, feature=feature or None)])
+    if term == "embedding_mse":  # before anything is pooled
+        objective.bind(models["student"], models["teacher"])
+        return
+    with pytest.raises(KdzooError, match="FunnelForSequenceClassification pools tokens: after hidden state 2"):
+        objective.bind(models["student"], models["teacher"])
+    with pytest.raises(KdzooError, match="pools tokens"), capture(models[side], Needs(pooled=frozenset({3}))):
+        pass
+    Objective([Term("hidden_mse", layers=[(1, 1), (2, 2)])]).bind(models["student"], models["teacher"])
+
+
+def test_hidden_states_that_are_not_one_a_layer_are_refused() -> None:
+    several = _FUNNEL | {"block_repeats": [1, 2]}
+    for model in (made("Funnel", several), made("Canine", _CANINE | {"downsampling_rate": 4})):
+        with pytest.raises(KdzooError, match="does not show one hidden state a layer; take a loss on logits"):
+            Objective([Term("pkd")]).bind(model, model)
+        Objective([Term("kd")]).bind(model, model)
+
+
+def test_hidden_states_of_a_family_nobody_knows_are_counted_and_measured() -> None:
+    model, inputs = made("Bert", SIZES), batch()
+    mask = inputs["attention_mask"]
+    for change, needs, said in (
+        (lambda states: [*states, states[-1]], Needs(cls=frozenset({1})), "has 2 layers and shows 4 hidden states"),
+        (lambda states: [s[:, ::2] for s in states], Needs(hidden=frozenset({1})), "7 places for 13 tokens"),
+        (lambda states: [s[:, ::2] for s in states], Needs(pooled=frozenset({1})), "7 places for 13 tokens"),
+    ):  # fmt: skip
+        with torch.no_grad(), capture(model, needs) as recorder:
+            outputs = model(**inputs)
+            outputs.hidden_states = change(model.bert(**inputs, output_hidden_states=True).hidden_states)
+            with pytest.raises(KdzooError, match=said):
+                recorder.activations(outputs, mask=mask)
+    model = made("Funnel", _FUNNEL)
+    assert taken(model, inputs, Needs(cls=frozenset({4}))).cls[4].shape == (4, 32)
+    with pytest.raises(KdzooError, match="hidden state 4 of FunnelForSequenceClassification has 7 places for 13"):
+        taken(model, padded_left(inputs), Needs(cls=frozenset({4})))
+
+
+def test_only_attention_needs_heads() -> None:
+    model, bert = made("FNet", _FNET), made("Bert", SIZES)
+    model.config.num_attention_heads = None  # as in a config.json that says so
+    for loss in ("kd", "pkd", "hidden_mse"):
+        for pair in ((bert, model), (model, bert)):
+            Objective([Term(loss)]).bind(*pair)
+    for loss in ("attention_kl", "minilmv2"):
+        with pytest.raises(KdzooError, match="FNetForSequenceClassification has no attention, which is asked for"):
+            Objective([Term(loss)]).bind(bert, model)
+    student = ModelSpec.parse("2x16").student_of(model)
+    assert student.config.hidden_size == 16 and student.config.num_attention_heads is None
+    with pytest.raises(KdzooError, match=r"the teacher \(fnet\) has no heads; leave heads= out"):
+        ModelSpec.parse("2x16,heads=2").student_of(model)
+    assert batch_dependence(model) == "it takes no attention mask, so that a row's padding changes it"
+    assert batch_dependence(bert) is None
 
 
 def test_heads_without_logits_say_what_there_is() -> None:

@@ -13,7 +13,8 @@ from tiny_data import rows
 from tiny_models import batch, tiny
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.activations import capture, embedding_output
+from kdzoo.models.activations import capture
+from kdzoo.models.embedding import embedding_output
 from kdzoo.objectives.recipe import Perturbation, Recipe
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.perturbation import NORMS, gradient_perturbation

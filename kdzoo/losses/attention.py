@@ -174,7 +174,7 @@ def attention_divergence(student: Tensor, teacher: Tensor, pairs: Tensor | None,
     return masked_mean(values, None if pairs is None else pairs.any(-1))
 
 
-def check_heads(label: str, student: int, teacher: int, *, advice: str = "") -> None:
+def check_heads(label: str, student: int | None, teacher: int | None, *, advice: str = "") -> None:
     """Refuse models whose attention heads cannot be compared one by one."""
     if student != teacher:
         raise KdzooError(

@@ -21,8 +21,8 @@ from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attentio
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import LOGITS, feature_of
 from kdzoo.models.heads import (
+    attends,
     check_transformers,
-    embeddings_module,
     has_decoder,
     head_positions,
     is_peft,
@@ -30,7 +30,9 @@ from kdzoo.models.heads import (
     pooled,
     savable,
     shows_qkv,
+    states_by_layer,
     unwrap,
+    whole_states,
 )
 from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
 
@@ -211,9 +213,11 @@ class Recorder:
             found.logits = _logits(outputs)
             found.logits = taken(found.logits) if found.logits.dim() == 3 else found.logits
         if needs.states:
-            states = _output(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
+            states = self._states(outputs)
+            for i in sorted(needs.hidden | needs.pooled):
+                self._check_places(i, states[i])
             found.hidden = {i: taken(states[i]) for i in sorted(needs.hidden)}
-            found.cls = {i: _head_states(self._model, states[i], real) for i in sorted(needs.cls)}
+            found.cls = {i: self._head_states(i, states[i], real) for i in sorted(needs.cls)}
             found.pooled = {i: pooled(self._model, taken(states[i]), found.mask) for i in sorted(needs.pooled)}
         if needs.decoder:
             states = _output(outputs, "decoder_hidden_states")
@@ -240,9 +244,35 @@ class Recorder:
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
         return found
 
+    def _states(self, outputs: Any) -> Any:
+        states = _output(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
+        if len(states) != (layers := num_layers(self._model.config)) + 1:
+            raise KdzooError(
+                f"{type(self._model).__name__} has {layers} layers and shows {len(states)} hidden states, so that none "
+                "can be told to be a layer's; take a loss on logits, such as kd"
+            )
+        return states
+
+    def _check_places(self, layer: int, states: Tensor) -> None:
+        if self._length is not None and states.shape[1] != self._length:
+            raise KdzooError(
+                f"hidden state {layer} of {type(self._model).__name__} has {states.shape[1]} places for "
+                f"{self._length} tokens; take a loss on logits or cls, such as kd or pkd"
+            )
+
+    def _head_states(self, layer: int, states: Tensor, mask: Tensor | None) -> Tensor:
+        """The states that the model's head reads, (B, D): a copy, so that the other positions can be freed."""
+        if mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        places = head_positions(self._model, mask)
+        if places.any():  # of fewer places than tokens the first alone stands where it stood
+            self._check_places(layer, states)
+        return states[torch.arange(len(states), device=states.device), places]
+
     def _reset(self) -> None:
         self._calls = 0
         self._ran = False
+        self._length: int | None = None
         self._targets: Tensor | None = None
         self._qkv: dict[int, QKV] = {}
         self._visible: dict[int, Tensor] = {}
@@ -253,6 +283,8 @@ class Recorder:
         self._ran = True
         self._grad = torch.is_grad_enabled()
         self._targets = kwargs.get("decoder_attention_mask")
+        read = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        self._length = next((int(value.shape[1]) for value in read if isinstance(value, Tensor)), None)
         mask = kwargs.get("attention_mask")
         self._pairs = mask if isinstance(mask, Tensor) and mask.dim() > 2 else None
         if self._pairs is not None:
@@ -337,7 +369,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
     check_transformers(model)
     model = savable(model)
     inner = unwrap(model)
-    _check(inner, needs)
+    check_needs(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:
         if needs.qkv and recorder.by_interface:
@@ -351,58 +383,17 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         yield recorder
 
 
-@dataclass
-class EmbeddingOutput:
-    """What `embedding_output` yields: the recorded output, (B, S, E), before any perturbation."""
-
-    value: Tensor | None = None
-
-
-@contextmanager
-def embedding_output(model: nn.Module, perturbation: Tensor | None = None) -> Iterator[EmbeddingOutput]:
-    """Record the output of a model's embeddings, and add a perturbation to it.
-
-    LRC-BERT's gradient perturbation (Fu et al. 2021) is two of these: one forward pass to get
-    the gradient of the loss with respect to ``value``, a second one with the normalised gradient added. The
-    recorded tensor always takes part in autograd, frozen embeddings included.
+def check_needs(model: Any, needs: Needs) -> None:
+    """Refuse needs that a model cannot meet.
 
     Args:
         model: a transformers model, wrapped or not.
-        perturbation: added to the output, of its shape; nothing by default.
+        needs: of it.
 
     Raises:
-        KdzooError: the perturbation has another shape than the embedding output.
-
-    Example::
-
-        with embedding_output(model) as embedded:
-            loss = model(**inputs).loss
-        (gradient,) = torch.autograd.grad(loss, embedded.value)
-        with embedding_output(model, torch.nn.functional.normalize(gradient, dim=-1)):
-            model(**inputs).loss.backward()
+        KdzooError: names the model, and what it can be asked for.
     """
-    recorded = EmbeddingOutput()
-
-    def record(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not output.requires_grad:
-            output = output.detach().requires_grad_()
-        recorded.value = output
-        if perturbation is None:
-            return output
-        if perturbation.shape != output.shape:
-            raise KdzooError(
-                f"the perturbation is {tuple(perturbation.shape)}, but the embedding output is {tuple(output.shape)}"
-            )
-        return output + perturbation.to(output.dtype)
-
-    handle = embeddings_module(model).register_forward_hook(record)
-    try:
-        yield recorded
-    finally:
-        handle.remove()
-
-
-def _check(model: Any, needs: Needs) -> None:
+    model = unwrap(model)
     layers, name = num_layers(model.config), type(model).__name__
     below = decoder_sizes(model.config)
     if needs.decoder and below is None:
@@ -414,6 +405,16 @@ def _check(model: Any, needs: Needs) -> None:
     ):
         if wrong := [i for i in sorted(indices) if not 0 <= i <= last]:
             raise KdzooError(f"{name} has {layers} layers: {what} {wrong[0]} is not in 0 to {last}")
+    if needs.qkv and not attends(model.config):
+        raise KdzooError(f"{name} has no attention, which is asked for; take a loss on logits, hidden or cls")
+    if needs.states and not states_by_layer(model):
+        raise KdzooError(f"{name} does not show one hidden state a layer; take a loss on logits, such as kd")
+    whole = whole_states(model.config)
+    if whole is not None and (needs.qkv or max(needs.hidden | needs.pooled, default=0) > whole):
+        raise KdzooError(
+            f"{name} pools tokens: after hidden state {whole} it has fewer places than tokens; take a loss on logits "
+            "or cls, such as kd or pkd"
+        )
 
 
 def _logits(outputs: Any) -> Tensor:
@@ -434,10 +435,3 @@ def _output(outputs: Any, name: str) -> Any:
             "loss on what it has"
         )
     return found
-
-
-def _head_states(model: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """The states that a model's head reads, (B, D): a copy, so that the other positions can be freed."""
-    if mask is None:
-        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    return states[torch.arange(len(states), device=states.device), head_positions(model, mask)]

@@ -8,7 +8,7 @@ from torch import nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.albert_students import albert_config
-from kdzoo.models.heads import hidden_size, num_heads, num_layers
+from kdzoo.models.heads import attends, hidden_size, num_heads, num_layers
 from kdzoo.models.loading import check_fits
 
 if TYPE_CHECKING:
@@ -43,12 +43,11 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
             raise KdzooError(f"the teacher has {layers} layers: layer {wrong[0]} is not in 0 to {layers - 1}")
         chosen, sizes = spec.teacher_layers, {"num_hidden_layers": len(spec.teacher_layers)}
     elif spec.layers is not None and spec.width is not None:
-        width, most = spec.width, num_heads(teacher_config)
-        heads = spec.heads or max(h for h in range(1, min(most, width) + 1) if width % h == 0)
+        width, heads = spec.width, _heads_of(spec, teacher_config)
         sizes = {
             "num_hidden_layers": spec.layers,
             "hidden_size": width,
-            "num_attention_heads": heads,
+            **({} if heads is None else {"num_attention_heads": heads}),
             "hidden_dim" if "hidden_dim" in old else "intermediate_size": spec.feed_forward or 4 * width,
         }
         chosen = tuple(i % layers for i in range(spec.layers))
@@ -58,7 +57,7 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
             "embedding_size": width if old.get("embedding_size") == hidden_size(teacher_config) else None,
             "num_hidden_groups": min(old.get("num_hidden_groups") or 1, spec.layers),
             "num_key_value_heads": heads,
-            "head_dim": width // heads,
+            "head_dim": width // (heads or 1),
         }
         sizes |= {name: value for name, value in follow.items() if name in old and value is not None}
     else:
@@ -69,6 +68,17 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
     config = type(teacher_config).from_dict(new)
     config.name_or_path = ""
     return config
+
+
+def _heads_of(spec: ModelSpec, teacher_config: Any) -> int | None:
+    """The heads of a student of a size: as many as the teacher, or the next smaller number that divides its width."""
+    assert spec.width is not None
+    if not attends(teacher_config):
+        if spec.heads is not None:
+            raise KdzooError(f"{spec.text!r}: the teacher ({teacher_config.model_type}) has no heads; leave heads= out")
+        return None
+    most = min(num_heads(teacher_config), spec.width)
+    return spec.heads or max(h for h in range(1, most + 1) if spec.width % h == 0)
 
 
 def copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,29 @@ def hidden_size(config: Any) -> int:
 def num_heads(config: Any) -> int:
     """The number of attention heads A under a transformers configuration."""
     return _size(config, "num_attention_heads")
+
+
+def attends(config: Any) -> bool:
+    """Whether a configuration's models have attention heads: FNet mixes tokens by Fourier transforms and has none."""
+    own = stack_config(config)
+    return any(getattr(of, "num_attention_heads", None) is not None for of in (own, type(own)()))
+
+
+def whole_states(config: Any) -> int | None:
+    """The last hidden state with a place for each token; None where all have: Funnel's blocks but the first pool."""
+    blocks = getattr(config, "block_sizes", ())
+    return int(blocks[0]) if len(blocks) > 1 else None
+
+
+def states_by_layer(model: nn.Module) -> bool:
+    """Whether a model shows one hidden state a layer.
+
+    Not so CANINE's, which have those of three stacks, nor Funnel's that run layers several times or have a decoder.
+    """
+    inner = unwrap(model)
+    of_funnel = hasattr(inner.config, "block_repeats")
+    several = of_funnel and (max(inner.config.block_repeats) > 1 or hasattr(inner.base_model, "decoder"))
+    return not several and not hasattr(inner.config, "downsampling_rate")
 
 
 def _size(config: Any, name: str) -> int:
@@ -184,6 +208,8 @@ def batch_dependence(model: nn.Module) -> str | None:
     """Why a model's numbers of a row depend on the rows beside it, in words; None where they do not."""
     if getattr(unwrap(model).config, "attention_type", None) == "block_sparse":
         return "its attention is sparse or full, by the longest row of the batch"
+    if "attention_mask" not in inspect.signature(unwrap(model).forward).parameters:  # FNet
+        return "it takes no attention mask, so that a row's padding changes it"
     dynamic = [m for m in unwrap(model).modules() if ".quantized.dynamic" in type(m).__module__]
     return "its layers are quantised dynamically, by the range of the whole batch" if dynamic else None
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.heads import check_transformers, hidden_size, num_heads, num_layers, unwrap, vocabulary_size
+from kdzoo.models.heads import attends, check_transformers, hidden_size, num_heads, num_layers, unwrap, vocabulary_size
 
 # Of a configuration's problem_type: one class a row, several labels a row, one or more numbers.
 CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
@@ -19,6 +19,7 @@ CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classific
 class ModelShape:
     """What a loss has to know of a model to fit it.
 
+    ``num_heads`` is None for a model without attention (FNet).
     ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
     ``problem_type`` is what the logits are, as transformers' configurations call it, None where they do not say.
     ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
@@ -27,7 +28,7 @@ class ModelShape:
 
     num_layers: int
     hidden_size: int
-    num_heads: int
+    num_heads: int | None
     num_labels: int
     exact_scores: bool = True
     problem_type: str | None = None
@@ -61,7 +62,7 @@ class ModelShape:
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
-            num_heads=num_heads(config),
+            num_heads=num_heads(config) if attends(config) else None,
             num_labels=config.num_labels if output is None else vocabulary_size(config),
             problem_type=getattr(config, "problem_type", None) if output is None else None,
             exact_scores=can_record is None or can_record(),

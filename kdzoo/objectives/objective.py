@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
-from kdzoo.models.activations import QKV, Activations, Needs
+from kdzoo.models.activations import QKV, Activations, Needs, check_needs
 from kdzoo.models.features import LOGITS
 from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
 from kdzoo.models.layers import Pairs, layer_map
@@ -152,6 +152,9 @@ class Objective(nn.Module):
                 check_places(term, student)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
+            for side, model in enumerate((student, teacher)):
+                if isinstance(model, nn.Module):
+                    check_needs(model, self._taken([term], side))
             alone = term.shared or term.loss_class.stacked or term.loss_class.many_to_many or len(pairs) <= 1
             if term.module is not None:
                 if not alone and next(term.module.buffers(), next(term.module.parameters(), None)) is not None:

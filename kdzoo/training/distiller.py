@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdzoo.models.activations import Activations, capture, embedding_output
+from kdzoo.models.activations import Activations, capture
 from kdzoo.models.attention import attention_kept
 from kdzoo.models.decoders import teacher_forced
+from kdzoo.models.embedding import embedding_output
 from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Perturbation

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdzoo.bench.files import scratch_folder, write_atomically, write_bytes_atomically
+from kdzoo.bench.files import DamagedRecord, scratch_folder, write_atomically, write_bytes_atomically
 from kdzoo.bench.record import (
     TEACHER,
     check_config,
@@ -21,7 +21,6 @@ from kdzoo.bench.record import (
     failure_paths,
     read_config,
     read_failure,
-    read_failures,
     read_record,
     read_trial,
     record_paths,
@@ -30,6 +29,7 @@ from kdzoo.bench.record import (
 from kdzoo.bench.trials import parted
 from kdzoo.errors import KdzooError
 
+Part = tuple[str, Callable[[], dict[str, Any]]]  # a file's name, and what reads and checks it
 SUFFIX = ".jsonl.gz"
 CONFIG = "config.json"
 LONGEST = 2**28  # characters of a line, which is one record
@@ -44,12 +44,14 @@ class Study:
         records: each task's teacher, then its cells, in the configuration's order of tasks and methods.
         failures: of the trainings that failed.
         trials: of a tuning, scored on training rows, in the same order.
+        damaged: a line about each part that could not be read and was left out.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def is_packed(path: Path) -> bool:
@@ -57,13 +59,24 @@ def is_packed(path: Path) -> bool:
     return path.name.endswith(SUFFIX)
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, *, whole: bool = True) -> Study:
     """A comparison, from its folder or from the one file it was packed into.
+
+    Args:
+        path: of either.
+        whole: refuse it where a record or a failure is damaged; otherwise that is left out and named in ``damaged``.
 
     Raises:
         KdzooError: when a part is damaged or of a newer kdzoo, or the path is neither.
     """
-    study = _read_packed(path) if is_packed(path) else _read_folder(path)
+    study = Study()
+    for name, take in _packed_parts(path, study) if is_packed(path) else _folder_parts(path, study):
+        try:
+            _of(study, name).append(take())
+        except DamagedRecord as error:
+            if whole:
+                raise
+            study.damaged.append(f"left out: {error}")
     order = study.config.get("order", {})
     tasks, methods = order.get("tasks", []), [TEACHER, *order.get("methods", [])]
     study.records.sort(key=lambda r: (_place(tasks, r["task"]), _place(methods, r["method"]), r["seed"]))
@@ -75,27 +88,34 @@ def _place(names: list[str], name: str) -> tuple[int, str]:
     return (names.index(name) if name in names else len(names), name)
 
 
-def _read_folder(path: Path) -> Study:
+def _folder_parts(path: Path, study: Study) -> Iterator[Part]:
+    """The parts of a folder but its configuration, which goes into the study."""
     if path.exists() and not path.is_dir():
         raise KdzooError(f"{path} is neither the folder of a comparison nor one packed into a file (*{SUFFIX})")
-    records = [read_record(file) for file in record_paths(path)]
-    trials = [read_trial(file) for file in trial_paths(path)]
-    return Study(read_config(path / CONFIG), records, read_failures(path), trials)
+    study.config.update(read_config(path / CONFIG))
+    for paths, read in ((record_paths, read_record), (trial_paths, read_trial), (failure_paths, read_failure)):
+        for file in paths(path):
+            yield file.relative_to(path).as_posix(), partial(read, file)
 
 
-def _read_packed(path: Path) -> Study:
-    study = Study()
+def _packed_parts(path: Path, study: Study) -> Iterator[Part]:
+    """Likewise of a packed one."""
+    checks = {"trials": check_trial, "failed": check_failure}
     for name, data in _lines(path):
         where = f"{name} in {path}"
         if name == CONFIG:
             study.config.update(check_config(data, where))
-        elif PurePosixPath(name).parts[0] == "trials":
-            study.trials.append(check_trial(data, where, PurePosixPath(name)))
-        elif _is_failure(name):
-            study.failures.append(check_failure(data, where, PurePosixPath(name)))
         else:
-            study.records.append(check_record(data, where, PurePosixPath(name)))
-    return study
+            yield name, partial(checks.get(_kind(name), check_record), data, where, PurePosixPath(name))
+
+
+def _of(study: Study, name: str) -> list[dict[str, Any]]:
+    """Where a part goes, by its file's name."""
+    return {"trials": study.trials, "failed": study.failures}.get(_kind(name), study.records)
+
+
+def _kind(name: str) -> str:
+    return PurePosixPath(name).parts[0]
 
 
 def pack(folder: Path, out: Path) -> int:
@@ -182,10 +202,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise KdzooError(f"{path} cannot be read after line {number}: {error}; pack its folder again") from None
     except OSError as error:
         raise KdzooError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _is_failure(name: str) -> bool:
-    return PurePosixPath(name).parts[0] == "failed"
 
 
 def _named(name: Any) -> bool:

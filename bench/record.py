@@ -22,7 +22,7 @@ _Count = Annotated[int, Field(ge=0, le=2**63)]
 # Names of earlier versions may be longer than `kdzoo.errors.check_name` has them.
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=250)]
 _Batch = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
-_NUMBERED = ("classification", "regression")  # kinds whose answers are one number a row, or several
+_NUMBERED = ("classification", "regression", "multilabel")  # kinds whose answers are one number a row, or several
 
 
 class _Strict(BaseModel):
@@ -55,6 +55,13 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+class _Guess(_Strict):
+    """What a constant guess scores, where the task has one."""
+
+    score: _Number | None = None
+    metrics: dict[str, _Number] = {}
+
+
 class _Record(_Strict):
     """What the tables and the report read of a record; records of earlier versions lack what has a default."""
 
@@ -76,9 +83,9 @@ class _Record(_Strict):
     predictions: dict[str, list[Any]] = {}
     references: dict[str, list[Any]] = {}
     kind: str = "classification"
-    headline: list[str] = []
+    headline: Annotated[list[str], Field(min_length=1)] = []
     one_class: bool = False
-    guess: dict[str, Any] = {}
+    guess: _Guess = _Guess()
     scored_by: dict[str, str] = {}
     sources: list[str] = []
     test: dict[str, Any] = {}
@@ -108,6 +115,14 @@ class _Record(_Strict):
         first = [row for of in (*self.predictions.values(), *self.references.values()) for row in of[:1]]
         if self.kind in _NUMBERED and any(_form(row) == "words" for row in first):
             raise ValueError(f"the answers of {self.kind} are numbers")
+        labels = [row for of in self.references.values() for row in of[:1]]
+        if self.kind == "classification" and any(_form(row) != "number" for row in labels):
+            raise ValueError("the label of a row is one number")
+        if self.sources and self.references:  # which stand beside them in the report
+            right = next(iter(self.references.values()))[: len(self.sources)]
+            texts = [of for of in right if isinstance(of, list) and of and isinstance(of[0], str)]
+            if len(texts) < len(self.sources):
+                raise ValueError("a source has texts that are right")
         return self
 
 
@@ -173,15 +188,6 @@ def trial_paths(folder: Path) -> list[Path]:
 def failure_paths(folder: Path) -> list[Path]:
     """The files that say why a training of a comparison's folder failed."""
     return sorted(folder.glob("failed/*.json"))
-
-
-def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """The trainings of a comparison's folder that failed.
-
-    Raises:
-        DamagedRecord: when what is kept of one cannot be read.
-    """
-    return [read_failure(path) for path in failure_paths(folder)]
 
 
 def jobs_of(failures: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
@@ -252,7 +258,35 @@ def check_record(record: dict[str, Any], where: str, path: PurePath) -> dict[str
     Raises:
         DamagedRecord, KdzooError: as for `read_record`; they name where it is.
     """
-    return _called(_complete(record, where, _Record), where, path)
+    record = _called(_complete(record, where, _Record), where, path)
+    check_answers(record, record.get("references", {}))
+    return record
+
+
+def check_answers(record: dict[str, Any], labels: dict[str, list[Any]]) -> None:
+    """Refuse a record whose predictions are not those of its task's rows.
+
+    Args:
+        record: that was read; one without predictions passes.
+        labels: the teacher's ``references``, by validation split.
+
+    Raises:
+        DamagedRecord: names the record and the split.
+    """
+    if not record.get("predictions"):
+        return
+    who = f"the record of {record['task']}, {record['method']}, seed {record['seed']}"
+    again = "remove it, and what it held is computed again"
+    for split, true in labels.items():
+        found = record["predictions"].get(split, [])
+        if len(found) != len(true):
+            raise DamagedRecord(
+                f"{who} has {len(found)} predictions on {split}, where the teacher's has {len(true)} labels; {again}"
+            )
+        if record.get("kind") in ("regression", "multilabel") and [*map(_form, found[:1])] != [*map(_form, true[:1])]:
+            raise DamagedRecord(
+                f"{who} predicts a {_form(found[0])} a row of {split}, where a label is a {_form(true[0])}; {again}"
+            )
 
 
 def read_trial(path: Path) -> dict[str, Any]:

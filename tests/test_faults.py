@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import html
 import json
 import os
 import pickle
@@ -32,8 +33,9 @@ from kdzoo.bench.files import write_atomically
 from kdzoo.bench.grid import cells
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import resolve
+from kdzoo.bench.packed import read_study
 from kdzoo.bench.runs import train as training
-from kdzoo.errors import DistillationFailure
+from kdzoo.errors import DistillationFailure, KdzooError
 from kdzoo.models.spec import ModelSpec
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
@@ -457,7 +459,8 @@ def test_a_damaged_record_is_set_aside_and_computed_again(
     contents["forms"] = json.dumps(json.loads(whole) | FORMS).encode()
     path.write_bytes(contents[damage])
     before = {name: file_of(tmp_path, name) for name in ("sst2-none-0", "sst2-lrc-0")}
-    commands.fails("table", tmp_path, says=(str(path), "remove it"))
+    shown = commands("table", tmp_path)
+    assert shown.code == 0 and f"warning: left out: {path}" in shown.err and "remove it" in shown.err
     out = commands.works(*GRID, "--out", tmp_path)
     assert f"warning: {path}" in out and f"set aside as {aside}\n" in out
     assert aside.read_bytes() == contents[damage] and results(tmp_path) == undisturbed
@@ -469,14 +472,21 @@ def test_a_damaged_record_is_set_aside_and_computed_again(
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_record_with_one_field_in_another_form_is_named(
+def test_a_record_with_one_field_in_another_form_is_named_and_left_out(
     name: str, commands: Commands, tmp_path: Path, grid: Path
 ) -> None:
     shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "cells" / "sst2-kd-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: FORMS[name]}))
-    for command in ("table", "report"):
-        commands.fails(command, tmp_path, says=(f"{path} lacks {name}", "remove it"))
+    line, before = f"left out: {path} lacks {name}; remove it, and what it held is computed again", path.read_bytes()
+    for command in (("table", "--markdown"), ("table", tmp_path), *[("report",)] * (name == "curve")):
+        ran = commands(*command, tmp_path)
+        assert ran.code == 0 and f"kdzoo: warning: {line}\n" in ran.err, ran
+        assert command[-1] != "--markdown" or ("| none |" in ran.out and "| kd |" not in ran.out)
+    assert path.read_bytes() == before
+    assert name != "curve" or line in html.unescape((tmp_path / "report.html").read_text())
+    with pytest.raises(KdzooError, match=f"{path} lacks {name}"):
+        read_study(tmp_path)
 
 
 def test_a_damaged_record_of_a_teacher(
@@ -512,8 +522,8 @@ def test_a_damaged_failure(text: str, commands: Commands, tmp_path: Path, grid: 
     path = tmp_path / "failed" / "sst2-crd-0.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    for command in ("table", "report"):
-        commands.fails(command, tmp_path, says=(str(path), "remove it"))
+    shown = commands("table", tmp_path)
+    assert shown.code == 0 and f"warning: left out: {path}" in shown.err, shown
     out = commands.works(*GRID, "--out", tmp_path)
     assert f"warning: {path}" in out and f"set aside as {path}.damaged-1" in out
     commands.works("report", tmp_path)

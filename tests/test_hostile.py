@@ -24,7 +24,8 @@ from kdzoo.bench.folder import Records, undone
 from kdzoo.bench.grid import cells
 from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.record import read_failure, read_record
-from kdzoo.errors import DistillationFailure, KdzooError, check_name, out_of_memory, printable
+from kdzoo.bench.report.table import load
+from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import load_recipes
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.spans import read_squad
@@ -219,7 +220,8 @@ def test_a_text_that_is_no_record(content: bytes, copy: Path, commands: Commands
         read_record(path)
     with pytest.raises(DamagedRecord, match="remove it"):
         read_failure(path)
-    commands.fails("table", copy, says=(str(path), "remove it"))
+    shown = commands("table", copy)
+    assert shown.code == 0 and f"warning: left out: {path}" in shown.err and "remove it" in shown.err, shown
 
 
 @pytest.mark.parametrize(("field", "value"), files.FIELDS, ids=shown)
@@ -237,6 +239,31 @@ def test_such_a_record_is_set_aside(copy: Path, commands: Commands) -> None:
     out = commands.works(*GRID, "--out", copy)
     assert out.count("set aside as") == 2 and f"{other} is of sst2, kd, seed 0, which its name does not say" in out
     assert read_record(path)["method"] == "kd" and read_record(other)["method"] == "none"
+
+
+def test_a_record_whose_answers_are_of_other_rows_is_left_out(copy: Path) -> None:
+    cell, teacher = copy / "cells" / "sst2-kd-0.json", copy / "teachers" / "sst2" / "record.json"
+    whole = json.loads(cell.read_text())
+    short = whole | {"predictions": {"validation": whole["predictions"]["validation"][:-1]}}
+    cell.write_text(json.dumps(short))
+    read_record(cell)
+    with pytest.warns(KdzooWarning, match="left out: the record of sst2, kd, seed 0 has 31 predictions on validation"):
+        study = load(copy)
+    assert {record["method"] for record in study.records} == {"teacher", "none"} and len(study.damaged) == 1
+    cell.write_text(json.dumps(whole))
+    of_teacher = json.loads(teacher.read_text())
+    for damage in (
+        {"references": {"validation": of_teacher["references"]["validation"][:-1]}},
+        {"references": {"validation": [[0, 1]] * 32}},
+        {"sources": ["a text"]},
+    ):
+        teacher.write_text(json.dumps(of_teacher | damage))
+        with pytest.warns(KdzooWarning, match="left out: .*sst2"):
+            assert "teacher" not in {record["method"] for record in load(copy).records}
+    for path in copy.glob("cells/*.json"):
+        path.write_text("{")
+    with pytest.warns(KdzooWarning), pytest.raises(KdzooError, match="holds no whole records"):
+        load(copy)
 
 
 def test_a_teacher_s_record_in_another_s_folder(copy: Path) -> None:

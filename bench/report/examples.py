@@ -38,7 +38,8 @@ def example_tables(found: Findings) -> Iterator[tuple[Table, list[tuple[str, str
 
 def _own(record: Record, teacher: Record) -> dict[str, str]:
     """What a record says of its scores that the teacher's does not."""
-    return {name: text for name, text in record.get("scored_by", {}).items() if name not in teacher["scored_by"]}
+    known = teacher.get("scored_by", {})
+    return {name: text for name, text in record.get("scored_by", {}).items() if name not in known}
 
 
 def _written(record: Record, split: str, row: int) -> str:

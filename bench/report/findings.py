@@ -22,7 +22,7 @@ class Findings:
         reach: by task, the score that the time to reach is told of; a share of the best where there is none.
 
     Attributes:
-        records, config, failures, trials, reach: as given.
+        records, config, failures, trials, damaged, reach: as given.
         tasks: all of them; ``columns`` are these after the average.
         rows: by method, its scores; ``means`` the students' mean scores by column.
         students: those with a score, the best average first; ``methods`` has the teacher before them.
@@ -38,7 +38,7 @@ class Findings:
 
     def __init__(self, study: Study, reach: Mapping[str, float] | None = None) -> None:
         self.records, self.config, self.failures = study.records, study.config, study.failures
-        self.trials = study.trials
+        self.trials, self.damaged = study.trials, study.damaged
         self.reach = dict(reach or {})
         self.bootstrap = Bootstrap(self.records)
         self.tasks = self.bootstrap.tasks

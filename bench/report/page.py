@@ -40,7 +40,7 @@ def write_results(path: Path, out: Path | None = None, reach: Mapping[str, float
         The files written.
 
     Raises:
-        KdzooError: when there are no records, one is damaged, ``out`` is a folder, or there is no task of that name.
+        KdzooError: when there are no records, ``out`` is a folder, or there is no task of that name.
         DistillationFailure: when a file cannot be written.
     """
     found = Findings(load(path), reach)
@@ -110,6 +110,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "shared": found.config.get("shared", {}),
         "commands": found.config.get("commands", []),
         "failures": found.failures,
+        "damaged": found.damaged,
         "short": scores.in_short(found),
         "scores": scores.score_table(found, ranks),
         "gains": scores.gain_table(found),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,12 +15,14 @@ from rich.table import Table
 from kdzoo.bench import escape
 from kdzoo.bench.columns import Columns
 from kdzoo.bench.escape import latex, terminal
+from kdzoo.bench.files import DamagedRecord
 from kdzoo.bench.packed import Study, read_study
 from kdzoo.bench.record import TEACHER as TEACHER
+from kdzoo.bench.record import check_answers
 from kdzoo.bench.report.guess import Guess, one_answer, one_answer_note
 from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, means_of, rows_of, seeds_note, seeds_of
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, leading, marks
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, KdzooWarning, unknown
 
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
@@ -234,14 +237,26 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a comparison, of its folder or packed: each task's teacher, then its cells.
 
     Raises:
-        KdzooError: when there is none, or one is damaged or written by a newer kdzoo.
+        KdzooError: when there is none that can be read, or one was written by a newer kdzoo.
     """
     return load(path).records
 
 
 def load(path: Path) -> Study:
-    """A comparison that has records, see `read_records`."""
-    study = read_study(path)
+    """A comparison that has records, see `read_records`; a damaged one is left out, and a `KdzooWarning` names it."""
+    study = read_study(path, whole=False)
+    labels = {record["task"]: record["references"] for record in study.records if record.get("references")}
+    given, study.records[:] = [*study.records], []
+    for record in given:
+        try:
+            check_answers(record, labels.get(record["task"], {}))
+            study.records.append(record)
+        except DamagedRecord as error:
+            study.damaged.append(f"left out: {error}")
+    for line in study.damaged:
+        warnings.warn(line, KdzooWarning, stacklevel=2)
     if not study.records:
-        raise KdzooError(f"{path} holds no records; `kdzoo compare --out {path}` writes them")
+        raise KdzooError(
+            f"{path} holds no {'whole ' if study.damaged else ''}records; `kdzoo compare --out {path}` writes them"
+        )
     return study

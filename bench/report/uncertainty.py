@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from kdzoo.bench.record import TEACHER
+from kdzoo.bench.record import TEACHER, check_answers
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import get_task
 from kdzoo.tasks.metrics import get_metric, resampled_values
@@ -169,13 +169,7 @@ def _resampled(
     if any(len(values) < 2 for values in true.values()):  # which no resample varies
         return np.full((len(records), 1 + times), np.nan)
     for record in records:
-        for split, values in true.items():
-            found = len(record["predictions"].get(split, ()))
-            if found != len(values):
-                raise KdzooError(
-                    f"the record of {name}, {record['method']}, seed {record['seed']} has {found} predictions on "
-                    f"{split}, where the teacher's has {len(values)} labels; remove it, and the cell is computed again"
-                )
+        check_answers(record, labels)
     predicted = {split: [_values(record["predictions"][split]) for record in records] for split in true}
 
     def statistic(*index: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -248,7 +242,7 @@ def marks(
 def _scored_by(task: str, record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """A task's kind and the metrics of its score, as its records say; those of before are of GLUE's."""
     if "headline" in record:
-        return record["kind"], tuple(record["headline"])
+        return record.get("kind", "classification"), tuple(record["headline"])
     known = get_task(task)
     return known.kind, known.headline
 

@@ -76,5 +76,8 @@ FIELDS = [
     ("predictions", {"validation": [0, [1]]}),
     ("predictions", {"validation": [None] * 32}),
     ("versions", {"torch": 2}),
+    ("guess", {"score": "half"}),
+    ("guess", {"score": {}}),
+    ("headline", []),
     ("started", 5),
 ]

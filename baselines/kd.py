@@ -96,7 +96,8 @@ class KD(Divergence):
             return value
         if self.problem_type == LABELS:  # a mean over labels already
             return self.temperature**2 * value
-        return self.temperature**2 / (classes if self.reduction == "mean" else 1) * value
+        factor = self.temperature**2 / (classes if self.reduction == "mean" else 1)
+        return value if factor == 1 else factor * value
 
 
 @register_recipe("kd")

@@ -14,6 +14,8 @@ from torch import Tensor
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "KDZOO_BACKEND"
 EPSILON = 1e-12
+SPREAD = 60.0  # numbers that differ by no more have exponentials that neither overflow nor underflow
+CLOSE = 16.0  # numbers up to this far from 0 have exponentials as exact as their differences from another number
 DEVICE_BLOCK = 1 << 25  # elements of a block elsewhere than on a CPU: few launches, and memory that is soon free
 
 # Elements of the student from which a kernel's Triton form is the faster one on CUDA. A kernel that is not here has
@@ -23,15 +25,10 @@ CROSSOVERS: dict[str, int] = {}
 # Elements of the student under which, on a CPU, plain PyTorch with autograd is faster than a kernel's operator, whose
 # call costs more than such work.
 PLAIN: dict[str, int] = {
-    "cos_nce": 98304,
-    "divergence": 1048576,
-    "hidden_mse": 4194304,
-    "cosine": 65536,
-    "normalized_mse": 65536,
     "info_nce": 65536,
     "gram_distance": 8192,
     "gram_sp": 16384,
-    "relation": 102400,
+    "relation": 65536,
     "relation_masked": 12288,
 }
 
@@ -112,11 +109,20 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
     """Whether a kernel leaves a tensor on a CPU to plain PyTorch, when no backend is asked for: a small one, or any
     inside torch.compile where the compiler fuses it."""
-    if backend != "auto" or os.environ.get(VARIABLE) or tensor.device.type != "cpu":
+    fused = kernel in FUSED_BY_COMPILERS
+    if backend != "auto" or (fused and not torch.compiler.is_compiling()):
         return False
-    if kernel in FUSED_BY_COMPILERS and torch.compiler.is_compiling():
-        return True
-    return tensor.numel() < PLAIN.get(kernel, 0)
+    if tensor.device.type != "cpu" or os.environ.get(VARIABLE):
+        return False
+    return fused or tensor.numel() < PLAIN.get(kernel, 0)
+
+
+def direct(tensor: Tensor, backend: str = "auto") -> bool:
+    """Whether plain PyTorch runs on a CPU with nobody watching: then nothing need be registered, and a look at a value
+    costs nothing. Asked first, in as few steps as there are: the rest of a small batch takes no longer."""
+    if not tensor.is_cpu or (backend != "torch" and (backend != "auto" or VARIABLE in os.environ)):
+        return False
+    return unwatched(tensor)
 
 
 def fits_triton(tensor: Tensor) -> bool:
@@ -209,17 +215,18 @@ def check_kind(kernel: str, **tensors: Tensor | None) -> None:
     Raises:
         KernelError: naming the two that do not go together.
     """
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    name, first = next(iter(given.items()))
-    for other, tensor in given.items():
+    name, first = next(iter(tensors.items()))
+    assert first is not None
+    dtype, device = first.dtype, first.device
+    for other, tensor in tensors.items():
+        if tensor is None or (tensor.dtype == dtype and tensor.device == device and dtype.is_floating_point):
+            continue
         if not tensor.is_floating_point():
             raise KernelError(f"{kernel}: {other} is {text(tensor.dtype)}; it takes floating-point tensors")
         if tensor.dtype != first.dtype:
             own, its, what = text(first.dtype), text(tensor.dtype), "type"
-        elif tensor.device != first.device:
-            own, its, what = str(first.device), str(tensor.device), "device"
         else:
-            continue
+            own, its, what = str(first.device), str(tensor.device), "device"
         raise KernelError(f"{kernel}: {name} is {own} and {other} is {its}; they must share one {what}")
 
 
@@ -270,3 +277,29 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     vectors = vectors.masked_fill(none, 0.0)
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / norm.masked_fill(none, 1.0).clamp_min(EPSILON)
+
+
+def exponent_shift(values: Tensor, factor: float = 1.0) -> float | None:
+    """What to take from values times a factor, on a CPU, so that their exponentials neither overflow nor underflow;
+    None where they lie too far apart, or are not all finite. Zero where they are small: then nothing is to be done."""
+    least, most = (end.item() * factor for end in torch.aminmax(values))
+    if not most - least <= SPREAD:
+        return None
+    return 0.0 if -CLOSE <= least and most <= CLOSE else (least + most) / 2
+
+
+def safe_norms(vectors: Tensor) -> Tensor | None:
+    """The norms (N, 1) of vectors (N, D) on a CPU; None where one is zero, infinite, or below the clamp."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    least, most = torch.aminmax(norms)
+    return norms if least.item() > EPSILON and most.item() < math.inf else None
+
+
+def unit_gradient(upstream: Tensor, vectors: Tensor, norms: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Of vectors v (N, D): the gradient of their unit vectors times a factor (N, 1), and upstream · v / ‖v‖, (N, 1).
+
+    PyTorch has it in one pass, since it is the backward pass of weight normalisation.
+    """
+    sides = upstream.contiguous(), vectors.contiguous()
+    gradient, along = torch.ops.aten._weight_norm_interface_backward.default(*sides, factor, norms, 0)
+    return gradient, along

@@ -6,7 +6,7 @@ A kernel finds its gradients together with its value, so its backward pass is a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,8 @@ def without_autocast(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
+        if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+            return function(*args, **named)
         kind = _device_type(*args, *named.values())
         if kind is None or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return function(*args, **named)
@@ -102,18 +104,28 @@ class Operator:
         operator.register_autograd(self._backward, setup_context=self._setup)
 
     def __call__(self, *inputs: Any) -> Tensor:
-        handle = None
-        if inputs[self.wanted]:
-            # All of the sources that the backward pass holds, to refuse a second derivative by.
-            parts = [torch.slice_copy(s, 0, 0, 0) for s in inputs[: self.sources] if s is not None and s.requires_grad]
-            handle = torch.cat(parts) if len(parts) > 1 else parts[0]
-        value: Tensor
         if unwatched(inputs[0]):
             # Torch takes a tenth of a millisecond and more to call a registered operator.
-            value, *_ = self.run(*inputs) if handle is None else _Direct.apply(self, *inputs, handle)
-        else:
-            value, *_ = called(self.kernel, *inputs, handle)
+            return self.direct(*inputs)
+        value: Tensor
+        value, *_ = called(self.kernel, *inputs, self._handle(inputs) if inputs[self.wanted] else None)
         return value
+
+    def direct(self, *inputs: Any) -> Tensor:
+        """The value, with what the registered operator is to autograd, but without the registry."""
+        value: Tensor
+        if inputs[self.wanted]:
+            value = _Direct.apply((self, inputs, self._handle(inputs)), *inputs[: self.sources])
+        else:
+            value = self.run(*inputs)[0]
+        return value
+
+    def _handle(self, inputs: Sequence[Any]) -> Tensor:
+        """Of no elements, from all of the sources that the backward pass holds, to refuse a second derivative by."""
+        if self.sources == 1:
+            return torch.slice_copy(inputs[0], 0, 0, 0)
+        parts = [torch.slice_copy(s, 0, 0, 0) for s in inputs[: self.sources] if s is not None and s.requires_grad]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _fake(self, *inputs: Any) -> tuple[Tensor, ...]:
         first = inputs[0]
@@ -133,40 +145,67 @@ class Operator:
         if upstream is None:
             return (*(None for _ in ctx.given), *ctx.others)
         *gradients, handle, divisor = ctx.saved_tensors
-        halved = ctx.dtype == torch.float16 and divisor is not None
-        factor = upstream / (divisor * self.factor) if halved else upstream
-        needed_here = ctx.needs_input_grad[-len(ctx.given) - len(ctx.others) :]
-        wanted = zip(gradients, ctx.given, needed_here, strict=False)
-        found = [
-            once(self.kernel, scaled(gradient, factor).to(ctx.dtype), handle) if given and needed else None
-            for gradient, given, needed in wanted
-        ]
-        return (*found, *ctx.others)
+        wanted = [given and needed for given, needed in zip(ctx.given, ctx.needs_input_grad, strict=False)]
+        return (*self.passed(gradients, wanted, upstream, handle, divisor, ctx.dtype), *ctx.others)
+
+    def passed(
+        self,
+        gradients: Sequence[Tensor],
+        wanted: Sequence[bool],
+        upstream: Tensor,
+        handle: Tensor,
+        divisor: Tensor | float | None,
+        dtype: torch.dtype,
+    ) -> list[Tensor | None]:
+        """What the backward pass gives to the sources: the kept gradients, those that are wanted, times the upstream
+        one."""
+        factor = upstream
+        if dtype == torch.float16 and divisor is not None:
+            factor = upstream / (divisor * self.factor)
+        found: list[Tensor | None] = []
+        for gradient, here in zip(gradients, wanted, strict=True):
+            product = scaled(gradient, factor) if here else None
+            if product is not None and product.dtype != dtype:
+                product = product.to(dtype)
+            if product is not None and torch.is_grad_enabled():
+                product = once(self.kernel, product, handle)
+            found.append(product)
+        return found
 
 
 class _Direct(torch.autograd.Function):
-    """What the registered operator is to autograd, without the registry."""
+    """What the registered operator is to autograd, without the registry.
+
+    Of its inputs autograd sees the sources alone. The others come in a tuple: the operator, what it is run with, and
+    the handle, through which then no backward pass goes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, *inputs: Any) -> tuple[Tensor, ...]:
-        output = operator.run(*inputs[:-1])
-        operator._setup(ctx, inputs, output)
-        ctx.operator = operator
-        return output
+    def forward(ctx: Any, given: tuple[Operator, tuple[Any, ...], Tensor], *sources: Tensor | None) -> Tensor:
+        operator, inputs, handle = given
+        value, *gradients = operator.run(*inputs)
+        ctx.save_for_backward(*gradients)
+        divisor = None if operator.count is None else inputs[operator.count]
+        ctx.kept = operator, handle, divisor, inputs[0].dtype
+        return value
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.operator._backward(ctx, *upstream))
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        operator, *kept = ctx.kept
+        return (None, *operator.passed(ctx.saved_tensors, ctx.needs_input_grad[1:], upstream, *kept))
 
 
 def gradient_room(source: Tensor, wanted: bool, dtype: torch.dtype | None = None) -> Tensor:
     """Memory for the gradient at a source; of no rows where it is not wanted."""
+    if wanted and source.is_cpu:
+        return torch.empty_like(source, dtype=dtype, memory_format=torch.contiguous_format)
     return source.new_empty(source.shape if wanted else (0, *source.shape[1:]), dtype=dtype or source.dtype)
 
 
 def once(kernel: str, gradient: Tensor, handle: Tensor) -> Tensor:
     """A gradient such that differentiating it a second time, by what the handle comes from, is refused."""
-    return _Once.apply(gradient, handle, kernel) if torch.is_grad_enabled() else gradient
+    once_more: Tensor = _Once.apply(gradient, handle, kernel)
+    return once_more
 
 
 class _Once(torch.autograd.Function):
@@ -190,12 +229,13 @@ def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     # Tensors of a trace are subclasses; a compiler fuses the product into what comes next.
     if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
         return (gradient * factor if gradient.dtype not in _HALF else gradient.float() * factor).to(gradient.dtype)
-    if gradient.numel() == 0:
+    if gradient.is_cpu:
+        if factor.item() == 1:
+            return gradient  # a pass over it saved
+    elif gradient.numel() == 0:
         return gradient
-    if gradient.is_cuda and fits_triton(gradient):
+    elif gradient.is_cuda and fits_triton(gradient):
         return scale_in_place(gradient, factor)
-    if gradient.device.type == "cpu" and factor.item() == 1:
-        return gradient  # a pass over it saved
     if gradient.dtype in _HALF:
         return gradient.copy_(gradient.float().mul_(factor))
     return gradient.mul_(factor)

@@ -16,7 +16,6 @@ from torch import Tensor
 from kdzoo.kernels import backend, operators
 from kdzoo.kernels.backend import (
     EPSILON,
-    PLAIN,
     Decision,
     KernelError,
     accumulator,
@@ -24,50 +23,65 @@ from kdzoo.kernels.backend import (
     check_kind,
     check_mask,
     choose,
+    direct,
     plain,
     power_of_2,
-    unwatched,
 )
 from kdzoo.kernels.layout import SHAPES, as_bytes, by_row, counted, divisor, four_axes, spread
 from kdzoo.kernels.operators import gradient_room
 
-BLOCK = 524288  # elements of a block that the CPU keeps in its cache, for each thread
+BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
 MAX_WIDTH = 16384  # where a row is held in registers whole
 
-# (student rows, teacher rows, four buffers of their shape, the first two of which may hold them, where the gradient
-# goes or None, what it is times of, *options) to a value of each row. The gradient's memory may be the last buffer.
+# (student rows, teacher rows, buffers of their shape, where the gradient goes or None, what it is times of, *options)
+# to a value of each row. The first two buffers may hold the rows, and the gradient's memory may be the last.
 Block = Callable[..., Tensor]
+
+
+class Buffers:
+    """Four buffers of a block's shape, each made when it is first asked for: memory that comes and goes with every
+    block costs more than the work on it."""
+
+    def __init__(self, rows: int, width: int, like: Tensor, dtype: torch.dtype) -> None:
+        self.rows = self.length = rows
+        self.width, self.like, self.dtype = width, like, dtype
+        self.made: list[Tensor | None] = [None] * 4
+
+    def __getitem__(self, place: int) -> Tensor:
+        buffer = self.made[place]
+        if buffer is None:
+            buffer = self.made[place] = self.like.new_empty((self.rows, self.width), dtype=self.dtype)
+        return buffer if self.length == self.rows else buffer[: self.length]
 
 
 def check(
     kernel: str, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | int]:
     """The checked inputs of a kernel: the teacher without gradient, the mask as booleans, the number of rows counted.
+
+    That of all rows is a plain number on a CPU where nothing follows what is done, and otherwise a tensor.
 
     Raises:
         KernelError: for shapes, types or devices that do not go together.
     """
-    _check_sides(kernel, student, teacher)
-    mask = check_mask(kernel, mask, student)
-    return teacher.detach(), mask, divisor(student, mask, count)
-
-
-def check_plain(
-    kernel: str, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | int]:
-    """As `check`, for a reference: where nothing follows it, the number of all rows is a number, which is free."""
-    if mask is not None or count is not None or not unwatched(student):
-        return check(kernel, student, teacher, mask, count)
-    _check_sides(kernel, student, teacher)
-    return teacher.detach(), None, max(math.prod(student.shape[:-1]), 1)
-
-
-def _check_sides(kernel: str, student: Tensor, teacher: Tensor) -> None:
     check_kind(kernel, student=student, teacher=teacher)
-    if student.shape != teacher.shape or student.dim() not in (2, 3, 4):
+    shape = student.shape
+    if shape != teacher.shape or not 2 <= len(shape) <= 4:
         raise KernelError(
-            f"{kernel}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape, {SHAPES}"
+            f"{kernel}: student {tuple(shape)} and teacher {tuple(teacher.shape)} must have one shape, {SHAPES}"
         )
+    if teacher.requires_grad:
+        teacher = teacher.detach()
+    if mask is None and count is None and backend.values_at_hand(student):
+        return teacher, None, max(math.prod(shape[:-1]), 1)
+    mask = check_mask(kernel, mask, student)
+    return teacher, mask, divisor(student, mask, count)
+
+
+def _alike(student: Tensor, teacher: Tensor) -> bool:
+    shape, dtype = student.shape, student.dtype
+    go_together = shape == teacher.shape and dtype == teacher.dtype and student.device == teacher.device
+    return go_together and 2 <= len(shape) <= 4 and dtype.is_floating_point
 
 
 def prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -99,6 +113,10 @@ class Operator:
         *,
         widest: int | None = None,
         room: float = 1.0,
+        of_entries: bool = False,
+        whole: Callable[..., tuple[Tensor, Tensor] | None] | None = None,
+        simple: Callable[..., Tensor | None] | None = None,
+        few: int = 0,
     ) -> None:
         """
         Args:
@@ -109,19 +127,55 @@ class Operator:
                 values, with the gradient times ``inverse`` written where it is not None.
             widest: the widest row that the Triton form holds.
             room: what a float16 gradient is written times of, where its entries would be too small for the type.
+            of_entries: the mean is over the entries of the rows.
+            whole: (student, teacher, what the gradient is times of) to the sum of the values of rows (N, D) on a CPU and
+                their gradient, at once and without blocks; or None where it is not to be had so.
+            simple: (student, teacher, *options) to the mean of all rows on a CPU, by autograd, in so few steps that
+                it takes less than a backward pass of our own; or None where it is not to be had so.
+            few: elements under which that is faster.
         """
         self.kernel, self.block, self.triton_sweep = kernel, block, triton_sweep
-        self.widest, self.room = widest, room
+        self.widest, self.room, self.of_entries = widest, room, of_entries
+        self.whole, self.simple, self.few = whole, simple, few
         arguments = "Tensor student, Tensor teacher, Tensor? mask, Tensor count, bool with_gradient, str backend"
         arguments = f"{arguments}{', ' if options else ''}{options}"
         self.operator = operators.Operator(kernel, self.run, arguments, wanted=4, count=3, room=room)
 
     def __call__(
-        self, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor, backend: str, *options: Any
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,
+        count: Tensor | None,
+        backend: str,
+        *options: Any,
     ) -> Tensor:
-        """The mean, of what `check` gave."""
+        """The mean.
+
+        Raises:
+            KernelError: for inputs that do not go together, or a backend that is not there.
+        """
+        here, shape = direct(student, backend), student.shape
+        number: Tensor | int
+        if not (here and mask is None and count is None and _alike(student, teacher)):
+            teacher, mask, number = check(self.kernel, student, teacher, mask, count)
+        else:  # what `check` finds, in a few steps
+            number = max(math.prod(shape[:-1]), 1)
+            if teacher.requires_grad:
+                teacher = teacher.detach()
+        if here and backend == "auto" and 0 < student.numel() < self.few and not isinstance(number, Tensor):
+            assert self.simple is not None
+            value = self.simple(student, teacher, *options)
+            if value is not None:
+                return value
+        if self.of_entries:
+            number = number * max(shape[-1], 1)
         with_gradient = student.requires_grad and torch.is_grad_enabled()
-        return self.operator(student, teacher, mask, count, with_gradient, backend, *options)
+        if here:
+            return self.operator.direct(student, teacher, mask, number, with_gradient, "torch", *options)
+        if not isinstance(number, Tensor):
+            number = torch.full((), number, dtype=accumulator(student.dtype), device=student.device)
+        return self.operator(student, teacher, mask, number, with_gradient, backend, *options)
 
     def plain(self, student: Tensor, backend: str = "auto") -> bool:
         """Whether the reference is to be called in place of the operator."""
@@ -130,8 +184,7 @@ class Operator:
     def decision(self, student: Tensor, backend: str = "auto") -> Decision:
         """The backend for a student, and why."""
         if self.plain(student, backend):
-            compared = f"{student.numel()} elements, under {PLAIN[self.kernel]} the plain formula was measured faster"
-            return Decision("torch", compared)
+            return Decision("torch", "the compiler makes one loop of the plain formula")
         return self._choose(student, backend)
 
     def _choose(self, student: Tensor, backend: str) -> Decision:
@@ -144,23 +197,32 @@ class Operator:
         student: Tensor,
         teacher: Tensor,
         mask: Tensor | None,
-        count: Tensor,
+        count: Tensor | float,
         with_gradient: bool,
         backend: str,
         *options: Any,
     ) -> tuple[Tensor, Tensor]:
         """What the operator does: the mean, and its gradient where that is wanted."""
+        if self.whole is not None and with_gradient and not isinstance(count, Tensor) and student.numel():
+            if student.dtype == accumulator(student.dtype):
+                sides = (side if side.dim() == 2 else side.flatten(0, -2) for side in (student, teacher))
+                found = self.whole(*sides, 1 / count)
+                if found is not None:
+                    return found[0] / count, found[1].view(student.shape)
         gradient = gradient_room(student, with_gradient)
+        fused = backend != "torch" and self._choose(student, backend).triton and student.numel() > 0
         # Float16 has no room for the quotients by a large number: there the backward pass divides.
-        half = student.dtype == torch.float16
-        inverse = torch.full_like(count, self.room) if half else count.reciprocal()
-        fused = self._choose(student, backend).triton and student.numel() > 0
+        inverse: Tensor | float = self.room
+        if student.dtype != torch.float16:
+            inverse = count.reciprocal() if isinstance(count, Tensor) else 1 / count
+        elif isinstance(count, Tensor):
+            inverse = torch.full_like(count, self.room)
         written = gradient if with_gradient else None
-        with torch.cuda.device_of(student):
-            if fused:
+        if not fused:
+            value = _torch_sweep(self.block, student, teacher, mask, inverse, written, *options)
+        else:
+            with torch.cuda.device_of(student):
                 value = self.triton_sweep(student, teacher, mask, inverse, written, *options)
-            else:
-                value = _torch_sweep(self.block, student, teacher, mask, inverse, written, *options)
         return value / count, gradient
 
 
@@ -172,29 +234,34 @@ def _torch_sweep(
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None,
-    inverse: Tensor,
+    inverse: Tensor | float,
     gradient: Tensor | None,
     *options: Any,
 ) -> Tensor:
-    dtype, real = accumulator(student.dtype), counted(mask, student)
+    dtype, shape = accumulator(student.dtype), student.shape
+    width = shape[-1]
+    size = max(1, block_elements(student.device, BLOCK) // max(width, 1))
+    number = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
+    buffers = Buffers(min(size, number), width, student, dtype)
+    if mask is None and number <= size and student.dtype == dtype:
+        if len(shape) > 2:
+            student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+            gradient = None if gradient is None else gradient.flatten(0, -2)
+        return block(student, teacher, buffers, gradient, inverse, *options).sum()
+    real = counted(mask, student)
     student, teacher = by_row(student), by_row(teacher)
     written = None if gradient is None else by_row(gradient)
     value = torch.zeros((), dtype=dtype, device=student.device)
     rows, slots, width = student.shape
     cpu = backend.on_host(student.device)
-    size = max(1, block_elements(student.device, BLOCK) // max(width, 1))
-    whole = rows * slots <= size
-    # Made once: memory that comes and goes with every block costs more than the work on it.
-    scratch = torch.empty((4, min(size, rows * slots), width), dtype=dtype, device=student.device).unbind()
-    for part in (slice(None),) if whole else _parts(rows, slots, size):
+    for part in _parts(rows, slots, size):
         here = None if real is None else real[part].flatten()
         # Rows that do not count are left out on a CPU; elsewhere they are zeros, as asking how many count takes time.
         index = here.nonzero().squeeze(1) if here is not None and cpu else None
         zeroed = None if here is None or cpu else ~here
-        s, t = (side.flatten(0, 1) if whole else side[part].flatten(0, 1) for side in (student, teacher))
-        length = len(s) if index is None else len(index)
-        buffers = scratch if length == len(scratch[0]) else [buffer[:length] for buffer in scratch]
-        s, t = _fetch(s, index, buffers[0]), _fetch(t, index, buffers[1])
+        s, t = (side[part].flatten(0, 1) for side in (student, teacher))
+        buffers.length = len(s) if index is None else len(index)
+        s, t = _fetch(s, index, buffers, 0), _fetch(t, index, buffers, 1)
         if zeroed is not None:
             s, t = (side.masked_fill(zeroed.unsqueeze(-1), 0.0) for side in (s, t))
         # Of contiguous memory, a view.
@@ -226,13 +293,13 @@ def _parts(rows: int, slots: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + down), slice(slot, slot + across)
 
 
-def _fetch(part: Tensor, index: Tensor | None, buffer: Tensor) -> Tensor:
-    """The rows of a part that count, in the buffer's type."""
+def _fetch(part: Tensor, index: Tensor | None, buffers: Buffers, place: int) -> Tensor:
+    """The rows of a part that count, in the buffers' type; in one of them where they are not there as they are."""
     if index is None:
-        return part if part.dtype == buffer.dtype else buffer.copy_(part)
-    if part.dtype == buffer.dtype:
-        return torch.index_select(part, 0, index, out=buffer)
-    return buffer.copy_(part.index_select(0, index))
+        return part if part.dtype == buffers.dtype else buffers[place].copy_(part)
+    if part.dtype == buffers.dtype:
+        return torch.index_select(part, 0, index, out=buffers[place])
+    return buffers[place].copy_(part.index_select(0, index))
 
 
 def unit_block(vectors: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

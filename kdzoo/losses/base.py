@@ -20,6 +20,8 @@ from kdzoo.models.layers import Pairs
 from kdzoo.models.masks import checked_mask, slot_mask
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class DistillationLoss(nn.Module):
     """A loss between what a student and a teacher expose of the same batch.
@@ -219,22 +221,26 @@ class DistillationLoss(nn.Module):
             if extra not in self.extras:
                 known = ", ".join(["mask", "labels", "sample_ids", *sorted(self.extras)])
                 raise TypeError(f"{self.label} does not take {extra!r}; it takes {known}")
-        given = {"labels": labels, "sample_ids": sample_ids}
-        for name, value in {"mask": mask, **given}.items():
+        # Plain steps, since a step takes as long as a small batch: no loop where there is nothing to go through.
+        for name, value in (("mask", mask), ("labels", labels), ("sample_ids", sample_ids)):
             if value is not None and not isinstance(value, Tensor):
                 raise KdzooError(f"{self.label}: {name} is a tensor, got {type(value).__name__}")
-        # Over the names and not over the set: torch 2.8 compiles no loop over one.
-        wanted = {name: value for name, value in given.items() if name in self.needs}
-        for need, value in wanted.items():
-            if value is None:
-                raise KdzooError(f"{self.label} needs {need}= (B,)")
+        wanted = {}
+        if self.needs:
+            # Over the names and not over the set: torch 2.8 compiles no loop over one.
+            given = {"labels": labels, "sample_ids": sample_ids}
+            wanted = {name: value for name, value in given.items() if name in self.needs}
+            for need, value in wanted.items():
+                if value is None:
+                    raise KdzooError(f"{self.label} needs {need}= (B,)")
         if teacher is None and self.needs_teacher:
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
         student = self._prepared(student)
         teacher = None if teacher is None or not self.needs_teacher else _detached(self._prepared(teacher))
         if teacher is not None:
-            dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
-            student, teacher = _to(student, dtype), _to(teacher, dtype)
+            if isinstance(student, QKV) or isinstance(teacher, QKV) or student.dtype != teacher.dtype:
+                dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
+                student, teacher = _to(student, dtype), _to(teacher, dtype)
         mask = None if mask is None else checked_mask(self.label, mask)
         try:
             return self._computed(student, teacher, mask=mask, **wanted, **extras)
@@ -247,6 +253,8 @@ class DistillationLoss(nn.Module):
 
     def _prepared(self, value: Any) -> Any:
         """A side's floating-point tensors, out of half precision unless `fused`."""
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim():
+            return value.float() if value.dtype in HALF and not self.fused else value
         if isinstance(value, QKV):
             if "qkv" not in self.features:
                 raise KdzooError(f"{self.label} takes {' or '.join(self.features)}, and not a QKV")
@@ -257,10 +265,8 @@ class DistillationLoss(nn.Module):
             if attention and isinstance(value, (tuple, list)) and len(value) == 3:
                 instead = "; name them: kdzoo.QKV(query, key, value)"
             raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}{instead}")
-        if not value.is_floating_point() or value.dim() == 0:
-            shape = tuple(value.shape)
-            raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) and not self.fused else value
+        shape = tuple(value.shape)
+        raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         """The formula, on float32 or float64 tensors (any where `fused`); ``context`` holds the needs and extras."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import backend
-from kdzoo.kernels.backend import EPSILON, accumulator, block_elements
+from kdzoo.kernels.backend import EPSILON, accumulator, block_elements, safe_norms, unit_gradient
 from kdzoo.kernels.layout import by_row, counted
 
 BLOCK = 131072  # elements of a block that the CPU keeps in its cache, for each thread
+MOST = 1048576  # elements of rows that are taken at once
 
 
 def _blocks(device: torch.device, rows: int, slots: int, width: int) -> Iterator[tuple[slice, slice]]:
@@ -71,6 +72,30 @@ def _centres(negatives: Tensor) -> Tensor:
         _, one = _inverse_norms(part, None)
         centres[r, m] = (_finite(part, one) * one.unsqueeze(-1)).sum(1) / max(number, 1)
     return centres
+
+
+def alone(
+    student: Tensor,
+    teacher: Tensor,
+    negatives: Tensor | None,
+    total: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor] | None:
+    """The sum of the values and its gradient, for rows (B, D) of one slot that all count, in as few steps as it takes;
+    None where they are too many to keep their directions, or a norm needs care."""
+    if negatives is not None or total is not None or student.dim() != 2 or not 0 < student.numel() <= MOST:
+        return None
+    if student.dtype != accumulator(student.dtype):
+        return None
+    norm, other = safe_norms(student), safe_norms(teacher)
+    if norm is None or other is None:
+        return None
+    inverse, rows = other.reciprocal_(), len(student)
+    repel = 0.5 / (rows - 1) if rows > 1 else 0.0
+    # The own vector is in the total, and no negative.
+    towards = torch.addcmul((teacher.T @ inverse).mul_(repel).T, teacher, inverse.mul_(-1.5 - repel))
+    gradient, along = unit_gradient(towards, student, norm, torch.full_like(norm, scale))
+    return along.sum().add_(2 * rows), gradient
 
 
 def sweep(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdzoo.kernels.backend import (
-    PLAIN,
     Decision,
     KernelError,
     accumulator,
     check_kind,
     check_mask,
     choose,
+    direct,
     plain,
     text,
     unit_vectors,
@@ -87,23 +88,19 @@ def cos_nce(
         negatives = negatives.detach()
     if totals is not None:
         _check_totals(*totals, teacher)
+    with_gradient = student.requires_grad and torch.is_grad_enabled()
+    teacher, (total, counts) = teacher.detach(), totals or (None, None)
+    if mask is None and count is None and direct(student, backend):
+        number = max(math.prod(student.shape[:-1]), 1)
+        return _operator.direct(student, teacher, mask, negatives, total, counts, number, with_gradient, "torch")
     count = divisor(student, mask, count)
     if negatives is None and totals is None and plain("cos_nce", student, backend):
-        return _plain(student, teacher.detach(), mask) / count
-    return _operator(
-        student,
-        teacher.detach(),
-        mask,
-        negatives,
-        *(totals or (None, None)),
-        count,
-        student.requires_grad and torch.is_grad_enabled(),
-        backend,
-    )
+        return _plain(student, teacher, mask) / count
+    return _operator(student, teacher, mask, negatives, total, counts, count, with_gradient, backend)
 
 
 def _plain(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """The sum over the anchors from the slots' totals, with autograd: for batches that cost less than the operator."""
+    """The sum over the anchors from the slots' totals, with autograd, for a compiler to make one loop of."""
     dtype = accumulator(student.dtype)
     rows = torch.full((), len(student), dtype=dtype, device=student.device)
     student, teacher = student.to(dtype), teacher.to(dtype)
@@ -172,17 +169,23 @@ def run(
     negatives: Tensor | None,
     total: Tensor | None,
     counts: Tensor | None,
-    count: Tensor,
+    count: Tensor | int,
     with_gradient: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """What the operator of `cos_nce` does: the value, and its gradient at the student where that is wanted."""
+    if isinstance(count, int):
+        found = blocks.alone(student, teacher, negatives, total, 1 / count)
+        if found is not None:
+            return found[0] / count, found[1]
+        count = torch.full((), count, dtype=accumulator(student.dtype))
     gradient = gradient_room(student, with_gradient)
+    written = gradient if with_gradient else None
     # Float16 has no room for the quotients by a large N: there the backward pass divides.
     scale = torch.ones_like(count) if student.dtype == torch.float16 else count.reciprocal()
     sweep = (launch if _on_triton(student, backend) else blocks).sweep
     with torch.cuda.device_of(student):
-        value = sweep(student, teacher, mask, negatives, total, counts, scale, gradient if with_gradient else None)
+        value = sweep(student, teacher, mask, negatives, total, counts, scale, written)
     return value / count, gradient
 
 
@@ -214,8 +217,7 @@ custom_op("cos_nce_totals", run_totals, "(Tensor teacher, Tensor? mask, str back
 def decision(tensor: Tensor, backend: str = "auto") -> Decision:
     """The backend for a student or teacher, and why."""
     if plain("cos_nce", tensor, backend):
-        compared = f"{tensor.numel()} elements, under {PLAIN['cos_nce']} plain PyTorch was measured faster"
-        return Decision("torch", compared)
+        return Decision("torch", "the compiler makes one loop of the plain formula")
     width = tensor.shape[-1]
     unfit = f"a width of {width} is above {MAX_WIDTH}" if width > MAX_WIDTH else None
     return choose("cos_nce", tensor, backend, unfit)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, unit_vectors
+from kdzoo.kernels.backend import EPSILON, safe_norms, unit_gradient, unit_vectors
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.kernels.rows import MAX_WIDTH
 
@@ -18,7 +16,7 @@ def cosine_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `cosine`."""
-    teacher, mask, number = rows.check_plain("cosine", student, teacher, mask, count)
+    teacher, mask, number = rows.check("cosine", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
     return rows.total(1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1), real) / number
 
@@ -64,23 +62,32 @@ def cosine(
     """
     if operator.plain(student, backend):
         return cosine_reference(student, teacher, mask=mask, count=count)
-    teacher, mask, count = rows.check("cosine", student, teacher, mask, count)
     return operator(student, teacher, mask, count, backend)
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+    student: Tensor, teacher: Tensor, buffers: rows.Buffers, gradient: Tensor | None, scale: Tensor | float
 ) -> Tensor:
     student, norm, one = rows.unit_block(student)
     teacher, _, other = rows.unit_block(teacher)
     both = one * other
-    cosines = torch.mul(student, teacher, out=buffers[2]).sum(-1, keepdim=True).mul_(both)
+    product = torch.mul(student, teacher, out=buffers[2] if gradient is None else gradient)
+    cosines = product.sum(-1, keepdim=True).mul_(both)
     if gradient is not None:
         bend = cosines * one
         if norm is not None:  # below the clamp it is a constant, and bends nothing
             bend = torch.where(norm > EPSILON, bend, 0.0)
         torch.mul(teacher, both.mul_(-scale), out=gradient).addcmul_(student, bend.mul_(one).mul_(scale))
     return cosines.squeeze(-1).neg_().add_(1)
+
+
+def _whole(student: Tensor, teacher: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    norm, other = safe_norms(student), safe_norms(teacher)
+    if norm is None or other is None:
+        return None
+    inverse = other.reciprocal_()
+    gradient, along = unit_gradient(teacher, student, norm, inverse * -scale)
+    return torch.rsub(along.mul_(inverse), 1).sum(), gradient
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
@@ -90,4 +97,4 @@ def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tens
     return rows.launch(program, student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
 
 
-operator = rows.Operator("cosine", "", _block, _triton, widest=MAX_WIDTH)
+operator = rows.Operator("cosine", "", _block, _triton, widest=MAX_WIDTH, whole=_whole)

@@ -8,17 +8,18 @@ their gradient adds up to. No probability is ever kept: beside the gradient, mem
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, on_host, values_at_hand
+from kdzoo.kernels.backend import KernelError, exponent_shift, on_host, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
 LIMIT = 1e30  # what an infinite logit counts as, so that no difference of two of them is undefined
+MANY = 32768  # elements of a block from which passes over them take longer than the calls
+LARGE = 1e10  # a value above which a logit counts as `LIMIT`
 TINY = 1.2e-38  # the least that a mixture of probabilities is taken for, so that it has a logarithm
 
 
@@ -35,7 +36,7 @@ def divergence_reference(
 ) -> Tensor:
     """The formula on log-probabilities of all classes at once; see `divergence`."""
     kind, mixture = _checked(kind, mixture, temperature)
-    teacher, mask, number = rows.check_plain("divergence", student, teacher, mask, count)
+    teacher, mask, number = rows.check("divergence", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
     s, t = (_limited(side, temperature).log_softmax(-1) for side in (student, teacher))
     if kind == "tvd":
@@ -125,7 +126,6 @@ def divergence(
         return divergence_reference(
             student, teacher, kind, mixture=mixture, temperature=temperature, mask=mask, count=count
         )
-    teacher, mask, count = rows.check("divergence", student, teacher, mask, count)
     return operator(student, teacher, mask, count, backend, kind, mixture, float(temperature))
 
 
@@ -146,14 +146,18 @@ def _checked(kind: str, mixture: float, temperature: float) -> tuple[str, float]
 def _block(
     student: Tensor,
     teacher: Tensor,
-    buffers: Sequence[Tensor],
+    buffers: rows.Buffers,
     gradient: Tensor | None,
-    scale: Tensor,
+    scale: Tensor | float,
     kind: str,
     mixture: float,
     temperature: float,
 ) -> Tensor:
     """The values of rows, and their gradients where they go, as `rows.Block` says."""
+    if kind == "kl" and not mixture and student.numel() >= MANY and on_host(student.device):
+        found = _near(student, teacher, buffers, gradient, scale, temperature)
+        if found is not None:
+            return found
     values, slope, factor = _valued(student, teacher, buffers, kind, mixture, temperature)
     if gradient is not None:
         torch.mul(slope, scale * factor, out=gradient)
@@ -161,7 +165,7 @@ def _block(
 
 
 def _valued(
-    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], kind: str, mixture: float, temperature: float
+    student: Tensor, teacher: Tensor, buffers: rows.Buffers, kind: str, mixture: float, temperature: float
 ) -> tuple[Tensor, Tensor, float]:
     """The values of rows, their gradients but for a factor, and that factor."""
     x, y, s, t = buffers
@@ -194,6 +198,45 @@ def _valued(
     return values, _centred(slope, s), factor / temperature
 
 
+def _near(
+    student: Tensor,
+    teacher: Tensor,
+    buffers: rows.Buffers,
+    gradient: Tensor | None,
+    scale: Tensor | float,
+    temperature: float,
+) -> Tensor | None:
+    """As `_block` for KL, in fewer passes; None where some of the logits are so far apart that exponentials need care.
+
+    Neither side's probabilities are made: where all logits lie near to one number, exponentials of their differences
+    from it, and the sums of these, neither overflow nor underflow.
+    """
+    logits, sums, powers = [], [], []
+    for place, side in enumerate((student, teacher)):
+        middle = exponent_shift(side, 1 / temperature)
+        if middle is None:
+            return None
+        if temperature != 1:
+            side = torch.mul(side, 1 / temperature, out=buffers[place])
+        if middle:
+            side = torch.sub(side, middle, out=buffers[place])
+        room = buffers[2] if place else buffers[3] if gradient is None else gradient
+        logits.append(side)
+        powers.append(torch.exp(side, out=room))
+        sums.append(room.sum(-1, keepdim=True))
+    (s, t), (one, other) = powers, sums
+    apart = torch.sub(logits[1], logits[0], out=buffers[0])
+    # Of the rounded sums, in float64: then an error in them does not enter the value, as below.
+    values = (one.double() / other.double()).log_().to(one.dtype)
+    factor = 1.0 if gradient is None else scale / temperature
+    # Each by itself, so that the slopes of equal sides are exactly 0.
+    s.mul_(one.reciprocal_().mul_(factor))
+    t.mul_(other.reciprocal_().mul_(factor))
+    values = values.mul_(factor).add_(apart.mul_(t).sum(-1, keepdim=True))
+    # Both probabilities sum to one, so that their difference adds 0; with it, an error in the sums adds none either.
+    return values.add_(s.sub_(t).sum(-1, keepdim=True)).div_(factor).squeeze(-1)
+
+
 def _softened(logits: Tensor, temperature: float, buffer: Tensor) -> Tensor:
     """Logits over the temperature, none beyond `LIMIT`; in the buffer, or as they are where nothing is to be done."""
     if logits.numel() and on_host(logits.device) and _within(*torch.aminmax(logits)):
@@ -202,7 +245,7 @@ def _softened(logits: Tensor, temperature: float, buffer: Tensor) -> Tensor:
     return buffer if temperature == 1 else buffer.div_(temperature)
 
 
-def _unmixed(student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], kind: str) -> tuple[Tensor, Tensor]:
+def _unmixed(student: Tensor, teacher: Tensor, buffers: rows.Buffers, kind: str) -> tuple[Tensor, Tensor]:
     x, y, log_s, log_t = buffers
     torch.log_softmax(student, -1, out=log_s)
     torch.log_softmax(teacher, -1, out=log_t)
@@ -255,4 +298,24 @@ def _triton(
     )
 
 
-operator = rows.Operator("divergence", "str kind, float mixture, float temperature", _block, _triton, room=1024.0)
+def _simple(student: Tensor, teacher: Tensor, kind: str, mixture: float, temperature: float) -> Tensor | None:
+    """KL of logits none of which is infinite; None otherwise, which the value shows."""
+    if kind != "kl" or mixture or student.dtype not in (torch.float32, torch.float64):
+        return None
+    with torch.no_grad():
+        target = (teacher if temperature == 1 else teacher / temperature).log_softmax(-1)
+        weight = target.exp().div_(student.numel() // student.shape[-1])
+    own = (student if temperature == 1 else student / temperature).log_softmax(-1)
+    value = (target - own).mul(weight).sum()
+    return value if abs(value.item()) < LARGE else None
+
+
+operator = rows.Operator(
+    "divergence",
+    "str kind, float mixture, float temperature",
+    _block,
+    _triton,
+    room=1024.0,
+    simple=_simple,
+    few=MANY,
+)

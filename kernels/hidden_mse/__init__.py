@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,13 +9,15 @@ from torch import Tensor
 from kdzoo.kernels import rows
 from kdzoo.kernels.operators import without_autocast
 
+MOST = 2097152  # elements whose gradient is still in a cache when it has been written
+
 
 @without_autocast
 def hidden_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `hidden_mse`."""
-    teacher, mask, number = rows.check_plain("hidden_mse", student, teacher, mask, count)
+    teacher, mask, number = rows.check("hidden_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
     if isinstance(number, int) and student.numel():
         return F.mse_loss(student, teacher)
@@ -63,18 +63,35 @@ def hidden_mse(
     """
     if operator.plain(student, backend):
         return hidden_mse_reference(student, teacher, mask=mask, count=count)
-    teacher, mask, count = rows.check("hidden_mse", student, teacher, mask, count)
-    return operator(student, teacher, mask, count * max(student.shape[-1], 1), backend)
+    return operator(student, teacher, mask, count, backend)
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+    student: Tensor, teacher: Tensor, buffers: rows.Buffers, gradient: Tensor | None, scale: Tensor | float
 ) -> Tensor:
-    apart = torch.sub(student, teacher, out=buffers[2] if gradient is None else gradient)
-    values = torch.linalg.vector_norm(apart, dim=-1).square_()
-    if gradient is not None:
+    if gradient is None:
+        return torch.linalg.vector_norm(torch.sub(student, teacher, out=buffers[2]), dim=-1).square_()
+    if isinstance(scale, Tensor):
+        values = torch.linalg.vector_norm(torch.sub(student, teacher, out=gradient), dim=-1).square_()
         gradient.mul_(2 * scale)
-    return values
+        return values
+    _slope(student, teacher, gradient, scale)
+    return torch.linalg.vector_norm(gradient, dim=-1).div_(2 * scale).square_()
+
+
+def _slope(student: Tensor, teacher: Tensor, gradient: Tensor, scale: float) -> None:
+    """Difference and scale in one step; the value then comes from the gradient, which is as long."""
+    factor = torch.full((), scale, dtype=gradient.dtype)
+    torch.ops.aten.mse_loss_backward.grad_input(factor, student, teacher, 2, grad_input=gradient)
+
+
+def _whole(student: Tensor, teacher: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    if student.numel() > MOST:
+        return None
+    gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
+    _slope(student, teacher, gradient, scale)
+    # By rows: over all at once the sum would lose digits.
+    return torch.linalg.vector_norm(gradient, dim=-1).div_(2 * scale).square_().sum(), gradient
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
@@ -84,4 +101,12 @@ def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tens
     return rows.launch(program, student, teacher, mask, inverse, gradient, tile=tile)
 
 
-operator = rows.Operator("hidden_mse", "", _block, _triton)
+def _simple(student: Tensor, teacher: Tensor) -> Tensor | None:
+    if student.dtype not in (torch.float32, torch.float64):
+        return None
+    # What F.mse_loss calls, without the checks that are done.
+    value: Tensor = torch._C._nn.mse_loss(student, teacher, 1)
+    return value
+
+
+operator = rows.Operator("hidden_mse", "", _block, _triton, of_entries=True, whole=_whole, simple=_simple, few=131072)

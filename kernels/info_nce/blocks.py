@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import block_elements
+from kdzoo.kernels.backend import block_elements, safe_norms, unit_gradient
 from kdzoo.kernels.info_nce.side import Side
 
 BLOCK, FEWEST = 2**18, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
@@ -64,6 +64,50 @@ def attend(
         if more is not None and queue is not None:
             slope.addcmul_(more @ queue.units, share)
     return losses, slopes
+
+
+def alone(
+    student: Tensor, teacher: Tensor, temperature: float, count: int, with_gradient: bool
+) -> tuple[Tensor, Tensor] | None:
+    """The sum of the losses of rows (B, D) among one another, and its gradient, in as few passes as it takes; None
+    where a norm needs care. The student's rows are not made unit vectors: their scores are divided instead."""
+    rows = len(student)
+    norm, other = safe_norms(student), safe_norms(teacher)
+    if norm is None or other is None or rows == 1:
+        return None
+    units, factor = teacher / other, norm.reciprocal().div_(temperature)
+    down = max(FEWEST, block_elements(student.device, BLOCK) // rows)
+    if down >= rows:
+        value, scores = _among(student, units, factor, 0, None)
+        slopes = scores @ units if with_gradient else units
+    else:
+        room, slopes, losses = student.new_empty((down, rows)), torch.empty_like(units), []
+        for row in range(0, rows, down):
+            part = slice(row, row + down)
+            loss, scores = _among(student[part], units, factor[part], row, room)
+            losses.append(loss)
+            if with_gradient:
+                torch.mm(scores, units, out=slopes[part])
+        value = torch.stack(losses).sum()
+    if not with_gradient:
+        return value, slopes[:0]
+    return value, unit_gradient(slopes, student, norm, torch.full_like(norm, 1 / (temperature * count)))[0]
+
+
+def _among(own: Tensor, units: Tensor, factor: Tensor, start: int, room: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of a block of anchors, and its gradient at their scores."""
+    scores = torch.mm(own, units.T, out=None if room is None else room[: len(own)]).mul_(factor)
+    diagonal = scores.diagonal(start)
+    positive = diagonal.clone().unsqueeze(-1)
+    diagonal.fill_(-torch.inf)
+    top = scores.amax(-1, keepdim=True)
+    total = scores.sub_(top).exp_().sum(-1, keepdim=True)
+    gap = total.log().add_(top).sub_(positive)
+    value = F.softplus(gap).sum()
+    share = gap.sigmoid_()
+    scores.mul_(share / total)
+    torch.neg(share.squeeze(-1), out=diagonal)
+    return value, scores
 
 
 def _blocks(device: torch.device, slots: int, rows: int, keys: int) -> Iterator[tuple[slice, slice]]:

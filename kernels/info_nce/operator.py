@@ -18,6 +18,7 @@ from kdzoo.kernels.backend import (
     check_kind,
     check_mask,
     choose,
+    direct,
     plain,
 )
 from kdzoo.kernels.info_nce import blocks, launch
@@ -95,21 +96,29 @@ def info_nce(
         raise KernelError(
             f"info_nce: a symmetric loss of {len(student)} of {len(teacher)} rows needs opposite=, from info_nce_rows"
         )
+    with_gradient = student.requires_grad and torch.is_grad_enabled()
+    among = mask is None and queue is None and count is None and not symmetric and student.shape == teacher.shape
+    if among and student.dim() == 2 and len(student) and direct(student, backend):
+        options = (None, None, None, None, len(student), 0, temperature, False, with_gradient, "torch")
+        return _operator.direct(student, teacher.detach(), *options)
     if count is None and opposite is None and len(teacher) == len(student) and _plain(student, backend):
-        options: dict[str, Any] = {"temperature": temperature, "symmetric": symmetric}
-        return info_nce_reference(student, teacher, mask=mask, queue=queue, **options)
+        return info_nce_reference(
+            student, teacher, mask=mask, queue=queue, temperature=temperature, symmetric=symmetric
+        )
+    losses, sums = opposite if opposite is not None and symmetric else (None, None)
     own_mask = None if mask is None else mask[start : start + len(student)]
     return _operator(
         student,
         teacher.detach(),
         mask,
         None if queue is None else queue.detach(),
-        *(opposite if opposite is not None and symmetric else (None, None)),
+        losses,
+        sums,
         divisor(student, own_mask, count),
         start,
         temperature,
         symmetric,
-        student.requires_grad and torch.is_grad_enabled(),
+        with_gradient,
         backend,
     )
 
@@ -184,7 +193,7 @@ def run(
     queue: Tensor | None,
     losses: Tensor | None,
     sums: Tensor | None,
-    count: Tensor,
+    count: Tensor | int,
     start: int,
     temperature: float,
     symmetric: bool,
@@ -192,6 +201,12 @@ def run(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """What the operator of `info_nce` does: the value, and its gradient at the student where that is wanted."""
+    if isinstance(count, int):
+        if student.dtype == accumulator(student.dtype):
+            found = blocks.alone(student, teacher, temperature, count, with_gradient)
+            if found is not None:
+                return found[0] / count, found[1]
+        count = torch.full((), count, dtype=accumulator(student.dtype))
     attend, gradient = _attention(student, backend), gradient_room(student, with_gradient)
     if math.prod(student.shape[:-1]) == 0:
         return torch.zeros_like(count), gradient

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import EPSILON, unit_vectors
+from kdzoo.kernels.backend import EPSILON, safe_norms, unit_gradient, unit_vectors
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.kernels.rows import MAX_WIDTH
 
@@ -18,7 +16,7 @@ def normalized_mse_reference(
     student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
     """The formula on all vectors at once; see `normalized_mse`."""
-    teacher, mask, number = rows.check_plain("normalized_mse", student, teacher, mask, count)
+    teacher, mask, number = rows.check("normalized_mse", student, teacher, mask, count)
     student, teacher, _ = rows.prepared(student, teacher, mask)
     return (unit_vectors(student) - unit_vectors(teacher)).square().sum() / number
 
@@ -68,30 +66,42 @@ def normalized_mse(
     """
     if operator.plain(student, backend):
         return normalized_mse_reference(student, teacher, mask=mask, count=count)
-    teacher, mask, count = rows.check("normalized_mse", student, teacher, mask, count)
     return operator(student, teacher, mask, count, backend)
 
 
 def _block(
-    student: Tensor, teacher: Tensor, buffers: Sequence[Tensor], gradient: Tensor | None, scale: Tensor
+    student: Tensor, teacher: Tensor, buffers: rows.Buffers, gradient: Tensor | None, scale: Tensor | float
 ) -> Tensor:
     student, norm, one = rows.unit_block(student)
     teacher, norm_of_teacher, other = rows.unit_block(teacher)
-    apart = torch.mul(student, one, out=buffers[2]).addcmul_(teacher, other, value=-1)
+    apart = torch.mul(student, one, out=buffers[2] if gradient is None else gradient)
+    apart.addcmul_(teacher, other, value=-1)
     values = torch.linalg.vector_norm(apart, dim=-1).square_()
     if gradient is None:
         return values
-    steps = (2 * scale) * one
+    steps = one * (2 * scale)
     if norm is None and norm_of_teacher is None:
         # Of unit vectors, the student's share of the difference is half of its square.
         along = (values.unsqueeze(-1) / 2).mul_(one).mul_(steps)
-        torch.mul(apart, steps, out=gradient).addcmul_(student, along, value=-1)
+        apart.mul_(steps).addcmul_(student, along, value=-1)
         return values
     # Exactly 0 beside a teacher's zero. A norm below the clamp is a constant, and bends nothing.
-    bend = torch.mul(student, teacher, out=buffers[3]).sum(-1, keepdim=True).mul_(one).mul_(other)
+    bend = torch.mul(student, teacher, out=gradient).sum(-1, keepdim=True).mul_(one).mul_(other)
     bend = bend if norm is None else torch.where(norm > EPSILON, bend, 1.0)
     torch.mul(student, bend.mul_(one).mul_(steps), out=gradient).addcmul_(teacher, other.mul_(steps), value=-1)
     return values
+
+
+def _whole(student: Tensor, teacher: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    norm, other = safe_norms(student), safe_norms(teacher)
+    if norm is None or other is None:
+        return None
+    inverse = other.reciprocal_()
+    gradient, along = unit_gradient(teacher, student, norm, inverse * (-2 * scale))
+    # 2 - 2 cos = sin² + (1 - cos)², which keeps its digits where the two agree; the gradient is as long as the sine.
+    apart = torch.rsub(along.mul_(inverse), 1)
+    sines = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).mul_(norm).div_(2 * scale)
+    return sines.square_().addcmul_(apart, apart).sum(), gradient
 
 
 def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tensor, gradient: Tensor | None) -> Tensor:
@@ -101,4 +111,4 @@ def _triton(student: Tensor, teacher: Tensor, mask: Tensor | None, inverse: Tens
     return rows.launch(program, student, teacher, mask, inverse, gradient, tile=tile, EPSILON=EPSILON)
 
 
-operator = rows.Operator("normalized_mse", "", _block, _triton, widest=MAX_WIDTH)
+operator = rows.Operator("normalized_mse", "", _block, _triton, widest=MAX_WIDTH, whole=_whole)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import backend
-from kdzoo.kernels.backend import accumulator, block_elements
+from kdzoo.kernels.backend import accumulator, block_elements, exponent_shift
 from kdzoo.kernels.relation.sides import Masks, Pair, finite
 
-BLOCK = 65536  # scores of a block that the CPU keeps in its cache, for each thread
+BLOCK = 131072  # scores of a block that the CPU keeps in its cache, for each thread
 
 
 def sweep(
@@ -70,8 +70,8 @@ def _swept(
                 sum_, slope = _divergence(*sides, scales, hidden, uncounted, kind, room, gradients is not None)
             value += sum_
             if gradients is not None:
-                torch.mul(slope @ y_s[slots], step, out=gradients[0].flatten(0, 1)[slots, part])
-                to_y = slope.mT @ sides[0][0] if to_y is None else to_y.baddbmm_(slope.mT, sides[0][0])
+                torch.mul(torch.bmm(slope, y_s[slots]), step, out=gradients[0].flatten(0, 1)[slots, part])
+                to_y = torch.bmm(slope.mT, sides[0][0]) if to_y is None else to_y.baddbmm_(slope.mT, sides[0][0])
         if gradients is not None and to_y is not None:
             if blind is not None:
                 to_y.masked_fill_(blind[slots, :, None], 0.0)
@@ -152,9 +152,13 @@ def _divergence(
     sums, ones = [], room[0].new_ones(room[0].shape[-1])
     for (x, y), scale, score, weight in zip((ours, theirs), scales, room[:2], room[2:], strict=True):
         torch.baddbmm(score if bias is None else bias, x, y.mT, beta=beta, alpha=scale, out=score)
-        score.sub_(score.amax(-1, keepdim=True))
-        # Far below what a sum of 1 or more can tell from zero; where it underflows, exp is slow.
-        torch.clamp(score, min=-60.0, out=weight).exp_()
+        shift = exponent_shift(score) if bias is None and backend.on_host(score.device) else None
+        if shift is None:
+            score.sub_(score.amax(-1, keepdim=True))
+            # Far below what a sum of 1 or more can tell from zero; where it underflows, exp is slow.
+            torch.clamp(score, min=-60.0, out=weight).exp_()
+        else:
+            torch.exp(score.sub_(shift) if shift else score, out=weight)
         sums.append((weight.view(-1, len(ones)) @ ones).view(weight.shape[:-1]))
     score, other, weight, targets = room
     targets.mul_(sums[1].reciprocal().unsqueeze(-1))

@@ -285,7 +285,7 @@ def exponent_shift(values: Tensor, factor: float = 1.0) -> float | None:
     least, most = (end.item() * factor for end in torch.aminmax(values))
     if not most - least <= SPREAD:
         return None
-    return 0.0 if -CLOSE <= least and most <= CLOSE else (least + most) / 2
+    return 0.0 if max(-least, most) <= CLOSE else (least + most) / 2
 
 
 def safe_norms(vectors: Tensor) -> Tensor | None:

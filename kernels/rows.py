@@ -53,6 +53,9 @@ class Buffers:
             buffer = self.made[place] = self.like.new_empty((self.rows, self.width), dtype=self.dtype)
         return buffer if self.length == self.rows else buffer[: self.length]
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.__getitem__, range(len(self.made)))
+
 
 def check(
     kernel: str, student: Tensor, teacher: Tensor, mask: Tensor | None, count: Tensor | None
@@ -128,8 +131,8 @@ class Operator:
             widest: the widest row that the Triton form holds.
             room: what a float16 gradient is written times of, where its entries would be too small for the type.
             of_entries: the mean is over the entries of the rows.
-            whole: (student, teacher, what the gradient is times of) to the sum of the values of rows (N, D) on a CPU and
-                their gradient, at once and without blocks; or None where it is not to be had so.
+            whole: (student, teacher, what the gradient is times of) to the sum of the values of rows (N, D) on a CPU
+                and their gradient, at once and without blocks; or None where it is not to be had so.
             simple: (student, teacher, *options) to the mean of all rows on a CPU, by autograd, in so few steps that
                 it takes less than a backward pass of our own; or None where it is not to be had so.
             few: elements under which that is faster.
@@ -203,12 +206,12 @@ class Operator:
         *options: Any,
     ) -> tuple[Tensor, Tensor]:
         """What the operator does: the mean, and its gradient where that is wanted."""
-        if self.whole is not None and with_gradient and not isinstance(count, Tensor) and student.numel():
-            if student.dtype == accumulator(student.dtype):
-                sides = (side if side.dim() == 2 else side.flatten(0, -2) for side in (student, teacher))
-                found = self.whole(*sides, 1 / count)
-                if found is not None:
-                    return found[0] / count, found[1].view(student.shape)
+        plainly = with_gradient and not isinstance(count, Tensor) and student.dtype == accumulator(student.dtype)
+        if self.whole is not None and plainly and student.numel():
+            sides = (side if side.dim() == 2 else side.flatten(0, -2) for side in (student, teacher))
+            found = self.whole(*sides, 1 / count)
+            if found is not None:
+                return found[0] / count, found[1].view(student.shape)
         gradient = gradient_room(student, with_gradient)
         fused = backend != "torch" and self._choose(student, backend).triton and student.numel() > 0
         # Float16 has no room for the quotients by a large number: there the backward pass divides.

@@ -237,10 +237,9 @@ class DistillationLoss(nn.Module):
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
         student = self._prepared(student)
         teacher = None if teacher is None or not self.needs_teacher else _detached(self._prepared(teacher))
-        if teacher is not None:
-            if isinstance(student, QKV) or isinstance(teacher, QKV) or student.dtype != teacher.dtype:
-                dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
-                student, teacher = _to(student, dtype), _to(teacher, dtype)
+        if teacher is not None and not (isinstance(student, Tensor) and student.dtype == _first(teacher).dtype):
+            dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
+            student, teacher = _to(student, dtype), _to(teacher, dtype)
         mask = None if mask is None else checked_mask(self.label, mask)
         try:
             return self._computed(student, teacher, mask=mask, **wanted, **extras)

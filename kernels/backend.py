@@ -14,8 +14,6 @@ from torch import Tensor
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "KDZOO_BACKEND"
 EPSILON = 1e-12
-SPREAD = 60.0  # numbers that differ by no more have exponentials that neither overflow nor underflow
-CLOSE = 16.0  # numbers up to this far from 0 have exponentials as exact as their differences from another number
 DEVICE_BLOCK = 1 << 25  # elements of a block elsewhere than on a CPU: few launches, and memory that is soon free
 
 # Elements of the student from which a kernel's Triton form is the faster one on CUDA. A kernel that is not here has
@@ -28,7 +26,7 @@ PLAIN: dict[str, int] = {
     "info_nce": 65536,
     "gram_distance": 8192,
     "gram_sp": 16384,
-    "relation": 65536,
+    "relation": 81920,
     "relation_masked": 12288,
 }
 
@@ -277,15 +275,6 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     vectors = vectors.masked_fill(none, 0.0)
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / norm.masked_fill(none, 1.0).clamp_min(EPSILON)
-
-
-def exponent_shift(values: Tensor, factor: float = 1.0) -> float | None:
-    """What to take from values times a factor, on a CPU, so that their exponentials neither overflow nor underflow;
-    None where they lie too far apart, or are not all finite. Zero where they are small: then nothing is to be done."""
-    least, most = (end.item() * factor for end in torch.aminmax(values))
-    if not most - least <= SPREAD:
-        return None
-    return 0.0 if max(-least, most) <= CLOSE else (least + most) / 2
 
 
 def safe_norms(vectors: Tensor) -> Tensor | None:

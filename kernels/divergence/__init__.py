@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, exponent_shift, on_host, values_at_hand
+from kdzoo.kernels.backend import KernelError, on_host, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
 LIMIT = 1e30  # what an infinite logit counts as, so that no difference of two of them is undefined
 MANY = 32768  # elements of a block from which passes over them take longer than the calls
 LARGE = 1e10  # a value above which a logit counts as `LIMIT`
+SPREAD = 60.0  # logits of a block that differ by no more have exponentials that neither overflow nor underflow
+CLOSE = 2.0  # logits whose middle is this close to 0 are taken as they are: a difference from it would be no smaller
 TINY = 1.2e-38  # the least that a mixture of probabilities is taken for, so that it has a logarithm
 
 
@@ -216,12 +218,13 @@ def _near(
     """
     logits, sums, powers = [], [], []
     for place, side in enumerate((student, teacher)):
-        middle = exponent_shift(side, 1 / temperature)
-        if middle is None:
+        least, most = (end.item() / temperature for end in torch.aminmax(side))
+        if not most - least <= SPREAD:
             return None
+        middle = (least + most) / 2
         if temperature != 1:
             side = torch.mul(side, 1 / temperature, out=buffers[place])
-        if middle:
+        if abs(middle) > CLOSE:
             side = torch.sub(side, middle, out=buffers[place])
         room = buffers[2] if place else buffers[3] if gradient is None else gradient
         logits.append(side)

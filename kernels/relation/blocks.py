@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import backend
-from kdzoo.kernels.backend import accumulator, block_elements, exponent_shift
+from kdzoo.kernels.backend import accumulator, block_elements
 from kdzoo.kernels.relation.sides import Masks, Pair, finite
 
 BLOCK = 131072  # scores of a block that the CPU keeps in its cache, for each thread
@@ -152,13 +152,9 @@ def _divergence(
     sums, ones = [], room[0].new_ones(room[0].shape[-1])
     for (x, y), scale, score, weight in zip((ours, theirs), scales, room[:2], room[2:], strict=True):
         torch.baddbmm(score if bias is None else bias, x, y.mT, beta=beta, alpha=scale, out=score)
-        shift = exponent_shift(score) if bias is None and backend.on_host(score.device) else None
-        if shift is None:
-            score.sub_(score.amax(-1, keepdim=True))
-            # Far below what a sum of 1 or more can tell from zero; where it underflows, exp is slow.
-            torch.clamp(score, min=-60.0, out=weight).exp_()
-        else:
-            torch.exp(score.sub_(shift) if shift else score, out=weight)
+        score.sub_(score.amax(-1, keepdim=True))
+        # Far below what a sum of 1 or more can tell from zero; where it underflows, exp is slow.
+        torch.clamp(score, min=-60.0, out=weight).exp_()
         sums.append((weight.view(-1, len(ones)) @ ones).view(weight.shape[:-1]))
     score, other, weight, targets = room
     targets.mul_(sums[1].reciprocal().unsqueeze(-1))

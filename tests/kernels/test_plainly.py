@@ -1,0 +1,117 @@
+"""The short ways that kernels take on a CPU: where they are taken, and on values for which they are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference
+from kdzoo.kernels.cosine import cosine, cosine_reference
+from kdzoo.kernels.divergence import divergence, divergence_reference
+from kdzoo.kernels.hidden_mse import hidden_mse, hidden_mse_reference
+from kdzoo.kernels.info_nce import info_nce, info_nce_reference
+from kdzoo.kernels.normalized_mse import normalized_mse, normalized_mse_reference
+
+LOGITS = (3, 15000)  # more elements than are left to plain PyTorch
+
+
+def agrees(
+    kernel: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    student: Tensor,
+    teacher: Tensor,
+    within: float = 2e-6,
+    **options: Any,
+) -> None:
+    """In value and gradient with the formula in float64."""
+    own, exact = student.clone().requires_grad_(), student.double().requires_grad_()
+    value, wanted = kernel(own, teacher, **options), reference(exact, teacher.double(), **options)
+    value.backward()
+    wanted.backward()
+    assert own.grad is not None and exact.grad is not None
+    assert math.isclose(value.item(), wanted.item(), rel_tol=within, abs_tol=1e-9)
+    assert (own.grad - exact.grad).norm() <= within * exact.grad.norm()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("middles", [(0.0, 0.0), (25.0, -40.0)])
+@pytest.mark.parametrize("spread", [1.0, 9.0, 300.0])
+def test_kl_of_many_classes(temperature: float, middles: tuple[float, float], spread: float) -> None:
+    """Of logits near zero, near another number, and too far apart for exponentials without their maximum."""
+    student, teacher = (torch.randn(LOGITS) * spread + middle for middle in middles)
+    within = 1e-6 * (5 + 4 * spread)  # of numbers as large as these float32 has no more digits
+    agrees(divergence, divergence_reference, student, teacher, within=within, temperature=temperature)
+
+
+def test_kl_of_equal_logits_is_exactly_zero() -> None:
+    logits = torch.randn(LOGITS, requires_grad=True)
+    value = divergence(logits, logits.detach().clone())
+    value.backward()
+    assert logits.grad is not None
+    assert value.item() == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("classes", [5, LOGITS[1]])
+def test_kl_with_classes_at_minus_infinity(classes: int) -> None:
+    """On both sides such a class is none; on the student's alone it counts as one of -1e30."""
+    student, teacher = torch.randn(3, classes), torch.randn(3, classes)
+    student[:, -1] = teacher[:, -1] = -torch.inf
+    left = divergence(student[:, :-1], teacher[:, :-1])
+    assert math.isclose(divergence(student, teacher).item(), left.item(), rel_tol=1e-5)
+    teacher[:, -1] = 0.0
+    assert 1e20 < divergence(student, teacher).item() < math.inf
+
+
+@pytest.mark.parametrize("shape", [(1, 40000), (200, 768), (3000, 768)])
+def test_a_squared_difference_keeps_its_digits(shape: tuple[int, int]) -> None:
+    agrees(hidden_mse, hidden_mse_reference, torch.randn(shape), torch.randn(shape), within=5e-7)
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+def test_a_distance_of_unit_vectors_keeps_its_digits(apart: float) -> None:
+    teacher = torch.randn(20, 64)
+    student = 3 * teacher + apart * torch.randn(20, 64)
+    # The vectors are rounded before they are subtracted.
+    agrees(normalized_mse, normalized_mse_reference, student, teacher, within=1e-6 / apart)
+
+
+@pytest.mark.parametrize("row", [0.0, 1e-20, 1e30, torch.inf])
+@pytest.mark.parametrize(
+    ("kernel", "reference"),
+    [
+        (cosine, cosine_reference),
+        (normalized_mse, normalized_mse_reference),
+        (cos_nce, cos_nce_reference),
+        (info_nce, info_nce_reference),
+    ],
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_norm_that_needs_care(
+    kernel: Callable[..., Tensor], reference: Callable[..., Tensor], row: float, side: int
+) -> None:
+    sides = torch.randn(2, 6, 37)
+    sides[side, 2] = row
+    own, exact = sides[0].clone().requires_grad_(), sides[0].clone().requires_grad_()
+    value, wanted = kernel(own, sides[1]), reference(exact, sides[1])
+    value.backward()
+    wanted.backward()
+    torch.testing.assert_close(value, wanted)
+    assert own.grad is not None and exact.grad is not None
+    assert ((own.grad - exact.grad).norm(dim=-1) <= 1e-7 + 1e-5 * exact.grad.norm(dim=-1)).all()
+
+
+def test_more_rows_than_a_block_of_scores() -> None:
+    agrees(info_nce, info_nce_reference, torch.randn(600, 8), torch.randn(600, 8), temperature=0.2)
+
+
+def test_a_transposed_student_is_not_copied_to_refuse_a_second_derivative() -> None:
+    student = torch.randn(8, 300, 64).transpose(0, 1).requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen:
+        cosine(student, torch.randn(300, 8, 64), backend="torch").backward()
+    names = {event.name for event in seen.events() if event.cpu_parent and "copy" in event.cpu_parent.name}
+    assert "aten::contiguous" not in names

@@ -77,13 +77,7 @@ class Records:
         self._commands: list[str] = []
         self._held: int | None = None  # which lock is ours, while we hold the folder
         _check_names(self.order)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or error
-            raise KdzooError(f"cannot write to the output folder {folder}: {said}") from None
+        _make_folder(folder)
         _check_parts(folder)
         if old := read_config(self.config):
             check_same(folder, old.get("shared", {}), shared)
@@ -269,6 +263,44 @@ def _check_names(order: dict[str, list[str]]) -> None:
                     f"the records of {method} on {task} and of {other[1]} on {other[0]} would be one file, "
                     f"{task}-{method}; give a task or a method another name"
                 )
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, or in which something else is; it is left as it was.
+
+    Raises:
+        KdzooError: says why.
+    """
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        _make_folder(folder)
+        _check_parts(folder)
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        KdzooError: when it cannot be written.
+    """
+    try:
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise KdzooError(
+                    f"cannot write to the output folder {folder}: {path} is no folder; choose another --out"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, KdzooError):
+            raise
+        said = getattr(error, "strerror", None) or error
+        raise KdzooError(f"cannot write to the output folder {folder}: {said}; choose another --out") from None
 
 
 def _check_parts(folder: Path) -> None:

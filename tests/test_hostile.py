@@ -20,14 +20,16 @@ from hostile import configurations, files, names, numbers
 
 import kdzoo
 from kdzoo.bench.files import DamagedRecord, write_atomically
-from kdzoo.bench.folder import Records, undone
+from kdzoo.bench.folder import Records, check_output, undone
 from kdzoo.bench.grid import cells
 from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.record import read_failure, read_record
 from kdzoo.bench.report.table import load
+from kdzoo.bench.runs.train import last_checkpoint
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import load_recipes
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.own_file import from_yaml
 from kdzoo.tasks.spans import read_squad
 from kdzoo.tasks.text import Text
 from kdzoo.tasks.tokens import read_conll
@@ -206,6 +208,31 @@ def test_a_recipe_s_file_that_is_none(content: bytes, says: str, tmp_path: Path)
     assert "mine.yaml" in str(raised.value) and len(str(raised.value)) < 2100
 
 
+@pytest.mark.parametrize("content", [files.BOMB, files.MERGES, "a: &a [*a]"])
+def test_aliases_of_a_task_s_file_that_grow(content: str, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(content)
+    with pytest.raises(KdzooError, match=r"task\.yaml is not YAML: its aliases stand for more than 10000 values"):
+        from_yaml(tmp_path / "task.yaml")
+
+
+@pytest.mark.parametrize("name", ["checkpoint-x", "checkpoint-", "checkpoint--1", "checkpoint-²", "checkpoint-1e3"])
+def test_a_folder_that_is_called_nearly_like_a_checkpoint(name: str, tmp_path: Path) -> None:
+    for folder, step in ((name, 9), ("checkpoint-2", 2), ("checkpoint-10", 10)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    assert last_checkpoint(tmp_path) == (str(tmp_path / "checkpoint-10"), 10)
+
+
+def test_an_output_folder_is_looked_at_and_left_as_it_was(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b")
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "cells").write_text("")
+    with pytest.raises(KdzooError, match="cells is no folder, and a folder of kdzoo's goes there"):
+        check_output(tmp_path)
+    with pytest.raises(KdzooError, match=r"out: .*cells is no folder; choose another --out"):
+        check_output(tmp_path / "cells" / "out")
+
+
 def test_aliases_are_honoured(tmp_path: Path) -> None:
     text = "name: mine\nstages:\n- terms: &t [{loss: kd}]\n  fraction: 0.5\n- terms: *t\n  fraction: 0.5\n"
     (tmp_path / "mine.yaml").write_text(text)
@@ -304,6 +331,9 @@ def test_a_device_is_not_replaced(grid: Path, commands: Commands) -> None:
     before = os.stat(os.devnull)
     commands.fails("report", grid, "--out", os.devnull, says=("cannot write /dev/null", "a device"))
     commands.fails("compare", *GRID[1:], "--out", os.devnull, says=("/dev/null",))
+    for also in ((), ("--dry-run",)):
+        says = ("cannot write to the output folder /dev/full/x/y: /dev/full is no folder; choose another --out",)
+        commands.fails("compare", *GRID[1:], "--out", "/dev/full/x/y", *also, says=says)
     assert os.stat(os.devnull).st_rdev == before.st_rdev
 
 
@@ -575,8 +605,10 @@ def test_a_configuration_that_would_run_code(
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(KdzooError, match=says):
-        _ = ModelSpec.parse(str(tmp_path)).config
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for part in ("config", "tokenizer"):  # which is not blamed for it
+        with pytest.raises(KdzooError, match=says):
+            getattr(ModelSpec.parse(str(tmp_path)), part)
     with pytest.raises(KdzooError):
         load_model(tmp_path)
     assert not ran.exists()

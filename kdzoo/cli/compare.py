@@ -64,8 +64,10 @@ def compare(
     launcher = _launcher(where)
     trackers = tuple(name for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)) if asked)
     if dry_run:
+        from kdzoo.bench.folder import check_output
         from kdzoo.bench.grid.estimate import estimate
 
+        check_output(out)
         with tempfile.TemporaryDirectory() as folder:
             for line in estimate(Comparison(settings, Path(folder), console)):
                 said(line)

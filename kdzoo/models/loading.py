@@ -222,7 +222,8 @@ def machine_memory() -> int | None:
 
 def why_not(name: str, error: Exception) -> str:
     """Why what transformers was asked for by a folder's or hub name could not be had, in a line."""
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if os.path.isdir(name):
         return reason
     if name.startswith((".", "/", "~")) or name.count("/") > 1:  # no hub name

@@ -193,7 +193,9 @@ class ModelSpec:
         except KdzooError:
             raise
         except Exception as error:  # a file of another form shows as an error of any kind
-            raise KdzooError(f"no model at {self.path!r}: {why_not(self.path, error)}") from None
+            there = self.folder is not None and (self.folder / "config.json").is_file()
+            what = f"the configuration of {self.path!r} cannot be read" if there else f"no model at {self.path!r}"
+            raise KdzooError(f"{what}: {why_not(self.path, error)}") from None
 
     @cached_property
     def source_config(self) -> Any:
@@ -223,8 +225,8 @@ class ModelSpec:
                 f"{self.path!r} has no tokenizer files ({', '.join(TOKENIZER_FILES[:4])} ...); copy those it was "
                 "trained with into it, with tokenizer.save_pretrained"
             )
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.path)
         known = hasattr(self.config, "vocab_size") or self.config.is_encoder_decoder
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.path)
         entries = vocabulary_size(self.config) if known else None
         if entries is not None and len(tokenizer) > entries:
             raise KdzooError(

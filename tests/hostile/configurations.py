@@ -4,8 +4,12 @@
 MODELS = [
     ({"_attn_implementation": "kernels-community/flash-attn"}, "code from the hub"),
     ({"attn_implementation": "somebody/attention:forward"}, "code from the hub"),
-    ({"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}, "no model at"),
-    ({"model_type": "no_such_model"}, "no model at"),
+    (
+        {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}},
+        "the configuration of",
+    ),
+    ({"model_type": "no_such_model"}, "the configuration of"),
+    ({"hidden_size": "a"}, "cannot be read: Validation error for field 'hidden_size': TypeError: Field 'hidden_size'"),
 ]
 
 # Arguments of a command, of which one changes nothing, and what the refusal says.

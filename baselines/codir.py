@@ -274,7 +274,11 @@ def recipe() -> Recipe:
                 of=("ce.weight", "kd.weight", "kd.temperature", "codir.num_negatives"),
             ),
             Source(origin="authors", where="fairseq/criterions/sentence_prediction_crd.py", of=("codir.temperature",)),
-            Source(origin="ours", where="the authors' depends on the task, and is not known", of=("codir.weight",)),
+            Source(
+                origin="ours",
+                where="unknown: the authors' launcher searches it and names no value; their parser's is 0, off",
+                of=("codir.weight",),
+            ),
             Source(origin="ours", where="the top on the top; the authors' code: see the notes", of=("codir.layers",)),
             Source(origin="ours", where="the layers that the authors' code maps onto", of=("student",)),
             Source(
@@ -284,7 +288,8 @@ def recipe() -> Recipe:
             ),
             Source(
                 origin="ours",
-                where="within BERT's grid for fine-tuning; the authors' are a task's own",
+                where="within BERT's grid for fine-tuning; the authors' are read from files that they did not "
+                "release, and their rows have up to 512 tokens",
                 of=("training.learning_rate", "training.batch_size", "training.max_length"),
             ),
         ),

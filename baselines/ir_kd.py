@@ -163,7 +163,8 @@ def _recipe(name: str, title: str, stages: tuple[Stage, ...], notes: str, *more:
             Source(origin="ours", where="the teacher's layers that are learned from", of=("student",)),
             Source(
                 origin="ours",
-                where="within BERT's grid for fine-tuning but for the epochs; the paper's own are not known here",
+                where="unknown: no code was released, and the paper's own could not be read; within BERT's grid for "
+                "fine-tuning but for the epochs",
                 of=("training.learning_rate", "training.batch_size", "training.epochs", "training.max_length"),
             ),
         ),

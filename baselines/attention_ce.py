@@ -48,6 +48,7 @@ class AttentionCE(DistillationLoss):
     """
 
     features = ("qkv",)
+    cross_attention = True
     fused = True
     formula = r"-\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} \sum_{k} A^t_{aqk} \log A^s_{aqk}"
     complexity = "O(B·A·S²·d)"
@@ -68,4 +69,4 @@ class AttentionCE(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        return attention_difference(self.label, student, teacher, mask, "ce", backend=self.backend)
+        return attention_difference(self.label, student, teacher, mask, "ce", cross=True, backend=self.backend)

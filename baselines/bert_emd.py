@@ -16,6 +16,7 @@ from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
+from kdzoo.models.features import feature_of
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
 
@@ -126,13 +127,18 @@ class BertEMD(DistillationLoss):
         layers: Pairs,
         num_samples: int | None,
     ) -> dict[str, Any]:
-        if feature == "qkv":
+        if feature_of(feature).attention:
             check_heads(cls.name, student.num_heads, teacher.num_heads)
             for side, shape in (("student", student), ("teacher", teacher)):
                 if not shape.exact_scores:
                     raise KdzooError(
                         f"{cls.name} needs attention scores, and the {side} shows its probabilities only; take it on "
                         "the hidden states"
+                    )
+                if shape.position_bias:
+                    raise KdzooError(
+                        f"{cls.name} makes attention scores of queries and keys, and the {side} adds a bias to them; "
+                        "take it on the hidden states"
                     )
         options.setdefault("student_layers", len({own for own, _ in layers}))
         options.setdefault("teacher_layers", len({other for _, other in layers}))

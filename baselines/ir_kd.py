@@ -57,6 +57,7 @@ class AttentionKL(DistillationLoss):
     """
 
     features = ("qkv",)
+    cross_attention = True
     fused = True
     formula = r"\frac{1}{A N} \sum_{a=1}^{A} \sum_{q} D_{\mathrm{KL}}(A^t_{aq} \| A^s_{aq})"
     complexity = "O(B·A·S²·d)"
@@ -77,7 +78,7 @@ class AttentionKL(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        return attention_difference(self.label, student, teacher, mask, "kl", backend=self.backend)
+        return attention_difference(self.label, student, teacher, mask, "kl", cross=True, backend=self.backend)
 
 
 @register_recipe("ir_kd")

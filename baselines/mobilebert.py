@@ -14,6 +14,7 @@ from kdzoo.losses.base import DistillationLoss, check_backend
 from kdzoo.losses.reduction import EPSILON, masked_mean, slot_mask
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
+from kdzoo.models.features import feature_of
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
 
@@ -118,7 +119,7 @@ class MobileBERT(DistillationLoss):
     def fit(
         cls, options: dict[str, Any], *, feature: str, student: ModelShape, teacher: ModelShape, **context: Any
     ) -> dict[str, Any]:
-        if feature == "qkv":
+        if feature_of(feature).attention:
             check_heads(cls.name, student.num_heads, teacher.num_heads)
         return super().fit(options, feature=feature, student=student, teacher=teacher, **context)
 

@@ -225,6 +225,7 @@ class AttentionMSE(DistillationLoss):
     """
 
     features = ("qkv",)
+    cross_attention = True
     mean_over = "pairs"
     fused = True
     exact_scores = True
@@ -252,7 +253,7 @@ class AttentionMSE(DistillationLoss):
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
-        options: dict[str, Any] = {"backend": self.backend}
+        options: dict[str, Any] = {"backend": self.backend, "cross": True}
         if self.variant == "released":
             # Their -10000 of a padded key becomes zero on both sides, as what does not count is here.
             options |= {"padded_queries": True, "floor": -100.0, "every": True}

@@ -39,6 +39,7 @@ from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task
 from kdzoo.training.cache import megabytes
 from kdzoo.training.decoded import check_targets
+from kdzoo.training.kept import never_kept
 from kdzoo.training.topk import looks_at_all
 
 
@@ -180,7 +181,8 @@ class Comparison:
                     continue
                 needs = objective.teacher_needs()
                 some = self.work.new_cache().top_of(teacher) is not None
-                if needs is not None and some and (why := looks_at_all(objective)) is not None:
+                why = None if needs is None else never_kept(needs) or (looks_at_all(objective) if some else None)
+                if why is not None:
                     self._say(f"{task.name:<6} {name:<{self._wide}} the teacher runs live: {why}")
                 elif needs is not None:
                     teacher.config.architectures = [type(teacher).__name__]  # by which the cache knows its logits

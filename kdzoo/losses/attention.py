@@ -32,6 +32,7 @@ def attention_difference(
     padded_queries: bool = False,
     floor: float | None = None,
     every: bool = False,
+    cross: bool = False,
     backend: str = "auto",
     advice: str = "",
 ) -> Tensor:
@@ -46,19 +47,24 @@ def attention_difference(
         padded_queries: let a query count that is not real itself.
         floor: scores of ``floor`` or less become 0 on either side; for ``"mse"``.
         every: take the mean over all pairs, with zeros for those that do not count; for ``"mse"``.
+        cross: the keys may be of another text than the queries, so that scores are (B, A, T, S) and a mask is of pairs
+            (B, T, S). No kernel computes it of such.
         backend: what the kernel runs on.
         advice: what to do about unequal head counts, for the message.
 
     Raises:
         KdzooError: for other shapes, unequal head counts, or a mask that does not fit.
     """
-    ours, theirs = check_attention(label, student, teacher, mask)
+    ours, theirs = check_attention(label, student, teacher, mask, cross=cross)
     if ours[1] != theirs[1]:
         raise KdzooError(
             f"{label}: the student has {ours[1]} attention heads and the teacher {theirs[1]} (scores {ours} "
             f"and {theirs}); head counts must be equal{advice}"
         )
-    if isinstance(student, QKV) and isinstance(teacher, QKV):
+    square = ours[2] == ours[3]
+    if not square and backend == "triton":
+        raise KdzooError(f"{label}: no Triton kernel takes {ours[2]} queries and {ours[3]} keys; leave out backend")
+    if square and isinstance(student, QKV) and isinstance(teacher, QKV):
         options: dict[str, Any] = {"padded_queries": padded_queries, "floor": floor, "every": every}
         # Not by a slice, which torch 2.8 does not compile.
         factors = (student.query, student.key), (teacher.query, teacher.key)
@@ -98,14 +104,14 @@ def relation_difference(
 
 
 def check_attention(
-    label: str, student: Any, teacher: Any, mask: Tensor | None
+    label: str, student: Any, teacher: Any, mask: Tensor | None, *, cross: bool = False
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes (B, A, S, S) of both sides' scores, which may differ in heads alone.
+    """The shapes (B, A, S, S) of both sides' scores, which may differ in heads alone; (B, A, T, S) where ``cross``.
 
     Raises:
         KdzooError: for other shapes, or a mask that does not fit.
     """
-    ours, theirs = _shape(label, "student", student), _shape(label, "teacher", teacher)
+    ours, theirs = _shape(label, "student", student, cross), _shape(label, "teacher", teacher, cross)
     if (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
         raise KdzooError(f"{label}: student scores {ours} and teacher scores {theirs} must agree in shape")
     check_pairs(label, ours, mask)
@@ -120,8 +126,13 @@ def check_qkv(label: str, student: Any, teacher: Any) -> None:
 
 
 def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape) -> None:
-    """Refuse models that hide their queries, keys and values."""
+    """Refuse models that hide their queries, keys and values, or attend by more than these."""
     for name, shape in (("student", student), ("teacher", teacher)):
+        if shape.position_bias:
+            raise KdzooError(
+                f"{label} compares queries, keys and values, and the {name} adds a bias to the scores that they give; "
+                "use attention_kl"
+            )
         if not shape.exact_scores:
             raise KdzooError(
                 f"{label} needs queries, keys and values, and the {name} shows its attention probabilities only; "
@@ -130,7 +141,7 @@ def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape) -> Non
 
 
 def relation(left: Tensor, right: Tensor, pairs: Tensor | None) -> Tensor:
-    """Scaled dot products of vectors (B, A, S, d), (B, A, S, S): QKᵀ/√d, QQᵀ/√d, VVᵀ/√d.
+    """Scaled dot products of vectors (B, A, S, d), (B, A, S, S): QKᵀ/√d, QQᵀ/√d, VVᵀ/√d; of T and S ones (B, A, T, S).
 
     A vector in no pair that counts is set to zero first.
     """
@@ -183,14 +194,15 @@ def check_heads(label: str, student: int | None, teacher: int | None, *, advice:
         )
 
 
-def _shape(label: str, name: str, side: Any) -> tuple[int, ...]:
+def _shape(label: str, name: str, side: Any, cross: bool) -> tuple[int, ...]:
     if isinstance(side, QKV):
         query, key, value = (tuple(tensor.shape) for tensor in side)
-        if len(query) != 4 or query != key or query[:3] != value[:3]:
+        asked = (*query[:2], *key[2:3], *query[3:]) if cross else query
+        if len(query) != 4 or asked != key or key[:3] != value[:3]:
             raise KdzooError(f"{label}: the {name}'s query {query}, key {key} and value {value} must be (B, A, S, d)")
-        return (*query[:3], query[2])
+        return (*query[:3], key[2])
     shape = tuple(side.shape)
-    if len(shape) != 4 or shape[2] != shape[3]:
+    if len(shape) != 4 or (shape[2] != shape[3] and not cross):
         raise KdzooError(f"{label}: the {name}'s {shape} must be a QKV, or attention scores (B, A, S, S)")
     return shape
 

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.alignment import all_seen, check_index, gathered
-from kdzoo.models.attention import AtSoftmax, attention_kept, recording_attention, running, scaled, visible_pairs
+from kdzoo.models.attention import (
+    AtSoftmax,
+    attention_kept,
+    is_as_told,
+    recording_attention,
+    running,
+    scaled,
+    visible_pairs,
+)
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.features import LOGITS, feature_of
+from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, QKV_OF_LAYER, Feature, feature_of
 from kdzoo.models.heads import (
-    attends,
     check_transformers,
     has_decoder,
     head_positions,
@@ -30,11 +37,11 @@ from kdzoo.models.heads import (
     pooled,
     savable,
     shows_qkv,
-    states_by_layer,
     unwrap,
-    whole_states,
 )
 from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
+from kdzoo.models.needs import Needs as Needs
+from kdzoo.models.needs import check_needs
 
 
 @functools.cache
@@ -50,7 +57,10 @@ def _states_by_index() -> bool:
 
 
 class QKV(NamedTuple):
-    """One layer's attention inputs, each (B, A, S, d); its scores are ``query @ key.mT / sqrt(d)``."""
+    """One layer's attention inputs, each (B, A, S, d); its scores are ``query @ key.mT / sqrt(d)``.
+
+    Of a decoder's attention to the source the query is (B, A, T, d), of the target's tokens.
+    """
 
     query: Tensor
     key: Tensor
@@ -60,48 +70,12 @@ class QKV(NamedTuple):
         return f"QKV({', '.join(f'{name}={_shapes(tensor)}' for name, tensor in self._asdict().items())})"
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a forward pass has to expose. ``a | b`` needs what either needs.
-
-    Args:
-        logits: the classification logits.
-        hidden: hidden states to keep whole, numbered as in transformers: 0 is the embeddings, i the output of
-            layer i.
-        cls: hidden states, numbered alike, of which only what the head reads is kept (`head_positions`).
-        qkv: attention layers, counted from 0.
-        pooled: hidden states, numbered alike, of which a row's representation is kept (`kdzoo.models.heads.pooled`).
-        decoder: the decoder's hidden states to keep, numbered alike; all others are the encoder's.
-    """
-
-    logits: bool = True
-    hidden: frozenset[int] = frozenset()
-    cls: frozenset[int] = frozenset()
-    qkv: frozenset[int] = frozenset()
-    pooled: frozenset[int] = frozenset()
-    decoder: frozenset[int] = frozenset()
-
-    @property
-    def states(self) -> frozenset[int]:
-        """The hidden states that are looked at."""
-        return self.hidden | self.cls | self.pooled
-
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(
-            self.logits or other.logits,
-            self.hidden | other.hidden,
-            self.cls | other.cls,
-            self.qkv | other.qkv,
-            self.pooled | other.pooled,
-            self.decoder | other.decoder,
-        )
-
-
 @dataclass(repr=False)
 class Activations:
     """What was taken from one forward pass; B rows, S positions, D width, C classes, A heads of width d.
 
-    Of an encoder-decoder all but the logits and ``decoder`` is the encoder's; T positions of the target.
+    Of an encoder-decoder all but the logits and what is named after the decoder is the encoder's; T positions of the
+    target. Where a bias is added to the scores (T5), the scores, (B, A, S, S), stand in place of a `QKV`.
 
     Attributes:
         logits: (B, C), (B, S, C) of tokens, (B, T, C) of a target's, or (B, S, 2) of starts and ends; None where they
@@ -119,6 +93,9 @@ class Activations:
             and those under a mask (B, S, S) that the model was given.
         mask: (B, S), True where a token is real, or None.
         decoder: (B, T, D) by hidden-state index of the decoder.
+        decoder_qkv: `QKV` by attention layer of the decoder, of T queries and keys.
+        decoder_visible: (B, T, T), True where a query of these may see a key, by attention layer.
+        cross_qkv: `QKV` by attention layer of the decoder, of T queries and S keys.
         target_mask: (B, T), True where a token of the target is real, or None.
         aligned: this teacher read other tokens, and what is here are those that the student read too: True in the mask.
     """
@@ -126,13 +103,16 @@ class Activations:
     logits: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     cls: dict[int, Tensor] = field(default_factory=dict)
-    qkv: dict[int, QKV] = field(default_factory=dict)
+    qkv: dict[int, QKV | Tensor] = field(default_factory=dict)
     scores: dict[int, Tensor] = field(default_factory=dict)
     pooled: dict[int, Tensor] = field(default_factory=dict)
     exact_scores: bool = True
     visible: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
     decoder: dict[int, Tensor] = field(default_factory=dict)
+    decoder_qkv: dict[int, QKV | Tensor] = field(default_factory=dict)
+    decoder_visible: dict[int, Tensor] = field(default_factory=dict)
+    cross_qkv: dict[int, QKV | Tensor] = field(default_factory=dict)
     target_mask: Tensor | None = None
     aligned: bool = False
 
@@ -157,7 +137,7 @@ class Activations:
             return self.logits
         layer = asked.layer if layer is None else layer
         store: dict[int, Any] = getattr(self, asked.kept)
-        if asked.attention and not store:
+        if asked == QKV_OF_LAYER and not store:
             store = self.scores
         if layer not in store:
             raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(store)}")
@@ -177,7 +157,7 @@ class Recorder:
     def __init__(self, model: Any, needs: Needs):
         self._model = model
         self._needs = needs
-        self.by_interface = not needs.qkv or shows_qkv(model)
+        self.by_interface = not (needs.qkv or needs.decoder_attention) or shows_qkv(model)
         self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
         self._watching: AtSoftmax | None = None
         self._pairs: Tensor | None = None
@@ -222,14 +202,23 @@ class Recorder:
         if needs.decoder:
             states = _output(outputs, "decoder_hidden_states")
             found.decoder = {i: states[i] for i in sorted(needs.decoder)}
+        if needs.decoder_attention:
+            sizes = decoder_sizes(self._model.config)
+            if sizes is None or self._calls != num_layers(self._model.config) + 2 * sizes[0]:
+                raise self._other_decoder()
+            found.decoder_qkv, found.decoder_visible = self._kept[DECODER_QKV], self._seen[DECODER_QKV]
+            for layer, of in self._kept[CROSS_QKV].items():
+                keys = taken(of, 3) if isinstance(of, Tensor) else QKV(of.query, taken(of.key, 2), taken(of.value, 2))
+                found.cross_qkv[layer] = keys
         if needs.qkv and self.by_interface:
-            if missing := needs.qkv - self._qkv.keys():
+            if missing := needs.qkv - self._kept[QKV_OF_LAYER].keys():
                 raise KdzooError(
                     f"{type(self._model).__name__} ran {self._calls} attention layers through transformers' "
                     f"attention interface; queries and keys are missing for {sorted(missing)}"
                 )
-            found.qkv = {layer: QKV(*(taken(part, 2) for part in qkv)) for layer, qkv in self._qkv.items()}
-            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._visible.items()}
+            for layer, of in self._kept[QKV_OF_LAYER].items():
+                found.qkv[layer] = taken(of, 2, 3) if isinstance(of, Tensor) else QKV(*(taken(part, 2) for part in of))
+            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
         elif needs.qkv:
             layers = num_layers(self._model.config)
             if self._calls != layers:
@@ -238,7 +227,7 @@ class Recorder:
                     f"over (B, A, S, S) in {layers} layers; choose a loss that needs no attention"
                 )
             found.scores = {layer: taken(scores, 2, 3) for layer, scores in self._scores.items()}
-            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._visible.items()}
+            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
             found.exact_scores = False
         if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
@@ -274,8 +263,10 @@ class Recorder:
         self._ran = False
         self._length: int | None = None
         self._targets: Tensor | None = None
-        self._qkv: dict[int, QKV] = {}
-        self._visible: dict[int, Tensor] = {}
+        attention = (QKV_OF_LAYER, DECODER_QKV, CROSS_QKV)
+        self._kept: dict[Feature, dict[int, Any]] = {feature: {} for feature in attention}
+        self._seen: dict[Feature, dict[int, Tensor]] = {feature: {} for feature in attention}
+        self._sources = 0  # the tokens of a source, as the encoder's attention saw them
         self._scores: dict[int, Tensor] = {}
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -311,14 +302,33 @@ class Recorder:
     ) -> None:
         """Told by each layer's attention what it was given, in the layers' order."""
         # calls are numbered because ALBERT runs one module as all of its layers
-        layer, self._calls = self._calls, self._calls + 1
-        if layer not in self._needs.qkv:
+        feature, layer = self._place(self._calls)
+        self._calls += 1
+        if not feature.of_decoder:
+            self._sources = key.shape[-2]
+        if layer not in getattr(self._needs, feature):
             return
         self._refuse_checkpointing()
-        self._qkv[layer] = QKV(*scaled(type(self._model).__name__, query, key, value, mask, extra))
+        if feature.of_decoder and not is_as_told(module, query, key, extra, self._sources if feature.cross else None):
+            raise self._other_decoder()
+        found = scaled(type(self._model).__name__, query, key, value, mask, extra, cross=feature.cross)
+        self._kept[feature][layer] = found if isinstance(found, Tensor) else QKV(*found)
         seen = visible_pairs(module, query, mask, extra, by_pairs=self._pairs is not None)
-        if seen is not None:
-            self._visible[layer] = seen
+        if seen is not None and not feature.cross:  # where each real token of the source is seen
+            self._seen[feature][layer] = seen
+
+    def _place(self, call: int) -> tuple[Feature, int]:
+        """What the layer of a call is: a decoder's layers attend to their own tokens, and then to the source's."""
+        depth = num_layers(self._model.config)
+        if not self._stacks or call < depth:
+            return QKV_OF_LAYER, call
+        return (DECODER_QKV, CROSS_QKV)[(call - depth) % 2], (call - depth) // 2
+
+    def _other_decoder(self) -> KdzooError:
+        return KdzooError(
+            f"{type(self._model).__name__}'s decoder does not attend to its own tokens and then to the source's in "
+            "each layer, so that its attention cannot be told apart; choose a loss that needs none of it"
+        )
 
     def softened(self, probabilities: Tensor) -> None:
         """Told of each softmax over (B, A, S, S) in a model that hides its queries and keys, in the layers' order."""
@@ -327,10 +337,11 @@ class Recorder:
             self._refuse_checkpointing()
             self._scores[layer] = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
             config = self._model.config
+            seen = self._seen[QKV_OF_LAYER]
             if self._pairs is not None:
-                self._visible[layer] = seen_pairs(self._pairs)
+                seen[layer] = seen_pairs(self._pairs)
             elif getattr(config, "causal", False) or getattr(config, "attn_type", "bi") == "uni":  # XLM, XLNet
-                self._visible[layer] = torch.ones_like(probabilities[:, 0], dtype=torch.bool).tril()
+                seen[layer] = torch.ones_like(probabilities[:, 0], dtype=torch.bool).tril()
 
     def _refuse_checkpointing(self) -> None:
         if self._grad and not torch.is_grad_enabled():
@@ -372,7 +383,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
     check_needs(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:
-        if needs.qkv and recorder.by_interface:
+        if (needs.qkv or needs.decoder_attention) and recorder.by_interface:
             undo.enter_context(recording_attention(inner))
         undo.enter_context(attention_kept(inner))
         undo.callback(recorder._stop)  # an interrupted forward pass skips its hook
@@ -381,40 +392,6 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         undo.callback(called.register_forward_pre_hook(recorder._start, with_kwargs=True).remove)
         undo.callback(called.register_forward_hook(recorder._stop, always_call=True).remove)
         yield recorder
-
-
-def check_needs(model: Any, needs: Needs) -> None:
-    """Refuse needs that a model cannot meet.
-
-    Args:
-        model: a transformers model, wrapped or not.
-        needs: of it.
-
-    Raises:
-        KdzooError: names the model, and what it can be asked for.
-    """
-    model = unwrap(model)
-    layers, name = num_layers(model.config), type(model).__name__
-    below = decoder_sizes(model.config)
-    if needs.decoder and below is None:
-        raise KdzooError(f"{name} has no decoder, whose hidden states are asked for")
-    for what, indices, last in (
-        ("hidden state", needs.states, layers),
-        ("attention layer", needs.qkv, layers - 1),
-        ("decoder hidden state", needs.decoder, below[0] if below else -1),
-    ):
-        if wrong := [i for i in sorted(indices) if not 0 <= i <= last]:
-            raise KdzooError(f"{name} has {layers} layers: {what} {wrong[0]} is not in 0 to {last}")
-    if needs.qkv and not attends(model.config):
-        raise KdzooError(f"{name} has no attention, which is asked for; take a loss on logits, hidden or cls")
-    if needs.states and not states_by_layer(model):
-        raise KdzooError(f"{name} does not show one hidden state a layer; take a loss on logits, such as kd")
-    whole = whole_states(model.config)
-    if whole is not None and (needs.qkv or max(needs.hidden | needs.pooled, default=0) > whole):
-        raise KdzooError(
-            f"{name} pools tokens: after hidden state {whole} it has fewer places than tokens; take a loss on logits "
-            "or cls, such as kd or pkd"
-        )
 
 
 def _logits(outputs: Any) -> Tensor:

@@ -69,22 +69,37 @@ def attention_kept(model: nn.Module) -> Iterator[None]:
 
 
 def scaled(
-    name: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, extra: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
+    name: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    extra: dict[str, Any],
+    *,
+    cross: bool = False,
+) -> tuple[Tensor, Tensor, Tensor] | Tensor:
     """Queries, keys and values whose scores are query @ key.mT / sqrt(d), each head with a key of its own.
 
+    Args:
+        name: the model's, for messages.
+        query, key, value: (B, A, S, d), as the layer's attention is given them.
+        mask: likewise.
+        extra: its other arguments.
+        cross: the keys are of another text than the queries.
+
+    Returns:
+        The three; or the scores (B, A, S, S) where a bias is added to them (T5).
+
     Raises:
-        KdzooError: for scores that queries and keys alone do not give.
+        KdzooError: for scores that neither gives.
     """
-    biased = extra.get("position_bias") is not None
-    if mask is not None and mask.is_floating_point():
-        biased = biased or bool(((mask != 0) & (mask > torch.finfo(mask.dtype).min / 2)).any())
-    if biased:
+    added = mask is not None and mask.is_floating_point()
+    if added and bool(((mask != 0) & (mask > torch.finfo(mask.dtype).min / 2)).any()):
         raise KdzooError(
             f"{name} adds a position bias to its attention scores, which queries "
             "and keys alone do not give; choose a loss that needs no attention"
         )
-    if query.shape[-2] != key.shape[-2]:
+    if query.shape[-2] != key.shape[-2] and not cross:
         raise KdzooError(
             f"{name} has {query.shape[-2]} queries and {key.shape[-2]} keys in a layer; only attention of a text to "
             "itself can be compared"
@@ -95,7 +110,25 @@ def scaled(
     scaling = extra.get("scaling")
     if scaling is not None and not math.isclose(scaling * width, 1.0, rel_tol=1e-6):
         query = query * (scaling * width)
-    return query, key, value
+    bias = extra.get("position_bias")
+    if bias is None or not bool(bias.any()):  # T5's attention to the source has one of zeros
+        return query, key, value
+    scores: Tensor = (query / width) @ key.mT + bias
+    return scores
+
+
+def is_as_told(module: nn.Module, query: Tensor, key: Tensor, extra: dict[str, Any], sources: int | None) -> bool:
+    """Whether a layer of a decoder attends to what it is taken to.
+
+    Args:
+        module: the layer.
+        query, key: (B, A, T, d) and (B, A, S, d).
+        extra: the other arguments of its attention.
+        sources: how many tokens a source has, where it is taken to attend to that; None for the target so far.
+    """
+    causal = extra.get("is_causal")
+    causal = getattr(module, "is_causal", None) if causal is None else causal
+    return key.shape[-2] == (query.shape[-2] if sources is None else sources) and causal is (sources is None)
 
 
 def visible_pairs(

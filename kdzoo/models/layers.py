@@ -98,6 +98,8 @@ def _sliced(listed: list[Any], match: re.Match[str]) -> list[Any]:
 def _explicit(layers: Sequence[Sequence[int]], student_layers: int, teacher_layers: int, attention: bool) -> Pairs:
     what = "attention layers" if attention else "hidden states"
     pairs = []
+    if not isinstance(layers, (list, tuple)):
+        raise KdzooError(f"a layer map is a name or (student, teacher) pairs, got {layers!r}")
     for pair in layers:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise KdzooError(f"a layer map is a name or (student, teacher) pairs, got the entry {pair!r}")

@@ -78,17 +78,20 @@ def slot_mask(label: str, vectors: Tensor, mask: Tensor | None, *, layered: bool
 
 
 def check_pairs(label: str, scores: tuple[int, ...], mask: Tensor | None) -> None:
-    """Refuse a mask that does not fit scores (B, A, S, S)."""
-    if mask is not None and tuple(mask.shape) not in ((scores[0], scores[2]), (scores[0], *scores[2:])):
-        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {scores}; it is (B, S) or (B, S, S)")
+    """Refuse a mask that does not fit scores (B, A, S, S), or (B, A, T, S) of a text's attention to another."""
+    square = scores[2] == scores[3]
+    fitting = [(scores[0], *scores[2:]), *([(scores[0], scores[2])] if square else [])]
+    if mask is not None and tuple(mask.shape) not in fitting:
+        form = "(B, S) or (B, S, S)" if square else "(B, T, S)"
+        raise KdzooError(f"{label}: a mask {tuple(mask.shape)} does not fit scores {scores}; it is {form}")
 
 
 def valid_pairs(mask: Tensor | None, *, padded_queries: bool = False) -> Tensor | None:
     """Which (query, key) pairs count, (B, 1, S, S).
 
     Args:
-        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S), True
-            where the query may see the key; or None for all.
+        mask: (B, S), True where a token is real, so that a pair counts when both are; or (B, S, S) (or of T queries
+            and S keys (B, T, S)), True where the query may see the key; or None for all.
         padded_queries: let a query count that is not real itself.
     """
     if mask is None:

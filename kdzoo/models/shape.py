@@ -22,7 +22,8 @@ class ModelShape:
     ``num_heads`` is None for a model without attention (FNet).
     ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
     ``problem_type`` is what the logits are, as transformers' configurations call it, None where they do not say.
-    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa).
+    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa), and ``position_bias``
+    is True for one that adds a bias to the scores of queries and keys (T5).
     ``decoder`` is the layers, width and heads of a decoder beside the encoder, whose the others are; None without one.
     """
 
@@ -33,6 +34,7 @@ class ModelShape:
     exact_scores: bool = True
     problem_type: str | None = None
     decoder: tuple[int, int, int] | None = None
+    position_bias: bool = False
 
     def of_decoder(self) -> ModelShape:
         """The same with the decoder's layers, width and heads.
@@ -67,4 +69,5 @@ class ModelShape:
             problem_type=getattr(config, "problem_type", None) if output is None else None,
             exact_scores=can_record is None or can_record(),
             decoder=decoder_sizes(config),
+            position_bias=any(getattr(part, "has_relative_attention_bias", False) for part in inner.modules()),
         )

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, in_two_passes, logits_by_token
+from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, in_two_passes, logits_by_token, unwrap
+from kdzoo.models.shape import ModelShape
 
 if TYPE_CHECKING:
     from kdzoo.objectives.objective import Objective
     from kdzoo.objectives.term import Term
+
+LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # as transformers' configurations call it
 
 
 def check_places(term: Term, student: Any) -> None:
@@ -26,7 +29,13 @@ def check_places(term: Term, student: Any) -> None:
         )
     spans = answers_spans(student)
     if term.feature.of_decoder and not has_decoder(student):
-        raise KdzooError(f"the term {term.name!r} is taken on a decoder's hidden states, and the student has none")
+        raise KdzooError(f"the term {term.name!r} is taken on a decoder ({term.feature}), and the student has none")
+    dropped = [name for name in LAYERDROP if getattr(unwrap(student).config, name, 0)]
+    if term.feature.by_layer and dropped:
+        raise KdzooError(
+            f"the term {term.name!r} compares layers, and the student leaves some out at random while it trains "
+            f"({dropped[0]}); set that to 0 in its config.json"
+        )
     by_token = spans or classes_by_token(student) or has_decoder(student)
     if term.feature != LOGITS and "labels" in term.loss_class.needs and by_token:
         raise KdzooError(
@@ -37,6 +46,33 @@ def check_places(term: Term, student: Any) -> None:
         raise KdzooError(
             f"the term {term.name!r} compares all classes, and of a start's and an end's those outside of the "
             "paragraph do not count; take a loss on a row's probabilities, such as kd"
+        )
+
+
+def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
+    """Refuse a term on a decoder's attention that one of the models does not show, or that its loss does not take.
+
+    Raises:
+        KdzooError: names the term.
+    """
+    if not (term.feature.attention and term.feature.of_decoder):
+        return
+    for side, shape in (("student", student), ("teacher", teacher)):
+        if not shape.exact_scores:
+            raise KdzooError(
+                f"the term {term.name!r} compares the attention of decoders, and the {side} hides its queries and "
+                "keys; take a loss on decoder"
+            )
+    chosen = term.options if term.module is None else vars(term.module)
+    if chosen.get("variant") in term.loss_class.counts_padding:
+        raise KdzooError(
+            f"the term {term.name!r} counts padding (variant={chosen['variant']!r}), as its authors' code does of an "
+            "encoder's attention; leave that out for a decoder's"
+        )
+    if term.feature.cross and chosen.get("backend") == "triton":
+        raise KdzooError(
+            f"the term {term.name!r}: no Triton kernel takes attention to the source, which has as many queries as the "
+            "target has tokens, and other keys; leave out backend"
         )
 
 

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
-from kdzoo.models.activations import QKV, Activations, Needs, check_needs
+from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import LOGITS
 from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
 from kdzoo.models.layers import Pairs, layer_map
+from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
-from kdzoo.objectives.checks import check_places
+from kdzoo.objectives.checks import check_attends, check_places
 from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import _fractions
+from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
 from kdzoo.objectives.term import Term
 
 BALANCES = ("fixed", "uncertainty", "gradient_norm")
@@ -150,6 +152,7 @@ class Objective(nn.Module):
         for term in self.terms:
             if not isinstance(student, ModelShape):
                 check_places(term, student)
+            check_attends(term, from_shape, to_shape)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
             for side, model in enumerate((student, teacher)):
@@ -318,25 +321,24 @@ class Objective(nn.Module):
             by_token = student.logits is not None and student.logits.dim() == 3
             seen = (student.mask if counted is None else counted) if by_token else None
             if by_token and term.loss_class.needs_teacher:
-                seen = _both_real(seen, teacher)
+                seen = both_real(seen, teacher)
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         assert teacher is not None
         feature = term.feature
-        own_mask = student.target_mask if feature.of_decoder else _both_real(student.mask, teacher)
-        mask = own_mask if feature.by_token else None
+        mask = real_of(feature, student, teacher) if feature.by_token else None
         if term.loss_class.stacked or term.loss_class.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
             if term.loss_class.many_to_many:
                 own, other = sorted(set(own)), sorted(set(other))
             if feature.attention:
-                mask = _seen_by_all(term, student, teacher, own, other)
+                mask = seen_by_all(term, student, teacher, own, other)
             ours = _stack([student.get(feature, i) for i in own])
             theirs = _stack([teacher.get(feature, j) for j in other])
             return losses[0](ours, theirs, mask=mask, **context)
         values = []
         for index in term.layers_at(progress, len(pairs)):
             i, j = pairs[index]
-            seen = _seen(student, teacher, i, j) if feature.attention else mask
+            seen = seen_of(feature, student, teacher, i, j) if feature.attention else mask
             loss = losses[index % len(losses)]
             values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
         summed = torch.stack(values).sum()
@@ -379,39 +381,3 @@ def _stack(layers: list[Any]) -> Any:
     if isinstance(layers[0], QKV):
         return QKV(*(torch.stack(tensors, dim=1) for tensors in zip(*layers, strict=True)))
     return torch.stack(layers, dim=1)
-
-
-def _seen_by_all(
-    term: Term, student: Activations, teacher: Activations, own: Sequence[int], other: Sequence[int]
-) -> Tensor | None:
-    """What all of several attention layers may look at, where it is the same for each.
-
-    Raises:
-        KdzooError: where one layer may look at more than another.
-    """
-    seen = [_seen(student, teacher, i, j) for i in own for j in other]
-    first = seen[0]
-    for mask in seen[1:]:
-        if mask is not first and (mask is None or first is None or not torch.equal(mask, first)):
-            raise KdzooError(
-                f"the term {term.name!r} takes all layers at once, and these do not all see the same tokens (windows, "
-                "causal attention); take a loss that goes layer by layer"
-            )
-    return first
-
-
-def _seen(student: Activations, teacher: Activations, i: int, j: int) -> Tensor | None:
-    """What both attention layers may look at: the mask (B, S), or (B, S, S) where one has a window of its own."""
-    real = _both_real(student.mask, teacher)
-    windows = [side.visible[layer] for side, layer in ((student, i), (teacher, j)) if layer in side.visible]
-    if not windows:
-        return real
-    seen = windows[0] & windows[-1]
-    return seen if real is None else seen & real.unsqueeze(1) & real.unsqueeze(2)
-
-
-def _both_real(mask: Tensor | None, teacher: Activations | None) -> Tensor | None:
-    """A student's mask (B, S) without the tokens that an aligned teacher did not read."""
-    if teacher is None or not teacher.aligned or teacher.mask is None:
-        return mask
-    return teacher.mask if mask is None else mask & teacher.mask

@@ -11,7 +11,7 @@ from torch import nn
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import loss_class, options_of
-from kdzoo.models.features import LOGITS, Feature, features_of
+from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, Feature, features_of
 from kdzoo.models.layers import LayerMap
 from kdzoo.objectives.schedule import Schedule, Weight
 
@@ -62,7 +62,12 @@ class Term:
         for option in options:
             if option not in known:
                 raise unknown(f"option of {label}", option, [*known, *OWN_OPTIONS])
-        possible = features_of(kind.features, kind.extras)
+        possible = features_of(kind.features, kind.extras, cross_attention=kind.cross_attention)
+        if feature == CROSS_QKV and DECODER_QKV in possible and feature not in possible:
+            raise KdzooError(
+                f"{label} relates the tokens of one text, and {CROSS_QKV} is of a target's tokens to a source's; "
+                "attention_mse, attention_kl and attention_ce take it"
+            )
         if feature is not None and feature not in possible:
             raise unknown(f"feature of {label}", feature, possible)
         self.feature: Feature = possible[feature or kind.features[0]]
@@ -112,6 +117,9 @@ class Term:
     def mean_over(self, by_token: bool = False, *, labelled: bool = False) -> str:
         """What the value is a mean over: ``"rows"``, ``"tokens"``, ``"pairs"`` of tokens, or ``"labels"``.
 
+        Of a decoder, whose tokens are those that have a label, ``"target_pairs"`` of a token and one up to it, and
+        ``"cross_pairs"`` with those of the source.
+
         Args:
             by_token: the logits are those of tokens.
             labelled: those that have a label count, and no others.
@@ -123,10 +131,11 @@ class Term:
                 return "rows"
             # A loss on labels alone leaves out the tokens that have none.
             return "labels" if labelled or not self.loss_class.needs_teacher else "tokens"
-        if self.feature.of_decoder:
-            return "labels"
         padded = self.options.get("variant") in self.loss_class.counts_padding  # over padding too
-        return "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
+        over = "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
+        if not self.feature.of_decoder:
+            return over
+        return {"tokens": "labels", "pairs": "cross_pairs" if self.feature.cross else "target_pairs"}.get(over, over)
 
     def progress_at(self, progress: float) -> float:
         """The fraction done of the time that the term has a weight, when ``progress`` of the training is done."""

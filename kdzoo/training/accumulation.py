@@ -15,7 +15,7 @@ from kdzoo.models.masks import real_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.labels import IGNORED, SPAN
 
-COUNTED = ("rows", "tokens", "pairs", "labels")
+COUNTED = ("rows", "tokens", "pairs", "labels", "target_pairs", "cross_pairs")
 
 
 def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[dict[str, Tensor]]:
@@ -35,7 +35,7 @@ def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[d
 
 
 def _counts(batch: Mapping[str, Any]) -> Tensor:
-    """Rows, real tokens, pairs of these in a row, and labels that count."""
+    """Rows, real tokens, pairs of these in a row, labels that count, and a target's pairs as `Term.mean_over` says."""
     ids = batch.get("input_ids")
     first = ids if isinstance(ids, Tensor) else next(value for value in batch.values() if isinstance(value, Tensor))
     mask = real_tokens(batch.get("attention_mask"))
@@ -44,7 +44,12 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     tokens = torch.full((len(first),), size, device=first.device) if mask is None else mask.sum(-1)
     labels = [batch[name] for name in ("labels", *SPAN) if isinstance(batch.get(name), Tensor)]
     counted = torch.stack([(values != IGNORED).sum() for values in labels]).sum() if labels else rows
-    return torch.stack([rows, tokens.sum(), tokens.square().sum(), counted])
+    targets = torch.zeros_like(tokens)
+    if labels and labels[0].dim() == 2:
+        targets = (labels[0] != IGNORED).sum(-1)
+    pairs = (tokens.square(), targets * (targets + 1) // 2, targets * tokens)
+    of_one, of_target, across = (of.sum() for of in pairs)
+    return torch.stack([rows, tokens.sum(), of_one, counted, of_target, across])
 
 
 def say_micro_batches(objective: Objective, args: Any) -> None:

@@ -32,7 +32,7 @@ from kdzoo.models.heads import (
 from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.tasks.encoding import TEACHER_PREFIX as TEACHER_PREFIX
 from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers, target_lengths
-from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width
+from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width, never_kept
 from kdzoo.training.store import FORMAT, Growing, read
 from kdzoo.training.store import PRECISIONS as PRECISIONS
 from kdzoo.training.topk import cut
@@ -178,6 +178,8 @@ class TeacherCache:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
         if not np.array_equal(np.asarray(source.dataset["sample_ids"]), np.arange(len(source.dataset))):
             raise KdzooError("a cache needs sample_ids that are 0, 1, 2, ... in the training set's order")
+        if why := never_kept(needs):
+            return why
         if needs.qkv and not shows_qkv(source.teacher):
             return f"{type(source.teacher).__name__} does not show its queries and keys"
         if dependence := batch_dependence(source.teacher):
@@ -331,6 +333,8 @@ def _computed(
 def _values_of(kept: Kept, found: Activations, real: Tensor) -> tuple[Tensor, str]:
     """A feature's values as they are kept, and what that is by."""
     value = found.get(kept.feature, kept.layer)
+    if kept.feature == QKV_OF_LAYER and not isinstance(value, QKV):
+        raise _Uncacheable("its attention adds a bias to the scores of queries and keys")
     if isinstance(value, QKV):
         if len({part.shape for part in value}) > 1:
             raise _Uncacheable("queries and values differ in width")

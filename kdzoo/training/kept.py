@@ -65,8 +65,13 @@ def logits_width(teacher: Any) -> int:
     return vocabulary_size(config) if output is not None or writes_targets(config) else int(config.num_labels)
 
 
+def never_kept(needs: Needs) -> str | None:
+    """Why a teacher runs live, where something is needed of it that has no file; else None."""
+    return "the attention of its decoder is not kept" if needs.decoder_attention else None
+
+
 def kept_of(needs: Needs, top: int | None = None) -> list[Kept]:
-    layered = (f for f in FEATURES.values() if f.by_layer)
+    layered = (f for f in FEATURES.values() if f.by_layer and not (f.attention and f.of_decoder))
     logits = [Kept(LOGITS)] if top is None else [Kept(LOGITS, top=top), Kept(LOGITS, top=top, places=True)]
     logits = logits if needs.logits else []
     return [*logits, *(Kept(f, layer) for f in layered for layer in sorted(getattr(needs, f.kept)))]

@@ -29,7 +29,8 @@ class AttentionCE(DistillationLoss):
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores before the softmax (B, A, S, S), which
-            may be off by a constant a row; mask (B, S), or (B, S, S).
+            may be off by a constant a row; mask (B, S), or (B, S, S). Of a text's attention to another
+            they are (B, A, T, S) and the mask (B, T, S).
 
     Raises:
         KdzooError: for unequal head counts, or shapes that do not fit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +12,7 @@ from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import check_problem_type
 from kdzoo.losses.reduction import class_labels, masked_mean, shaped_labels, slot_mask
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
@@ -77,6 +77,14 @@ class CrossEntropy(DistillationLoss):
         if label_smoothing and self.problem_type not in (None, CLASSES):
             raise KdzooError(f"{self.label}: label_smoothing is for classes, and problem_type is {problem_type}")
 
+    @classmethod
+    def fit(
+        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
+    ) -> dict[str, Any]:
+        if options.get("label_smoothing") and student.num_labels == 1:
+            raise KdzooError(f"{cls.name}: label_smoothing is for classes, and a row has one number; leave it out")
+        return options
+
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: None, *, mask: Tensor | None, labels: Tensor
     ) -> Tensor:
@@ -88,6 +96,8 @@ class CrossEntropy(DistillationLoss):
         if self.problem_type == LABELS or (self.problem_type == NUMBERS and student.shape[-1] > 1):
             return self._each(student, labels, slots)
         if student.shape[-1] == 1:
+            if self.label_smoothing:
+                raise KdzooError(f"{self.label}: label_smoothing is for classes, and one logit is a number")
             labels = shaped_labels(self.label, student, labels).to(student.dtype)
             labels = labels if slots is None else labels.masked_fill(~slots, 0.0)
             return masked_mean((student.squeeze(-1) - labels) ** 2, slots)

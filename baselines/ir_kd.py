@@ -38,6 +38,7 @@ class AttentionKL(DistillationLoss):
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores before the softmax (B, A, S, S), which
             may be off by a constant a row (logarithms of probabilities will do); mask (B, S), or (B, S, S).
+            Of a text's attention to another they are (B, A, T, S) and the mask (B, T, S).
 
     Raises:
         KdzooError: for unequal head counts, or shapes that do not fit.

@@ -207,7 +207,7 @@ class AttentionMSE(DistillationLoss):
 
     Shapes:
         student, teacher: a ``QKV`` of (B, A, S, d) tensors, or scores (B, A, S, S); mask (B, S), or (B, S,
-            S).
+            S). Of a text's attention to another they are (B, A, T, S) and the mask (B, T, S).
 
     Raises:
         KdzooError: for unequal head counts, or shapes that do not fit.

@@ -32,9 +32,10 @@ def contents_of(teacher: ModelSpec, student: ModelSpec | None, data: Mapping[str
     named = {
         "the files of the teacher": teacher.folder,
         "the files of the student": student.folder if student else None,
-        "the files of the teacher's pretrained encoder": teacher.source_folder,
-        "the files of the student's pretrained encoder": student.source_folder if student else None,
     }
+    for whose, spec in (("teacher", teacher), ("student", student)):
+        for read in spec.reads if spec else ():
+            named[f"the files of the {whose}'s pretrained {read.stack}"] = read.folder
     models = {what: _of_model(folder) for what, folder in named.items() if folder is not None}
     return models | {f"the rows of {task}": _of_splits(splits) for task, splits in data.items()}
 

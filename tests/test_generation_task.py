@@ -319,7 +319,7 @@ def test_a_pretrained_encoder_is_read(arm: str, tmp_path: Path) -> None:
         torch.testing.assert_close(again(**taken).logits, built(**taken).logits)
     plain = ModelSpec.parse("1x8,heads=2").build(task, teacher=built)
     assert type(plain).__name__ == "BartForConditionalGeneration"
-    with pytest.raises(KdzooError, match="one pretrained encoder"):
+    with pytest.raises(KdzooError, match="one pretrained model for the encoder"):
         ModelSpec.parse("1x8,frozen=a,tuned=b")
 
 

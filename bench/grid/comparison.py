@@ -155,8 +155,9 @@ class Comparison:
                 student = self.work.student.build(task, teacher=teacher)
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
-            check_decoder(student, f"the student {self.work.student}", task.longest_target)
+            # The teacher first: what it lacks, a student made of it lacks too.
             check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target)
+            check_decoder(student, f"the student {self.work.student}", task.longest_target)
             for split, rows in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, rows, tokenizer)

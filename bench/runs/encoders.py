@@ -46,7 +46,7 @@ def encoder_for(
     Raises:
         KdzooError: a model has no tokenizer.
     """
-    own = _fresh(tasks, data, source, folder) if teacher.is_size and not teacher.source else teacher.tokenizer
+    own = _fresh(tasks, data, source, folder) if teacher.is_size and not teacher.reads else teacher.tokenizer
     theirs = student.tokenizer if student is not None and student.has_tokenizer else own
     if theirs.get_vocab() == own.get_vocab():
         theirs = own

@@ -216,9 +216,9 @@ def _models(
         guide = above.build(task)
         model = below.build(task, teacher=guide, seed=seed).train()
     check_length(budget.max_length, encoder.student, model)
-    check_decoder(model, f"the model {above if below is None else below}", task.longest_target)
-    if guide is not None:
+    if guide is not None:  # first: what it lacks, a student made of it lacks too
         check_decoder(guide, f"the teacher {above}", task.longest_target)
+    check_decoder(model, f"the model {above if below is None else below}", task.longest_target)
     check_abilities(model, task.abilities(teacher=below is None), task.name)
     if guide is not None:
         check_abilities(guide, task.abilities(teacher=True), task.name)

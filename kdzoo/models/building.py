@@ -28,7 +28,7 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
         KdzooError: a layer the teacher does not have, layers that are shared (ALBERT), or a spec that is a
             path.
     """
-    if spec.decoder is not None or spec.teacher_decoder is not None or spec.source is not None:
+    if spec.decoder is not None or spec.teacher_decoder is not None or spec.reads:
         kind = teacher_config.model_type
         raise KdzooError(f"{spec.text!r} is of a model with a decoder, and the teacher ({kind}) has none")
     old = teacher_config.to_dict()

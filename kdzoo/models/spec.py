@@ -30,8 +30,11 @@ from kdzoo.models.loading import (
     load_tokenizer,
     why_not,
 )
+from kdzoo.models.pretrained import OPTIONS as PRETRAINED
+from kdzoo.models.pretrained import Pretrained
 from kdzoo.models.seeding import seeded
 from kdzoo.models.stacks import copy_stacks, fresh_stacks, student_stacks
+from kdzoo.models.vocabulary import with_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +53,6 @@ TOKENIZER_FILES = (
     "spm.model",
 )
 _OPTIONS = ("heads", "ffn", "decoder")
-_ARMS = ("frozen", "tuned")  # how a pretrained encoder is read
 BI, ALBERT = "bi:", "albert:"
 
 
@@ -69,8 +71,7 @@ class ModelSpec:
         teacher_layers: the teacher's layers to copy, counted from 0; of an encoder-decoder the encoder's.
         teacher_decoder: those of its decoder; the same numbers by default.
         path: a folder or a hub name to load.
-        source: the pretrained encoder that a model of a size reads, a folder or a hub name (Edunov et al. 2019).
-        arm: ``"frozen"``, its layers mixed, or ``"tuned"``, its top layer, trained along.
+        reads: the pretrained models that the stacks of a model of a size read (`kdzoo.models.pretrained`).
         sharing: of an ALBERT, how its layers share their weights.
         two_passes: whether a bi-encoder is made of it (`kdzoo.models.bi_encoder`).
     """
@@ -84,8 +85,7 @@ class ModelSpec:
     teacher_layers: tuple[int, ...] | None = None
     teacher_decoder: tuple[int, ...] | None = None
     path: str | None = None
-    source: str | None = None
-    arm: str | None = None
+    reads: tuple[Pretrained, ...] = ()
     sharing: Sharing | None = None
     two_passes: bool = False
 
@@ -97,9 +97,10 @@ class ModelSpec:
             text: ``"4x312"`` (layers x width), optionally followed by ``",heads=12"``, ``",ffn=1200"`` and, of an
                 encoder-decoder, ``",decoder=1"``; ``"teacher:1,3,5"`` (teacher layers counted from 0), or
                 ``"teacher:1,3,5/0"`` with those of a decoder; anything else is a folder or a hub name. With
-                ``",frozen=PATH"`` or ``",tuned=PATH"`` an encoder-decoder of a size reads a pretrained encoder. With
-                ``bi:`` before any of them it is a bi-encoder. ``"albert:6x384,embedding=128,groups=1,from=mean"`` is
-                an ALBERT (`kdzoo.models.albert_students.Sharing`).
+                ``",frozen=PATH"`` or ``",tuned=PATH"`` the encoder of an encoder-decoder of a size reads a pretrained
+                model, and with ``",decoder_frozen=PATH"`` or ``",decoder_tuned=PATH"`` its decoder. With ``bi:`` before
+                any of them it is a bi-encoder. ``"albert:6x384,embedding=128,groups=1,from=mean"`` is an ALBERT
+                (`kdzoo.models.albert_students.Sharing`).
 
         Raises:
             KdzooError: a malformed size or one below 1, a width its heads do not divide, an unknown option, an
@@ -115,7 +116,7 @@ class ModelSpec:
         if text.startswith(ALBERT):
             plain, sharing = Sharing.parse(text.removeprefix(ALBERT))
             made = cls.parse(plain)
-            if not made.is_size or made.decoder is not None or made.source is not None:
+            if not made.is_size or made.decoder is not None or made.reads:
                 raise KdzooError(f"{text!r} is malformed; after albert: comes a size, such as 6x384,embedding=128")
             return replace(made, text=text, sharing=sharing)
         if text.startswith("teacher:"):
@@ -127,22 +128,22 @@ class ModelSpec:
                 raise KdzooError(f"{text!r} is malformed; give {FORMS}")
             return cls(text, path=text)
         options: dict[str, int] = {}
-        read: dict[str, str] = {}
+        reads: list[Pretrained] = []
         for option in size[3].split(",")[1:]:
             name, _, number = (part.strip() for part in option.partition("="))
-            if name not in (*_OPTIONS, *_ARMS):
-                raise unknown("option of a size", name, (*_OPTIONS, *_ARMS))
-            if name in _ARMS:
-                if not number or read:
-                    raise KdzooError(f"{text!r}: give one pretrained encoder, such as frozen=FOLDER")
-                read = {"source": number, "arm": name}
+            if name not in (*_OPTIONS, *PRETRAINED):
+                raise unknown("option of a size", name, (*_OPTIONS, *PRETRAINED))
+            if name in PRETRAINED:
+                reads.append(Pretrained.parse(name, number))
+                if sum(read.stack == reads[-1].stack for read in reads) > 1:
+                    raise KdzooError(f"{text!r}: give one pretrained model for the {reads[-1].stack}")
                 continue
             if not number.isdecimal() or len(number) > 9:
                 raise KdzooError(f"{text!r}: {name}={number!r} is not a whole number")
             options[name] = int(number)
         named = {"heads": "heads", "feed_forward": "ffn", "decoder": "decoder"}
         found: dict[str, Any] = {own: options.get(option) for own, option in named.items()}
-        parsed = cls(text, layers=int(size[1]), width=int(size[2]), **found | read)
+        parsed = cls(text, layers=int(size[1]), width=int(size[2]), reads=tuple(reads), **found)
         check_sizes(parsed)
         return parsed
 
@@ -162,15 +163,14 @@ class ModelSpec:
     def absolute(self) -> ModelSpec:
         """The same with its folder from the root, for a process that may stand in another."""
         before = BI * self.two_passes
-        if self.source_folder is not None:
-            text = self.text.replace(f"={self.source}", f"={self.source_folder.absolute()}")
-            return replace(self, text=text, source=str(self.source_folder.absolute()))
+        if self.reads:
+            places = [read.path if read.folder is None else str(read.folder.absolute()) for read in self.reads]
+            text = self.text
+            for read, place in zip(self.reads, places, strict=True):
+                text = text.replace(f"{read.option}={read.path}", f"{read.option}={place}")
+            reads = (replace(read, path=place) for read, place in zip(self.reads, places, strict=True))
+            return replace(self, text=text, reads=tuple(reads))
         return self if self.folder is None else ModelSpec.parse(f"{before}{self.folder.absolute()}")
-
-    @property
-    def source_folder(self) -> Path | None:
-        """The folder of the pretrained encoder that it reads; None without one, or for a hub name."""
-        return Path(self.source) if self.source is not None and os.path.isdir(self.source) else None
 
     @cached_property
     def config(self) -> Any:
@@ -197,12 +197,6 @@ class ModelSpec:
             what = f"the configuration of {self.path!r} cannot be read" if there else f"no model at {self.path!r}"
             raise KdzooError(f"{what}: {why_not(self.path, error)}") from None
 
-    @cached_property
-    def source_config(self) -> Any:
-        """The configuration of the pretrained encoder that it reads."""
-        assert self.source is not None
-        return ModelSpec(self.source, path=self.source).config
-
     @property
     def num_layers(self) -> int:
         """How many layers it has."""
@@ -215,10 +209,17 @@ class ModelSpec:
         """The tokenizer of a model that is loaded.
 
         Raises:
-            KdzooError: it has none, or one that does not fit its weights.
+            KdzooError: it has none, or one that does not fit its weights; the pretrained models that it reads have
+                different ones, or one that cannot end a text.
         """
-        if self.source is not None:
-            return ModelSpec(self.source, path=self.source).tokenizer
+        if self.reads:
+            first, *others = (ModelSpec(read.path, path=read.path).tokenizer for read in self.reads)
+            if others and others[0].get_vocab() != first.get_vocab():
+                raise KdzooError(
+                    f"{self.text!r}: the pretrained models of encoder and decoder have different vocabularies, and a "
+                    "model reads and writes one; take two with the same tokenizer"
+                )
+            return with_end(first, self.text)
         assert self.path is not None
         if self.folder is not None and not self.has_tokenizer:
             raise KdzooError(
@@ -238,8 +239,8 @@ class ModelSpec:
     @property
     def has_tokenizer(self) -> bool:
         """Whether its folder holds a tokenizer's vocabulary; a hub name is taken to."""
-        if self.source is not None:
-            return ModelSpec(self.source, path=self.source).has_tokenizer
+        if self.reads:
+            return all(ModelSpec(read.path, path=read.path).has_tokenizer for read in self.reads)
         return self.path is not None and (
             self.folder is None or any((self.folder / name).is_file() for name in TOKENIZER_FILES)
         )
@@ -362,9 +363,10 @@ class ModelSpec:
         return self._reading(student)
 
     def _reading(self, model: Any) -> Any:
-        """The model with the weights of the pretrained encoder that it reads, where it does and has weights."""
-        if self.source is not None and not any(parameter.is_meta for parameter in model.parameters()):
-            model.take_source(load_model(self.source, head="none"))
+        """The model with the weights of the pretrained models that it reads, where it does and has weights."""
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            for read in self.reads:
+                model.take_source(read.stack, load_model(read.path, head="none"))
         return model
 
     def build_on_meta(self, task: Task, *, tokenizer: Any = None, positions: int = POSITIONS) -> Any:
@@ -399,9 +401,9 @@ class ModelSpec:
             if self.sharing is not None:
                 raise KdzooError(f"{self.text!r} is an ALBERT, which writes no text; give a size such as 4x312")
             return fresh_stacks(self, tokenizer, positions)
-        for option, value in (("decoder", self.decoder), (self.arm, self.source)):
-            if value is not None:
-                raise KdzooError(f"{self.text!r}: {option}= is for tasks that write text; leave it out")
+        given = [*(["decoder"] if self.decoder is not None else []), *(read.option for read in self.reads)]
+        if given:
+            raise KdzooError(f"{self.text!r}: {given[0]}= is for tasks that write text; leave it out")
         return fresh_config(self, tokenizer, head.config, positions)
 
     def check_labels(self, task: Task, *, fused: bool = False) -> list[int] | None:

@@ -26,14 +26,13 @@ def fresh_stacks(spec: ModelSpec, tokenizer: Any, positions: int = POSITIONS) ->
         tokenizer: whose tokens it reads and writes.
         positions: the most tokens a row has.
     """
-    from transformers import BartConfig
-
-    kind, read = (BartConfig, {}) if spec.source is None else _represented(spec)
+    kind, read, most = _represented(spec)
+    wanted = max(POSITIONS, positions)
     assert spec.layers is not None and spec.width is not None
     heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
     inner = spec.feed_forward or 4 * spec.width
     return kind(
-        vocab_size=len(tokenizer),
+        **_words(tokenizer),
         d_model=spec.width,
         encoder_layers=spec.layers,
         decoder_layers=spec.decoder or spec.layers,
@@ -41,11 +40,7 @@ def fresh_stacks(spec: ModelSpec, tokenizer: Any, positions: int = POSITIONS) ->
         decoder_attention_heads=heads,
         encoder_ffn_dim=inner,
         decoder_ffn_dim=inner,
-        max_position_embeddings=max(POSITIONS, positions),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=_first(tokenizer, "bos", "cls"),
-        eos_token_id=_first(tokenizer, "eos", "sep"),
-        decoder_start_token_id=_first(tokenizer, "eos", "sep"),  # as BART has it
+        max_position_embeddings=wanted if most is None else min(wanted, most),
         forced_eos_token_id=None,
         # A model this narrow learns from scratch in a few hundred steps only with larger first weights and without
         # dropout; its students inherit both.
@@ -57,11 +52,42 @@ def fresh_stacks(spec: ModelSpec, tokenizer: Any, positions: int = POSITIONS) ->
     )
 
 
-def _represented(spec: ModelSpec) -> tuple[Any, dict[str, Any]]:
-    """The kind of configuration that reads a pretrained encoder, and what it says of it."""
+def _words(tokenizer: Any) -> dict[str, Any]:
+    """What a configuration says of a tokenizer's vocabulary."""
+    end = _first(tokenizer, "eos", "sep")
+    begin = _first(tokenizer, "bos", "cls")
+    # A text begins after the end of another, as in BART, and as a language model has read them.
+    own = {"bos_token_id": begin, "eos_token_id": end, "decoder_start_token_id": end}
+    return {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **own}
+
+
+def _represented(spec: ModelSpec) -> tuple[Any, dict[str, Any], int | None]:
+    """The kind of configuration that reads the pretrained models of a size, what it says of them, and their positions.
+
+    Of plain sizes, which read none, a BART's. The positions are None where nothing bounds them.
+
+    Raises:
+        KdzooError: one of them has two stacks itself.
+    """
+    from transformers import BartConfig
+
+    if not spec.reads:
+        return BartConfig, {}, None
     from kdzoo.models.representations import RepresentedConfig
 
-    return RepresentedConfig, {"source": spec.source_config.to_dict(), "arm": spec.arm}
+    told: dict[str, Any] = {}
+    most: list[int] = []
+    for read in spec.reads:
+        config = type(spec)(read.path, path=read.path).config
+        if getattr(config, "is_encoder_decoder", False):
+            raise KdzooError(
+                f"{read.option}={read.path}: a {config.model_type} is an encoder-decoder, and a stack reads one stack; "
+                "take an encoder such as BERT, or a causal model such as GPT-2"
+            )
+        told |= read.told(config)
+        found = getattr(config, "max_position_embeddings", None)
+        most += [found] if isinstance(found, int) and found > 0 else []
+    return RepresentedConfig, told, min(most, default=None)
 
 
 def _first(tokenizer: Any, *names: str) -> int | None:
@@ -96,8 +122,8 @@ def student_stacks(spec: ModelSpec, teacher: Any) -> Any:
         }
         made = {name: student_config(part, getattr(teacher, name)).to_dict() for name, part in parts.items()}
         return _configured(teacher, made)
-    if spec.source is not None or (spec.layers is not None and "source" in teacher.to_dict()):
-        teacher = _with_source(spec, teacher)
+    if spec.reads or (spec.layers is not None and "source" in teacher.to_dict()):
+        teacher = _reading(spec, teacher)
     old = teacher.to_dict()
     if spec.layers is None or spec.width is None:
         assert own[0] is not None and own[1] is not None
@@ -116,16 +142,21 @@ def student_stacks(spec: ModelSpec, teacher: Any) -> Any:
     return _configured(teacher, sizes)
 
 
-def _with_source(spec: ModelSpec, teacher: Any) -> Any:
-    """A teacher's configuration with the pretrained encoder that the student is to read, or without one."""
+def _reading(spec: ModelSpec, teacher: Any) -> Any:
+    """A teacher's configuration with the pretrained models that the student is to read, or without any."""
     from transformers import BartConfig
 
     if not isinstance(teacher, BartConfig):
-        raise KdzooError(
-            f"{spec.text!r}: a pretrained encoder is read by BARTs, and the teacher is {teacher.model_type}"
-        )
-    kind, read = (BartConfig, {}) if spec.source is None else _represented(spec)
-    plain = {name: value for name, value in teacher.to_dict().items() if name not in ("model_type", "source", "arm")}
+        raise KdzooError(f"{spec.text!r}: pretrained models are read by BARTs, and the teacher is {teacher.model_type}")
+    kind, read, most = _represented(spec)
+    said = ("model_type", "source", "arm", "decoder_source", "decoder_arm")
+    plain = {name: value for name, value in teacher.to_dict().items() if name not in said}
+    if most is not None:
+        plain["max_position_embeddings"] = min(most, plain["max_position_embeddings"])
+    if spec.reads:
+        own = _words(spec.tokenizer)
+        if own["vocab_size"] > teacher.vocab_size or own["eos_token_id"] != teacher.eos_token_id:
+            plain |= own  # it reads and writes other words than the teacher
     return kind.from_dict(plain | read)
 
 

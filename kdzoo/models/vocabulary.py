@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kdzoo.errors import KdzooError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -71,6 +73,46 @@ def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> Pr
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return _with_specials(tokenizer)
+
+
+def with_end(tokenizer: Any, name: str) -> Any:
+    """A tokenizer whose texts end with a token that says so, and that can pad: a language model's (GPT-2) gets both.
+
+    Args:
+        tokenizer: transformers' one; it is changed in place.
+        name: of the model, for messages.
+
+    Raises:
+        KdzooError: it has no token for an end, or cannot be told to write one.
+    """
+    from tokenizers import processors
+
+    end = tokenizer.eos_token or tokenizer.sep_token
+    if end is None:
+        raise KdzooError(
+            f"the tokenizer of {name!r} has no token that ends a text (eos_token), so none would be learnt"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = end
+    if ends_texts(tokenizer):
+        return tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise KdzooError(f"the tokenizer of {name!r} ends no text with {end!r}, and cannot be told to; take a fast one")
+    last = processors.TemplateProcessing(
+        single=f"$A {end}",
+        pair=f"$A {end} $B:1 {end}:1",
+        special_tokens=[(end, tokenizer.convert_tokens_to_ids(end))],
+    )
+    own = backend.post_processor
+    backend.post_processor = last if own is None else processors.Sequence([own, last])
+    return tokenizer
+
+
+def ends_texts(tokenizer: Any) -> bool:
+    """Whether the last tokens of a text, of which one may say its language, say that it ends."""
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    return bool(ends & {*tokenizer(text_target="a")["input_ids"][-2:]})
 
 
 def _with_specials(tokenizer: Any) -> PreTrainedTokenizerBase:

@@ -159,11 +159,17 @@ class SequenceToSequence(GivenRows):
             where: what messages name.
 
         Raises:
-            KdzooError: there are more than ``max_target``.
+            KdzooError: there are more than ``max_target``, or the tokenizer does not end them.
         """
         found: list[list[int]] = tokenizer(text_target=[of[0] for of in references], verbose=False)["input_ids"]
         most = self.decoding.max_target
+        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
         for number, target in enumerate(found, before + 1):
+            if ends.isdisjoint(target[-2:]):  # of which the last may name the language
+                raise KdzooError(
+                    f"{where}, row {number}: the tokenizer puts no eos_token behind a target, so that no end of a text "
+                    "would be learnt; give it a post-processor that does"
+                )
             if len(target) > most:
                 raise KdzooError(
                     f"{where}, row {number}: the target has {len(target)} tokens, and max_target is {most}; take a "

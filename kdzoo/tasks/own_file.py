@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own import Own, from_data
@@ -54,9 +63,9 @@ class OwnFile(BaseModel):
     labels: list[str] | None = None
     metrics: str | list[str] | None = None
     label_separator: str | None = Field(default=None, min_length=1)
-    decoding: dict[str, int | float] | None = None
+    decoding: dict[str, StrictInt | StrictFloat] | None = None
     splits: dict[str, str] = {}
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     knowledge: str | None = None
     arm: str = ""
     graph: dict[str, int | str] = {}

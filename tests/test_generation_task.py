@@ -29,6 +29,7 @@ from kdzoo.tasks.decoding import Decoding
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.metrics import get_metric, resampled_values
 from kdzoo.tasks.own import from_data
+from kdzoo.tasks.own_file import from_yaml
 from kdzoo.tasks.resampling import counts
 from kdzoo.tasks.synthetic import transduction
 from kdzoo.training import decoded, topk
@@ -412,6 +413,10 @@ def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     bert = transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **sizes))
     bert.save_pretrained(tmp_path / "bert")
+    file = tmp_path / "yes.yaml"
+    file.write_text("kind: seq2seq\nfiles: {train: a.jsonl}\ndecoding: {beam: true}\n")
+    with pytest.raises(KdzooError, match=r"decoding\.beam"):
+        from_yaml(file)
     bart = family("Bart", len(tokenizer))
     bart.config.decoder_start_token_id = None
     bart.generation_config.decoder_start_token_id = None
@@ -420,7 +425,7 @@ def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path:
         tokenizer.save_pretrained(tmp_path / name)
     asked = ("compare", "--tasks", "transduction", *ROWS, "--methods", "none", "--out", tmp_path / "o", "--teacher")
     kdzoo_command.fails(*asked, tmp_path / "bert", says=("has no decoder", "BART, T5 or Marian"))
-    kdzoo_command.fails(*asked, tmp_path / "bart", says=("no decoder_start_token_id",))
+    kdzoo_command.fails(*asked, tmp_path / "bart", says=("the teacher", "no decoder_start_token_id"))
     with pytest.raises(KdzooError, match="name its layers after a slash"):
         ModelSpec.parse("teacher:0,2").build(task, teacher=bart)
     other = reversible_tokenizer(task.texts(rows), size=290)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import secrets
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,6 +97,23 @@ def test_skew_kl_at_zero_and_reversed_and_as_released() -> None:
     entropy = -(teacher.softmax(-1) * teacher.log_softmax(-1)).sum(-1).mean()
     released = kdzoo.create("skew_kl", variant="released")(student, teacher)
     torch.testing.assert_close(released - entropy, kdzoo.create("skew_kl")(student, teacher))
+
+
+def test_label_smoothing_is_its_formula_over_counted_words() -> None:
+    rng = np.random.default_rng(secrets.randbits(32))
+    smoothing, z = rng.uniform(0.05, 0.4), 3 * rng.normal(size=(3, 5, 11))
+    labels = rng.integers(11, size=(3, 5))
+    labels[0, 3:], labels[2] = -100, -100
+    total, count = 0.0, 0
+    for row, place in np.argwhere(labels != -100):
+        logs = z[row, place] - np.log(np.exp(z[row, place]).sum())
+        total += -(1 - smoothing) * logs[labels[row, place]] - smoothing * logs.mean()
+        count += 1
+    loss = kdzoo.create("ce", label_smoothing=smoothing)
+    assert float(loss(torch.tensor(z), labels=torch.tensor(labels))) == pytest.approx(total / count)
+    for numbers in (lambda: loss(torch.zeros(3, 1), labels=torch.zeros(3)), lambda: fit("ce", 1, label_smoothing=0.1)):
+        with pytest.raises(KdzooError, match="label_smoothing is for classes"):
+            numbers()
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

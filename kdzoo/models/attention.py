@@ -93,8 +93,8 @@ def scaled(
     Raises:
         KdzooError: for scores that neither gives.
     """
-    added = mask is not None and mask.is_floating_point()
-    if added and bool(((mask != 0) & (mask > torch.finfo(mask.dtype).min / 2)).any()):
+    added = mask if mask is not None and mask.is_floating_point() else None
+    if added is not None and bool(((added != 0) & (added > torch.finfo(added.dtype).min / 2)).any()):
         raise KdzooError(
             f"{name} adds a position bias to its attention scores, which queries "
             "and keys alone do not give; choose a loss that needs no attention"

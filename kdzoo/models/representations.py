@@ -202,7 +202,7 @@ class RepresentedDecoder(_Reading, BartDecoder):
         given = past_key_values
         if inputs_embeds is not None:
             raise KdzooError("a decoder that reads a pretrained model is given token ids; leave out inputs_embeds")
-        kept = None
+        kept: Any = None
         if given is not None or (self.config.use_cache if use_cache is None else use_cache):
             kept = getattr(given, "represented", None)
             if kept is None and given is not None and given.get_seq_length():

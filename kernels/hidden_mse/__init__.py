@@ -109,4 +109,4 @@ def _simple(student: Tensor, teacher: Tensor) -> Tensor | None:
     return value
 
 
-operator = rows.Operator("hidden_mse", "", _block, _triton, of_entries=True, whole=_whole, simple=_simple, few=131072)
+operator = rows.Operator("hidden_mse", "", _block, _triton, of_entries=True, whole=_whole, simple=_simple, few=262144)

@@ -67,7 +67,7 @@ def test_kl_with_classes_at_minus_infinity(classes: int) -> None:
     assert 1e20 < divergence(student, teacher).item() < math.inf
 
 
-@pytest.mark.parametrize("shape", [(1, 40000), (200, 768), (3000, 768)])
+@pytest.mark.parametrize("shape", [(1, 40000), (400, 768), (3000, 768)])
 def test_a_squared_difference_keeps_its_digits(shape: tuple[int, int]) -> None:
     agrees(hidden_mse, hidden_mse_reference, torch.randn(shape), torch.randn(shape), within=5e-7)
 

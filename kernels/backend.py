@@ -106,13 +106,18 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
 
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
     """Whether a kernel leaves a tensor on a CPU to plain PyTorch, when no backend is asked for: a small one, or any
-    inside torch.compile where the compiler fuses it."""
+    inside torch.compile where the compiler fuses it, and then inside torch.func, too."""
     fused = kernel in FUSED_BY_COMPILERS
-    if backend != "auto" or (fused and not torch.compiler.is_compiling()):
+    if backend != "auto" or (fused and not _followed()):
         return False
     if tensor.device.type != "cpu" or os.environ.get(VARIABLE):
         return False
     return fused or tensor.numel() < PLAIN.get(kernel, 0)
+
+
+def _followed() -> bool:
+    """Whether a compiler or a transform of torch.func goes through what is done."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def direct(tensor: Tensor, backend: str = "auto") -> bool:

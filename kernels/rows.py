@@ -187,7 +187,7 @@ class Operator:
     def decision(self, student: Tensor, backend: str = "auto") -> Decision:
         """The backend for a student, and why."""
         if self.plain(student, backend):
-            return Decision("torch", "the compiler makes one loop of the plain formula")
+            return Decision("torch", "inside torch.compile or torch.func the plain formula is what can be followed")
         return self._choose(student, backend)
 
     def _choose(self, student: Tensor, backend: str) -> Decision:

@@ -217,7 +217,7 @@ custom_op("cos_nce_totals", run_totals, "(Tensor teacher, Tensor? mask, str back
 def decision(tensor: Tensor, backend: str = "auto") -> Decision:
     """The backend for a student or teacher, and why."""
     if plain("cos_nce", tensor, backend):
-        return Decision("torch", "the compiler makes one loop of the plain formula")
+        return Decision("torch", "inside torch.compile or torch.func the plain formula is what can be followed")
     width = tensor.shape[-1]
     unfit = f"a width of {width} is above {MAX_WIDTH}" if width > MAX_WIDTH else None
     return choose("cos_nce", tensor, backend, unfit)

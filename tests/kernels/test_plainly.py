@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import kdzoo
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference
 from kdzoo.kernels.cosine import cosine, cosine_reference
 from kdzoo.kernels.divergence import divergence, divergence_reference
@@ -115,3 +116,10 @@ def test_a_transposed_student_is_not_copied_to_refuse_a_second_derivative() -> N
         cosine(student, torch.randn(300, 8, 64), backend="torch").backward()
     names = {event.name for event in seen.events() if event.cpu_parent and "copy" in event.cpu_parent.name}
     assert "aten::contiguous" not in names
+
+
+@pytest.mark.parametrize("name", ["kd", "cosine", "pkd", "hidden_mse", "cos_nce"])
+def test_losses_of_vectors_and_logits_pass_through_torch_func(name: str) -> None:
+    loss, student, teacher = kdzoo.create(name), torch.randn(6, 37, requires_grad=True), torch.randn(6, 37)
+    loss(student, teacher).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(student.detach(), teacher), student.grad)

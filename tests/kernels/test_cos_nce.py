@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 import kdzoo
 from kdzoo import KdzooError
 from kdzoo.bench.timing import peak_bytes
-from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference, cos_nce_totals, decision
+from kdzoo.kernels.cos_nce import blocks, cos_nce, cos_nce_reference, cos_nce_totals, operator
+from kdzoo.kernels.layout import divisor
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (7, 3, 5), (7, 2, 3, 5)])
@@ -34,32 +36,34 @@ def test_totals_of_two_halves_make_the_whole(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(7, 5), (1, 5), (0, 5), (7, 3, 5), (7, 2, 3, 5)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_small_batches_are_left_to_plain_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_what_a_compiler_gets_is_what_the_operator_gives(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     student, teacher = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     mask = (torch.rand(shape[0], shape[-2]) < 0.6) if len(shape) > 2 else None
     if mask is not None:
         student[~mask if len(shape) == 3 else ~mask.unsqueeze(1).expand(shape[:-1])] = torch.nan
         student[0] = 0
     results = []
-    for options in ({"backend": "auto"}, {"backend": "torch"}):
+    for form in (operator._plain, cos_nce):
         leaf = student.detach().requires_grad_()
-        value = cos_nce(leaf, teacher, mask=mask, **options)  # type: ignore[arg-type]
+        value = form(leaf, teacher, mask=mask)
+        value = value / divisor(leaf, mask, None) if form is operator._plain else value
         results.append((value, *torch.autograd.grad(value, leaf)))
-    assert "plain PyTorch" in decision(student).reason
     tight = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {}
-    for plain, operator in zip(*results, strict=True):
-        torch.testing.assert_close(plain, operator, **tight)  # type: ignore[arg-type]
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(plain, ours, **tight)  # type: ignore[arg-type]
 
 
 def test_memory_is_the_gradient_and_little_else() -> None:
-    student, teacher = torch.randn(2048, 64, requires_grad=True), torch.randn(2048, 64)
+    """Of few rows also their directions, which saves passes."""
+    for rows, times in ((2048, 2.2), (blocks.MOST // 64 + 1, 1.3)):
+        student, teacher = torch.randn(rows, 64, requires_grad=True), torch.randn(rows, 64)
 
-    def step() -> None:
-        student.grad = None
-        cos_nce(student, teacher).backward()
+        def step(student: Tensor = student, teacher: Tensor = teacher) -> None:
+            student.grad = None
+            cos_nce(student, teacher).backward()
 
-    step()
-    assert peak_bytes(step, student.device) < 1.3 * 4 * student.numel()
+        step()
+        assert peak_bytes(step, student.device) < times * 4 * student.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -36,7 +36,8 @@ class MaskedLM(DistillationLoss):
         https://arxiv.org/abs/1810.04805
 
     See also:
-        ``ce``, with the labels of a task; ``kd``, with what the teacher says of each token.
+        ``ce``, with the labels of a task; ``kd``, with what the teacher says of each token; ``sop``, with the order of
+        segments.
 
     Examples:
         >>> import kdzoo, torch
@@ -48,10 +49,10 @@ class MaskedLM(DistillationLoss):
     features = ("logits",)
     needs = frozenset({"labels"})
     needs_teacher = False
-    token_labels = True
+    text_labels = "words"
     formula = r"\frac{1}{N} \sum_n - \log \mathrm{softmax}(z^s_n)_{y_n}"
     complexity = "O(B·S·V)"
-    related = ("ce", "kd")
+    related = ("ce", "kd", "sop")
     paper = "Devlin et al. 2019, BERT: Pre-training of Deep Bidirectional Transformers"
     year = 2019
     url = "https://arxiv.org/abs/1810.04805"

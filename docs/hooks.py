@@ -21,6 +21,7 @@ GROUPS = {
     "hidden": "Hidden states of tokens",
     "embedding": "Embeddings",
     "cls": "Sentence vectors (CLS)",
+    "order": "Order of two segments",
     "qkv": "Attention and relations",
 }
 

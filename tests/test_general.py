@@ -16,7 +16,8 @@ from tiny_models import tiny
 import kdzoo
 from kdzoo import KdzooError
 from kdzoo.bench.runs import on_text as pretraining
-from kdzoo.bench.runs.on_text import TextCollator, check_on_text
+from kdzoo.bench.runs.on_text import check_on_text
+from kdzoo.bench.runs.text_rows import TextCollator
 from kdzoo.models.loading import load_model
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
@@ -190,7 +191,7 @@ def test_general_stages_work_on_text(name: str, teacher: Path) -> None:
     recipe = Recipe.load(name).on_text()
     guide, student = pretraining._models(recipe, ModelSpec.parse(str(teacher)), ModelSpec.parse("1x16,heads=4"), 0)
     batch = [{"input_ids": [2, 5, 6, 3][: 4 - at], "sample_ids": at} for at in range(2)]
-    masked = any(term.loss_class.token_labels for term in recipe.objective().terms)
+    masked = bool(pretraining.text_labels(recipe))
     check_on_text(recipe, student, guide, TextCollator(synthetic_tokenizer(), 0.15 if masked else None, 0)(batch), 2)
     assert "ForMaskedLM" in type(student).__name__ if masked else type(student).__name__ == "BertModel"
 
@@ -233,7 +234,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     commands: Commands, teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("pretrain", "--text", text, "--teacher", teacher, *SMALL, "--steps", 20, "--method")
-    options = (*options, "hidden_mse + kd(temperature=2) + mlm", "--out")
+    options = (*options, "hidden_mse + kd(temperature=2) + mlm + sop", "--out")
     commands.works(*options, tmp_path / "whole")
     proceed = pretraining._Watch.on_step_end
 
@@ -249,7 +250,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     commands.works(*options, tmp_path / "cut")
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert any("predictions" in name for name in whole)  # the head goes with it
+    # The heads go with it.
+    assert any("predictions" in name for name in whole) and any("seq_relationship" in name for name in whole)
+    said = [json.loads((tmp_path / name / "record.json").read_text())["sentence_order"] for name in ("whole", "cut")]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +288,7 @@ def test_a_student_of_another_vocabulary_is_refused(
     )
 
 
-def test_mlm_is_refused_on_a_task(commands: Commands, tmp_path: Path) -> None:
-    options = ("compare", "--tasks", "sst2", "--methods", "ce + mlm", "--out", tmp_path)
-    commands.fails(*options, says=("ce-mlm on sst2", "'mlm' needs masked words", "kdzoo pretrain"))
+@pytest.mark.parametrize(("loss", "needed"), [("mlm", "masked words"), ("sop", "two segments of a document")])
+def test_what_only_text_has_is_refused_on_a_task(loss: str, needed: str, commands: Commands, tmp_path: Path) -> None:
+    options = ("compare", "--tasks", "sst2", "--methods", f"ce + {loss}", "--out", tmp_path)
+    commands.fails(*options, says=(f"ce-{loss} on sst2", f"{loss!r} needs {needed}", "kdzoo pretrain"))

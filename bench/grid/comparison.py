@@ -172,8 +172,8 @@ class Comparison:
                         if encoder.separate:
                             check_separate_tokens(objective, student)
                         count = len(self.work.data[task.name]["train"]) * copies
-                        objective.bind(student, teacher, num_samples=count)
                         check_labels(objective)
+                        objective.bind(student, teacher, num_samples=count)
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None

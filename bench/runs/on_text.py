@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -12,18 +11,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from rich.console import Console
-from transformers import (
-    DataCollatorForLanguageModeling,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, TrainerCallback
 
 from kdzoo.bench.folder import Records
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import new_record
 from kdzoo.bench.runs.budget import Budget, check_precision, total_steps, training_arguments
+from kdzoo.bench.runs.text_rows import TextCollator, held_out, order_accuracy, with_order
 from kdzoo.bench.runs.train import last_checkpoint, quiet, silent_trainer
 from kdzoo.bench.timing import peak_memory, reset_peak_memory
 from kdzoo.distributed import launched
@@ -34,47 +28,12 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
 from kdzoo.models.teachers import check_length
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.segments import ORDER_LABELS, Segments
 from kdzoo.tasks.text import Text, packed
 from kdzoo.training.agreement import accepted_inputs, check_vocabularies
 from kdzoo.training.trainer import DistillationTrainer
 
 CHECKPOINTS = 10  # a run
-
-
-class TextCollator:
-    """Makes a padded batch of rows of text, with words masked where asked.
-
-    Which words are masked depends on the seed, the epoch and the batch's rows alone, so that a resumed run masks the
-    same ones.
-
-    Args:
-        tokenizer: the models'.
-        mlm_probability: the share of tokens to predict, of which BERT masks 80 %, exchanges 10 % and leaves 10 %; None
-            masks nothing.
-        seed: of the masks.
-
-    Raises:
-        KdzooError: for a tokenizer without a mask token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float | None, seed: int) -> None:
-        self.seed = seed
-        self.epoch = 0
-        self._masking: DataCollatorForLanguageModeling | None = None
-        self._collate: Callable[[list[dict[str, Any]]], Any] = DataCollatorWithPadding(tokenizer)
-        if mlm_probability is not None:
-            if tokenizer.mask_token is None:
-                raise KdzooError("the teacher's tokenizer has no mask token, so no words can be masked for mlm")
-            self._masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability, seed=seed)
-            self._collate = self._masking
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels`` (B, S), ``sample_ids`` (B,)."""
-        if self._masking is not None:
-            place = f"{self.seed} {self.epoch} {rows[0]['sample_ids']}".encode()
-            seed = int.from_bytes(hashlib.sha256(place).digest()[:7], "little")
-            self._masking.generator = torch.Generator().manual_seed(seed)
-        return dict(self._collate([{name: row[name] for name in ("input_ids", "sample_ids")} for row in rows]))
 
 
 class _Watch(TrainerCallback):
@@ -109,8 +68,8 @@ def pretrain(
 
     Of several processes, as ``torchrun`` starts them, the first one writes.
 
-    The folder then holds the student as a plain encoder (with a masked-language-model head where the recipe needs
-    one), its tokenizer and ``record.json``.
+    The folder then holds the student as a plain encoder (with a masked-language-model head, or with the heads of
+    ALBERT's pretraining, where the recipe needs them), its tokenizer and ``record.json``.
 
     Args:
         recipe: how to train; none of its losses may need a task's labels.
@@ -140,6 +99,11 @@ def pretrain(
         raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; name a pretrained model")
     if not 0 < mlm_probability < 1:
         raise KdzooError(f"mlm_probability is {mlm_probability}; it lies between 0 and 1")
+    labels = text_labels(recipe)
+    if "order" in labels and not pack:
+        raise KdzooError(
+            "sop takes rows of several lines, and --no-pack keeps each line by itself; leave one of them out"
+        )
     source = Text(text, column=text_column)
     configuration = {
         "recipe": recipe.model_dump(mode="json", exclude_defaults=True, exclude={"sources"}),
@@ -159,9 +123,10 @@ def pretrain(
     guide, model = _models(recipe, above, below, seed)
     check_vocabularies(model, guide)
     check_length(budget.max_length, tokenizer, guide, model)
-    masked = any(term.loss_class.token_labels for term in recipe.objective().terms)
-    collator = TextCollator(tokenizer, mlm_probability if masked else None, seed)
-    rows = packed(source, tokenizer, budget.max_length, folder / "text", pack=pack)
+    segments = Segments(tokenizer, seed) if "order" in labels else None
+    collator = TextCollator(tokenizer, mlm_probability if "words" in labels else None, seed, segments)
+    rows = packed(source, tokenizer, budget.max_length, folder / "text", pack=pack, segments=segments)
+    rows, held = (rows, None) if segments is None else held_out(rows)
     check_on_text(recipe, model, guide, collator([rows[at] for at in range(min(2, len(rows)))]), len(rows))
     total = steps or total_steps(budget, len(rows))
     arguments = training_arguments(
@@ -185,6 +150,12 @@ def pretrain(
         ran = trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(str(folder))
         outcome = _outcome(trainer, rows, trainer.state.global_step - resumed, float(ran["train_runtime"]))
+        if segments is not None and held is not None:
+            outcome["sentence_order"] = {
+                "accuracy": order_accuracy(trainer.student, held, tokenizer, segments, 2 * budget.batch_size),
+                "rows": len(held),
+                "training_rows": len(with_order(rows)),
+            }
         record = new_record(configuration, **outcome)
         if first:
             records.write(records.model, record)
@@ -212,6 +183,12 @@ def _outcome(trainer: DistillationTrainer, rows: Dataset, done: int, seconds: fl
     }
 
 
+def text_labels(recipe: Recipe) -> set[str]:
+    """What a recipe predicts of text: ``"words"``, the ``"order"`` of segments, both or nothing."""
+    said = (term.loss_class.text_labels for term in recipe.objective().terms)
+    return {labels for labels in said if labels is not None}
+
+
 def check_on_text(
     recipe: Recipe, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, torch.Tensor], rows: int
 ) -> None:
@@ -229,7 +206,7 @@ def check_on_text(
     objective = recipe.objective().bind(student, teacher, num_samples=rows)
     for term in objective.terms:
         loss: Any = next(objective.losses[term.name].children())
-        if "labels" in loss.needs and not loss.token_labels:
+        if "labels" in loss.needs and not loss.text_labels:
             raise KdzooError(
                 f"{recipe.name} on text: the term {term.name!r} needs a task's labels, which text has not; take a "
                 "recipe with a general stage, or name losses that do without (such as hidden_mse + attention_mse + mlm)"
@@ -245,9 +222,9 @@ def check_on_text(
                 with capture(model, needs) as recorder:
                     taken.append(recorder.activations(model(**inputs), mask=batch["attention_mask"]))
             assert taken[0] is not None
-            labels, ids = batch.get("labels"), batch["sample_ids"]
+            told = {"labels": batch.get("labels"), "order": batch.get(ORDER_LABELS), "sample_ids": batch["sample_ids"]}
             try:
-                objective(taken[0], taken[1], labels=labels, sample_ids=ids, progress=progress)
+                objective(taken[0], taken[1], **told, progress=progress)
             except KdzooError as error:
                 raise KdzooError(f"{recipe.name} on text: {error}") from None
 
@@ -255,16 +232,35 @@ def check_on_text(
 def _models(
     recipe: Recipe, teacher: ModelSpec, student: ModelSpec, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Teacher and student, with a masked-language-model head where a loss compares or predicts words."""
+    """Teacher and student, with a masked-language-model head where a loss compares or predicts words.
+
+    Of a loss on the order of segments the student has a head of that too, as ALBERT and BERT have before a task.
+
+    Raises:
+        KdzooError: words are compared with a teacher that has no head for them, or there is no head on the order.
+    """
     on_words = [term for term in recipe.objective().terms if term.feature == "logits"]
     head = "masked_lm" if on_words else "none"
+    ordered = "order" in text_labels(recipe)
+    if ordered and not on_words:
+        raise KdzooError(
+            f"{recipe.name} on text: sop is learned beside a loss on words, as in ALBERT; add mlm (such as "
+            "hidden_mse + mlm + sop)"
+        )
     compared = ", ".join(term.name for term in on_words if term.loss_class.needs_teacher)
     try:
         assert teacher.path is not None
-        guide = load_model(teacher.path, head=head, new_head=not compared, seed=seed)
+        of_order = 2 if ordered else None
+        guide = load_model(teacher.path, of_order, head=head, new_head=not compared, seed=seed)
     except MissingHead as error:
         raise KdzooError(f"{error}, whose words {compared} would compare; leave that out") from None
-    return guide, make_student(student, guide, head=head, seed=seed)
+    made = make_student(student, guide, head="pretraining" if ordered else head, seed=seed)
+    if ordered and student.teacher_layers is not None:  # whose layers are copied alone where the classes differ
+        words = {
+            name: value for name, value in guide.state_dict().items() if not name.startswith(guide.base_model_prefix)
+        }
+        made.load_state_dict(words, strict=False)
+    return guide, made
 
 
 def _last_losses(history: list[dict[str, Any]]) -> dict[str, float]:

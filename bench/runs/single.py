@@ -231,6 +231,6 @@ def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int
         objective = recipe.objective()
         if encoder.separate:
             check_separate_tokens(objective, model)
-        objective.bind(model, guide, num_samples=rows)
         check_labels(objective)
+        objective.bind(model, guide, num_samples=rows)
     return objective.teacher_needs()

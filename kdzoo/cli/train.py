@@ -136,7 +136,7 @@ def pretrain(
     settings = validated(OnText, **told).model_dump()
     if "steps" in told and "epochs" in budget:
         raise KdzooError("--steps is instead of --epochs; leave one of them out")
-    if "mlm_probability" in told and not any(term.loss_class.token_labels for term in recipe.objective().terms):
+    if "mlm_probability" in told and "words" not in on_text.text_labels(recipe):
         raise KdzooError(f"--mlm-probability is of words to predict, and {recipe.name} predicts none; add the loss mlm")
     with undone(out):
         record = on_text.pretrain(
@@ -149,10 +149,12 @@ def pretrain(
             console=console,
             **settings,
         )
+    order = record.get("sentence_order")
+    found = f"; the order of {order['accuracy']:.1%} of {order['rows']} held-out rows is right" if order else ""
     losses = ", ".join(f"{name.removeprefix('loss/')} {value:.4g}" for name, value in record["losses"].items())
     console.print(
-        f"{recipe.name}: {record['steps']} steps on {record['rows']} rows of text; {losses}; the encoder is in {out}, "
-        f"for --student {out}",
+        f"{recipe.name}: {record['steps']} steps on {record['rows']} rows of text; {losses}{found}; the encoder is in "
+        f"{out}, for --student {out}",
         highlight=False,
         soft_wrap=True,
     )

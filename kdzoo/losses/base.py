@@ -32,15 +32,16 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         features: what the loss compares, its default first: ``"logits"`` (B, C), ``"hidden"`` (B, S, D),
-            ``"cls"`` (B, D), ``"embedding"`` (B, S, D) or ``"qkv"`` (`kdzoo.models.features`). A loss on CLS states may
-            be taken on ``"pooled"`` ones (B, D) too.
+            ``"cls"`` (B, D), ``"embedding"`` (B, S, D), ``"qkv"`` or ``"order"`` (B, 2) (`kdzoo.models.features`). A
+            loss on CLS states may be taken on ``"pooled"`` ones (B, D) too.
         needs: what else the loss must be given: ``"labels"``, ``"sample_ids"``; an instance may need less.
         extras: further keyword arguments that `compute` may be given, such as ``"negatives"``. An objective hands
             over two of them by itself: ``"progress"``, the fraction (0 to 1) done of the time that the term has a
             weight, and ``"teacher_head"``, the teacher's classification head as a function of CLS states of its
             last layer, (B, D) to (B, C).
         needs_teacher: False for a loss on the labels alone.
-        token_labels: its labels are (B, S), one a position and -100 where there is none.
+        text_labels: what its labels are, where text has them and a task has not: the ``"words"`` that were masked,
+            (B, S), or the ``"order"`` of two segments, (B,); -100 where there is none.
         top_only: the loss is meant for the last layer unless a layer map is given.
         stacked: an objective hands over all mapped layers at once, as (B, M, ...), instead of one by one.
         many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
@@ -68,7 +69,7 @@ class DistillationLoss(nn.Module):
     needs: frozenset[str] = frozenset()
     extras: ClassVar[frozenset[str]] = frozenset()
     needs_teacher: ClassVar[bool] = True
-    token_labels: ClassVar[bool] = False
+    text_labels: ClassVar[str | None] = None
     top_only: ClassVar[bool] = False
     stacked: ClassVar[bool] = False
     many_to_many: ClassVar[bool] = False

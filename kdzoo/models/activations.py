@@ -27,7 +27,7 @@ from kdzoo.models.attention import (
     visible_pairs,
 )
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, QKV_OF_LAYER, Feature, feature_of
+from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, QKV_OF_LAYER, Feature, feature_of
 from kdzoo.models.heads import (
     check_transformers,
     has_decoder,
@@ -42,6 +42,7 @@ from kdzoo.models.heads import (
 from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
 from kdzoo.models.needs import Needs as Needs
 from kdzoo.models.needs import check_needs
+from kdzoo.models.outputs import logits_of, order_of, part_of
 
 
 @functools.cache
@@ -98,6 +99,7 @@ class Activations:
         cross_qkv: `QKV` by attention layer of the decoder, of T queries and S keys.
         target_mask: (B, T), True where a token of the target is real, or None.
         aligned: this teacher read other tokens, and what is here are those that the student read too: True in the mask.
+        order: (B, 2), the logits of the order of a row's two segments; None where they are not needed.
     """
 
     logits: Tensor | None = None
@@ -115,6 +117,7 @@ class Activations:
     cross_qkv: dict[int, QKV | Tensor] = field(default_factory=dict)
     target_mask: Tensor | None = None
     aligned: bool = False
+    order: Tensor | None = None
 
     def __repr__(self) -> str:
         """What there is, by its shapes."""
@@ -131,10 +134,11 @@ class Activations:
             KdzooError: the feature does not exist or was not captured for this layer.
         """
         asked = feature_of(feature)
-        if asked == LOGITS:
-            if self.logits is None:
-                raise KdzooError("logits were not captured; ask for them with Needs(logits=True)")
-            return self.logits
+        if asked in (LOGITS, ORDER):
+            said: Tensor | None = getattr(self, asked)
+            if said is None:
+                raise KdzooError(f"{asked} were not captured; ask for them with Needs({asked}=True)")
+            return said
         layer = asked.layer if layer is None else layer
         store: dict[int, Any] = getattr(self, asked.kept)
         if asked == QKV_OF_LAYER and not store:
@@ -190,8 +194,10 @@ class Recorder:
         if index is not None and real is not None:
             check_index(index, real)
         if needs.logits:
-            found.logits = _logits(outputs)
+            found.logits = logits_of(outputs)
             found.logits = taken(found.logits) if found.logits.dim() == 3 else found.logits
+        if needs.order:
+            found.order = order_of(outputs)
         if needs.states:
             states = self._states(outputs)
             for i in sorted(needs.hidden | needs.pooled):
@@ -200,7 +206,7 @@ class Recorder:
             found.cls = {i: self._head_states(i, states[i], real) for i in sorted(needs.cls)}
             found.pooled = {i: pooled(self._model, taken(states[i]), found.mask) for i in sorted(needs.pooled)}
         if needs.decoder:
-            states = _output(outputs, "decoder_hidden_states")
+            states = part_of(outputs, "decoder_hidden_states")
             found.decoder = {i: states[i] for i in sorted(needs.decoder)}
         if needs.decoder_attention:
             sizes = decoder_sizes(self._model.config)
@@ -234,7 +240,7 @@ class Recorder:
         return found
 
     def _states(self, outputs: Any) -> Any:
-        states = _output(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
+        states = part_of(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
         if len(states) != (layers := num_layers(self._model.config)) + 1:
             raise KdzooError(
                 f"{type(self._model).__name__} has {layers} layers and shows {len(states)} hidden states, so that none "
@@ -392,23 +398,3 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         undo.callback(called.register_forward_pre_hook(recorder._start, with_kwargs=True).remove)
         undo.callback(called.register_forward_hook(recorder._stop, always_call=True).remove)
         yield recorder
-
-
-def _logits(outputs: Any) -> Tensor:
-    """A model's logits; of starts and ends (B, S) each, both in the last axis, so that they are those of tokens."""
-    if getattr(outputs, "logits", None) is None and getattr(outputs, "start_logits", None) is not None:
-        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
-    return _output(outputs, "logits")
-
-
-def _output(outputs: Any, name: str) -> Any:
-    found = getattr(outputs, name, None)
-    if found is None and isinstance(outputs, tuple):
-        raise KdzooError(f"the model's output has no {name}; call it with return_dict=True")
-    if found is None:
-        has = ", ".join(outputs) if hasattr(outputs, "keys") else type(outputs).__name__
-        raise KdzooError(
-            f"the output of {type(outputs).__name__} has no {name}, which the objective compares; it has {has}. Take a "
-            "loss on what it has"
-        )
-    return found

@@ -51,6 +51,7 @@ class Feature(str):
 
 
 LOGITS = Feature("logits", vectors=False)
+ORDER = Feature("order", vectors=False)  # what a head says of the order of a row's two segments
 HIDDEN = Feature("hidden", by_layer=True, by_token=True)
 CLS = Feature("cls", by_layer=True)
 POOLED = Feature("pooled", by_layer=True)
@@ -62,7 +63,7 @@ CROSS_QKV = Feature(
     "cross_qkv", by_layer=True, by_token=True, vectors=False, attention=True, of_decoder=True, cross=True
 )
 
-_ALL = (LOGITS, HIDDEN, CLS, POOLED, EMBEDDING, DECODER, QKV_OF_LAYER, DECODER_QKV, CROSS_QKV)
+_ALL = (LOGITS, ORDER, HIDDEN, CLS, POOLED, EMBEDDING, DECODER, QKV_OF_LAYER, DECODER_QKV, CROSS_QKV)
 FEATURES: dict[str, Feature] = {feature: feature for feature in _ALL}
 
 

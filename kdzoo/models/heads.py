@@ -225,6 +225,13 @@ def answers_spans(model: Any) -> bool:
     return "QuestionAnswering" in type(unwrap(model)).__name__
 
 
+def order_head(model: Any) -> nn.Module | None:
+    """The head that says whether a row's two segments are exchanged, from the pooled output; None without one."""
+    inner = unwrap(model)
+    found = getattr(inner, "sop_classifier", None) or getattr(getattr(inner, "cls", None), "seq_relationship", None)
+    return found if isinstance(found, nn.Module) else None
+
+
 def in_two_passes(model: Any) -> bool:
     """Whether a model reads a row in two passes (`kdzoo.models.bi_encoder`), so that no state is one of the row."""
     return bool(getattr(unwrap(model), "two_passes", False))

@@ -23,6 +23,7 @@ HEADS = {
     "question_answering": "ForQuestionAnswering",
     "seq2seq_lm": "ForConditionalGeneration",
     "masked_lm": "ForMaskedLM",
+    "pretraining": "ForPreTraining",  # words, and the order of two segments
     "none": "",
 }
 _AUTO = {"seq2seq_lm": "AutoModelForSeq2SeqLM"}  # where the class is not called after the models

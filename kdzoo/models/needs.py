@@ -24,6 +24,7 @@ class Needs:
         decoder: the decoder's hidden states to keep, numbered alike; all others are the encoder's.
         decoder_qkv: attention layers of the decoder to its own tokens, counted from 0.
         cross_qkv: those to the source's.
+        order: the logits of the head on the order of a row's two segments.
     """
 
     logits: bool = True
@@ -34,6 +35,7 @@ class Needs:
     decoder: frozenset[int] = frozenset()
     decoder_qkv: frozenset[int] = frozenset()
     cross_qkv: frozenset[int] = frozenset()
+    order: bool = False
 
     @property
     def decoder_attention(self) -> frozenset[int]:

@@ -353,8 +353,13 @@ class ModelSpec:
         above = model.config if plain is None else plain()
         config = (student_stacks if above.is_encoder_decoder else student_config)(self, above)
         same = auto_class(model) is kind and type(config) is type(model.config)
-        with seeded(seed):
-            student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()
+        try:
+            with seeded(seed):
+                student = (type(model)(config) if same else kind.from_config(config, trust_remote_code=False)).float()
+        except ValueError as error:
+            if not str(error).startswith("Unrecognized configuration class"):
+                raise
+            raise KdzooError(f"{self.text!r}: transformers has no {kind.__name__} of {config.model_type!r}") from None
         if self.teacher_layers is not None and has_decoder(model):
             copy_stacks(model, student, self.teacher_layers, self.teacher_decoder or self.teacher_layers)
         elif self.teacher_layers is not None:

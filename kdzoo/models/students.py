@@ -13,6 +13,8 @@ from kdzoo.models.heads import check_transformers, unwrap
 from kdzoo.models.loading import class_of, load_model
 from kdzoo.models.spec import ModelSpec
 
+LABELLED = ("classifier", "pretraining")  # heads with the teacher's number of labels
+
 
 def make_student(
     spec: str | ModelSpec,
@@ -36,7 +38,8 @@ def make_student(
         teacher: a transformers encoder.
         num_labels: the task's labels, the teacher's by default; 1 is regression.
         heads, feed_forward: override those of a fresh student's ``spec``.
-        head: what the student has on top: ``"classifier"``, ``"masked_lm"`` or ``"none"``.
+        head: what the student has on top: ``"classifier"``, ``"masked_lm"``, ``"pretraining"`` (words and the order of
+            two segments) or ``"none"``.
         seed: for every weight that is not copied or loaded. The caller's random state is left alone.
 
     Raises:
@@ -63,6 +66,6 @@ def make_student(
         )
         check_sizes(parsed)
     if parsed.path is not None:
-        student = load_model(parsed.path, wanted.num_labels if head == "classifier" else None, head=head, seed=seed)
+        student = load_model(parsed.path, wanted.num_labels if head in LABELLED else None, head=head, seed=seed)
         return student.train()
     return parsed.student_of(teacher_model, class_of(head), seed).train()

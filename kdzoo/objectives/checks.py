@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.features import FEATURES, LOGITS, features_of
-from kdzoo.models.heads import answers_spans, classes_by_token, has_decoder, in_two_passes, logits_by_token, unwrap
+from kdzoo.models.features import FEATURES, LOGITS, ORDER, features_of
+from kdzoo.models.heads import (
+    answers_spans,
+    classes_by_token,
+    has_decoder,
+    in_two_passes,
+    logits_by_token,
+    order_head,
+    unwrap,
+)
 from kdzoo.models.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -27,6 +35,11 @@ def check_places(term: Term, student: Any) -> None:
             f"the term {term.name!r} is on {term.feature}, and a bi-encoder reads a row in two passes and has none of "
             "the row; take losses on logits, such as kd"
         )
+    if term.feature == ORDER and order_head(student) is None:
+        raise KdzooError(
+            f"the term {term.name!r} is taken on what a head says of two segments' order, and {type(student).__name__} "
+            "has no such head; BERT and ALBERT have one before a task, in kdzoo pretrain"
+        )
     spans = answers_spans(student)
     if term.feature.of_decoder and not has_decoder(student):
         raise KdzooError(f"the term {term.name!r} is taken on a decoder ({term.feature}), and the student has none")
@@ -37,7 +50,7 @@ def check_places(term: Term, student: Any) -> None:
             f"({dropped[0]}); set that to 0 in its config.json"
         )
     by_token = spans or classes_by_token(student) or has_decoder(student)
-    if term.feature != LOGITS and "labels" in term.loss_class.needs and by_token:
+    if term.feature not in (LOGITS, ORDER) and "labels" in term.loss_class.needs and by_token:
         raise KdzooError(
             f"the term {term.name!r} needs one label a row, and the rows have "
             f"{'a start and an end' if spans else 'one a token'}"
@@ -102,7 +115,7 @@ def check_separate_tokens(objective: Objective, student: Any) -> None:
             for name, of in features_of(term.loss_class.features, term.loss_class.extras).items()
             if not of.by_token
         ]
-        rows = [name for name, of in FEATURES.items() if not of.by_token]
+        rows = [name for name, of in FEATURES.items() if not of.by_token and of != ORDER]
         instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
         raise KdzooError(
             f"the term {term.name!r} compares single tokens ({term.feature}), and the teacher has a tokenizer of its "
@@ -111,11 +124,12 @@ def check_separate_tokens(objective: Objective, student: Any) -> None:
 
 
 def check_labels(objective: Objective) -> None:
-    """Refuse a loss on masked words, which a task's rows do not have.
+    """Refuse a loss on masked words or on the order of segments, which a task's rows do not have.
 
     Raises:
         KdzooError: names its term.
     """
     for term in objective.terms:
-        if term.loss_class.token_labels:
-            raise KdzooError(f"the term {term.name!r} needs masked words, which only text has: kdzoo pretrain")
+        if (labels := term.loss_class.text_labels) is not None:
+            needed = "masked words" if labels == "words" else "two segments of a document"
+            raise KdzooError(f"the term {term.name!r} needs {needed}, which only text has: kdzoo pretrain")

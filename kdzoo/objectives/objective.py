@@ -13,7 +13,7 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
-from kdzoo.models.features import LOGITS
+from kdzoo.models.features import LOGITS, ORDER
 from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.needs import check_needs
@@ -168,7 +168,7 @@ class Objective(nn.Module):
                 self.losses[term.name] = nn.ModuleList([term.module])
                 continue
             given = dict(term.options)
-            if term.feature == LOGITS or ("labels" in term.loss_class.needs and not term.loss_class.token_labels):
+            if term.feature == LOGITS or ("labels" in term.loss_class.needs and not term.loss_class.text_labels):
                 term.loss_class.check_problem(from_shape, given)
             below = term.feature.of_decoder
             options = term.loss_class.fit(
@@ -219,6 +219,9 @@ class Objective(nn.Module):
             if term.feature == LOGITS:
                 found |= Needs()
                 continue
+            if term.feature == ORDER:
+                found |= Needs(logits=False, order=True)
+                continue
             pairs = self._bound_pairs(term)
             layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
             found |= Needs(logits=False, **{term.feature.kept: frozenset(pairs[at][side] for at in layers)})
@@ -231,6 +234,7 @@ class Objective(nn.Module):
         *,
         labels: Tensor | None = None,
         counted: Tensor | None = None,
+        order: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: float = 0.0,
         epoch: int | None = None,
@@ -245,6 +249,7 @@ class Objective(nn.Module):
             labels: (B,); (B, S) where the logits are (B, S, C).
             counted: (B, S), which of the logits (B, S, C) count; by default those of real tokens, of a token
                 classifier those that have a label, and so of a target's tokens (B, T).
+            order: (B,), 0 where a row's two segments are in order, 1 where they are exchanged, -100 without two.
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1.
             epoch: which pass over the rows this is, from 0, for losses that change with it (``rail``).
@@ -259,7 +264,7 @@ class Objective(nn.Module):
             counted = labels != IGNORED
         elif counted is None and self._labelled_tokens and labels is not None:
             counted = labels != IGNORED if student.mask is None else (labels != IGNORED) & student.mask
-        context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch, "counted": counted}
+        context = {"labels": labels, "sample_ids": sample_ids, "epoch": epoch, "counted": counted, "order": order}
         active = self.active(progress)
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
@@ -314,8 +319,8 @@ class Objective(nn.Module):
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head, "epoch": context["epoch"]}
         given["layers"] = len(pairs)
-        counted = context["counted"]
-        context = {name: value for name, value in context.items() if name not in ("epoch", "counted")}
+        counted, order = context["counted"], context["order"]
+        context = {name: context[name] for name in ("labels", "sample_ids")}
         context |= {name: value for name, value in given.items() if name in term.loss_class.extras}
         if term.feature == LOGITS:
             by_token = student.logits is not None and student.logits.dim() == 3
@@ -323,6 +328,8 @@ class Objective(nn.Module):
             if by_token and term.loss_class.needs_teacher:
                 seen = both_real(seen, teacher)
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
+        if term.feature == ORDER:
+            return losses[0](student.get(ORDER), **context | {"labels": order})
         assert teacher is not None
         feature = term.feature
         mask = real_of(feature, student, teacher) if feature.by_token else None
@@ -351,7 +358,7 @@ class Objective(nn.Module):
 
     @staticmethod
     def _layer_pairs(term: Term, student: ModelShape, teacher: ModelShape) -> Pairs:
-        if term.feature == LOGITS:
+        if term.feature in (LOGITS, ORDER):
             return ()
         if term.feature.layer is not None:
             return ((term.feature.layer, term.feature.layer),)

@@ -11,7 +11,7 @@ from torch import nn
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import loss_class, options_of
-from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, Feature, features_of
+from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, Feature, features_of
 from kdzoo.models.layers import LayerMap
 from kdzoo.objectives.schedule import Schedule, Weight
 
@@ -115,7 +115,7 @@ class Term:
         return self.weight(progress) if isinstance(self.weight, Schedule) else float(self.weight)
 
     def mean_over(self, by_token: bool = False, *, labelled: bool = False) -> str:
-        """What the value is a mean over: ``"rows"``, ``"tokens"``, ``"pairs"`` of tokens, or ``"labels"``.
+        """What the value is a mean over: ``"rows"``, ``"tokens"``, ``"pairs"`` of tokens, ``"labels"`` or ``"orders"``.
 
         Of a decoder, whose tokens are those that have a label, ``"target_pairs"`` of a token and one up to it, and
         ``"cross_pairs"`` with those of the source.
@@ -124,8 +124,8 @@ class Term:
             by_token: the logits are those of tokens.
             labelled: those that have a label count, and no others.
         """
-        if self.loss_class.token_labels:
-            return "labels"
+        if self.loss_class.text_labels is not None:
+            return "orders" if self.feature == ORDER else "labels"
         if self.feature == LOGITS:
             if not by_token:
                 return "rows"

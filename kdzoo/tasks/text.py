@@ -7,6 +7,7 @@ memory-mapped, so that the text may be larger than the memory.
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kdzoo import hashing
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.reading import check_file
+from kdzoo.tasks.segments import PIECES, Segments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = "1"
 COLUMN = "text"
 LINES = 1000  # tokenised at a time
+SHORT = 0.1  # the share of rows of two segments that end early, as ALBERT and BERT have it
 
 
 class Text:
@@ -66,12 +69,22 @@ class Text:
 
 
 def packed(
-    text: Text, tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path, *, pack: bool = True
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    folder: Path,
+    *,
+    pack: bool = True,
+    segments: Segments | None = None,
 ) -> Dataset:
     """Rows of at most ``max_length`` tokens, special tokens among them, with ``sample_ids`` and ``length``.
 
     The lines of a document follow each other in a row until the next has no room; a line longer than a row is cut into
     several. Without ``pack`` every line has rows of its own.
+
+    For segments ``input_ids`` are a row's lines without special tokens, and ``pieces`` says how many each line has. A
+    line longer than half a row may go on in the next row, so that any two have room, and every tenth row is to end
+    early, at a random length.
 
     Args:
         text: what to read.
@@ -79,6 +92,7 @@ def packed(
         max_length: of a row.
         folder: where the rows are kept; the same text is packed once.
         pack: fill the rows.
+        segments: makes two segments of a row later, and needs the room for what stands between them.
 
     Raises:
         KdzooError: for text that cannot be read, or a length that leaves no room for text.
@@ -86,45 +100,64 @@ def packed(
     from datasets import Dataset
 
     before, after = _special_tokens(tokenizer)
-    room = max_length - len(before) - len(after)
-    if room < 1:
-        raise KdzooError(f"max_length is {max_length}, which the {len(before) + len(after)} special tokens fill")
+    alone = len(before) + len(after)
+    special = alone if segments is None else segments.special
+    room = max_length - special
+    if room < (1 if segments is None else 2):
+        raise KdzooError(f"max_length is {max_length}, which the {special} special tokens fill")
     about = [FORMAT, text.sha256(), max_length, pack, before, after, sorted(tokenizer.get_vocab().items())]
+    about += [] if segments is None else [PIECES]
 
     def build(scratch: Path) -> None:
-        rows = _rows(_tokenized(text.lines(), tokenizer), room, pack)
-        _write(scratch, ([*before, *row, *after] for row in rows))
+        rows = _rows(_tokenized(text.lines(), tokenizer), room, pack, segmented=segments is not None)
+        _write(scratch, (columns(pieces) for pieces in rows), () if segments is None else (PIECES,))
+
+    def columns(pieces: list[list[int]]) -> dict[str, Any]:
+        ids = [*chain(*pieces)]
+        whole = [*before, *ids, *after] if segments is None else ids
+        length = len(ids) + (special if len(pieces) > 1 else alone)
+        return {"input_ids": whole, "length": length, PIECES: [*map(len, pieces)]}
 
     path = hashing.built_once(folder / f"{hashing.of_values(*about)[:16]}.arrow", build)
     return Dataset.from_file(str(path))
 
 
-def _write(path: Path, rows: Iterator[list[int]]) -> None:
-    """Write an Arrow file of rows."""
+def _write(path: Path, rows: Iterator[dict[str, Any]], more: tuple[str, ...]) -> None:
+    """Write an Arrow file of rows with their numbers; ``more`` are further columns of lists."""
     import pyarrow
 
-    number = pyarrow.int64()
-    schema = pyarrow.schema({"input_ids": pyarrow.list_(pyarrow.int32()), "length": number, "sample_ids": number})
+    number, numbers = pyarrow.int64(), pyarrow.list_(pyarrow.int32())
+    lists = dict.fromkeys(("input_ids", *more), numbers)
+    schema = pyarrow.schema(lists | {"length": number, "sample_ids": number})
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
         written = 0
-        while ids := list(islice(rows, LINES)):
-            places = list(range(written, written + len(ids)))
-            columns = {"input_ids": ids, "length": list(map(len, ids)), "sample_ids": places}
+        while batch := list(islice(rows, LINES)):
+            columns: dict[str, Any] = {name: [row[name] for row in batch] for name in (*lists, "length")}
+            columns["sample_ids"] = list(range(written, written + len(batch)))
             writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, schema=schema))
-            written += len(ids)
+            written += len(batch)
 
 
-def _rows(lines: Iterable[list[int]], room: int, pack: bool) -> Iterator[list[int]]:
-    """Token ids of rows without special tokens, from those of lines; an empty line ends a document."""
-    row: list[int] = []
+def _rows(lines: Iterable[list[int]], room: int, pack: bool, *, segmented: bool = False) -> Iterator[list[list[int]]]:
+    """The lines of each row, without special tokens; an empty one ends a document, a long one goes on in the next."""
+    most = room // 2 if segmented else room
+    draw = random.Random(0)
+    row: list[list[int]] = []
+    size, target = 0, room
     for line in lines:
-        if row and (not pack or not line or len(row) + len(line) > room):
-            yield row
-            row = []
-        while len(line) > room:
-            yield line[:room]
-            line = line[room:]
-        row = row + line
+        pieces = [line[at : at + most] for at in range(0, len(line), most)] or [[]]
+        for number, piece in enumerate(pieces):
+            full = size + len(piece) > (target if len(row) > 1 else room)
+            if row and (not pack or not piece or full):
+                yield row
+                row, size = [], 0
+            if not row:
+                target = draw.randint(2, room) if segmented and draw.random() < SHORT else room
+            if row and number:  # of one line, which is one piece of the row
+                row[-1] = row[-1] + piece
+            elif piece:
+                row.append(piece)
+            size += len(piece)
     if row:
         yield row
 

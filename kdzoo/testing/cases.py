@@ -188,6 +188,8 @@ class Subject:
         layouts: list[tuple[str, ...]] = []
         if "logits" in features:
             layouts += [("BC",), ("BSC",), ("BSC", "masked")]
+        if "order" in features:
+            layouts += [("BC",)]
         if features & {"hidden", "cls"}:
             layouts += [("BD",)]
         if "hidden" in features or self.loss.stacked or self.loss.many_to_many:

@@ -13,9 +13,10 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooWarning
 from kdzoo.models.masks import real_tokens
 from kdzoo.objectives.objective import Objective
+from kdzoo.tasks.segments import ORDER_LABELS
 from kdzoo.training.labels import IGNORED, SPAN
 
-COUNTED = ("rows", "tokens", "pairs", "labels", "target_pairs", "cross_pairs")
+COUNTED = ("rows", "tokens", "pairs", "labels", "target_pairs", "cross_pairs", "orders")
 
 
 def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[dict[str, Tensor]]:
@@ -35,7 +36,7 @@ def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[d
 
 
 def _counts(batch: Mapping[str, Any]) -> Tensor:
-    """Rows, real tokens, pairs of these in a row, labels that count, and a target's pairs as `Term.mean_over` says."""
+    """What `Term.mean_over` counts: rows, real tokens, pairs of these in a row, labels, a target's pairs, and orders."""
     ids = batch.get("input_ids")
     first = ids if isinstance(ids, Tensor) else next(value for value in batch.values() if isinstance(value, Tensor))
     mask = real_tokens(batch.get("attention_mask"))
@@ -44,12 +45,13 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     tokens = torch.full((len(first),), size, device=first.device) if mask is None else mask.sum(-1)
     labels = [batch[name] for name in ("labels", *SPAN) if isinstance(batch.get(name), Tensor)]
     counted = torch.stack([(values != IGNORED).sum() for values in labels]).sum() if labels else rows
+    orders = (batch[ORDER_LABELS] != IGNORED).sum() if ORDER_LABELS in batch else rows
     targets = torch.zeros_like(tokens)
     if labels and labels[0].dim() == 2:
         targets = (labels[0] != IGNORED).sum(-1)
     pairs = (tokens.square(), targets * (targets + 1) // 2, targets * tokens)
     of_one, of_target, across = (of.sum() for of in pairs)
-    return torch.stack([rows, tokens.sum(), of_one, counted, of_target, across])
+    return torch.stack([rows, tokens.sum(), of_one, counted, of_target, across, orders])
 
 
 def say_micro_batches(objective: Objective, args: Any) -> None:

@@ -99,7 +99,7 @@ def check_columns(objective: Objective, dataset: Any) -> None:
         for need in sorted(loss.needs):
             named = any(name in names for name in LABELS) or all(name in names for name in SPAN)
             there = need in names or (need == "labels" and named)
-            if not there and not (need == "labels" and loss.token_labels):  # which the collator makes
+            if not there and not (need == "labels" and loss.text_labels):  # which the collator makes
                 raise KdzooError(
                     f"the term {term.name!r} needs the column {need!r}; the training set has {', '.join(names)}"
                 )

@@ -13,6 +13,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations
 from kdzoo.models.heads import answers_spans
 from kdzoo.models.masks import real_tokens
+from kdzoo.tasks.segments import ORDER_LABELS
 
 SPAN = ("start_positions", "end_positions")
 COUNTED = "counted"  # the column of the places that may be a start or an end
@@ -61,11 +62,13 @@ class Labels(NamedTuple):
         values: (B,), (B, S), or of spans (B, 2), the places of the start and the end; None where there are none.
         counted: which of a span's two values count, (B, 2), and so the logits beside them; None without spans.
         places: (B, S), True where a start or an end may be; None where the labels are none of spans.
+        order: (B,), of text whether its two segments are exchanged; None where rows have no segments.
     """
 
     values: Tensor | None
     counted: Tensor | None = None
     places: Tensor | None = None
+    order: Tensor | None = None
 
     @classmethod
     def of(cls, model: nn.Module, batch: Mapping[str, Any]) -> Labels:
@@ -77,7 +80,7 @@ class Labels(NamedTuple):
             KdzooError: a start or an end is missing.
         """
         if not answers_spans(model):
-            return cls(batch.get("labels"))
+            return cls(batch.get("labels"), order=batch.get(ORDER_LABELS))
         missing = [name for name in SPAN if batch.get(name) is None]
         if missing:
             raise KdzooError(f"question answering is learnt from {' and '.join(SPAN)}; the batch has no {missing[0]}")

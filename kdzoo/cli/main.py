@@ -26,7 +26,7 @@ def make_app() -> typer.Typer:
     """The commands, which need what kdzoo[bench] installs."""
     import typer
 
-    from kdzoo.cli import compare, measure, report, train, use, zoo
+    from kdzoo.cli import compare, measure, prepare, report, train, use, zoo
     from kdzoo.cli.options import command
 
     app = typer.Typer(
@@ -47,7 +47,7 @@ def make_app() -> typer.Typer:
 
     commands: list[Callable[..., None]] = [zoo.show, zoo.check, train.finetune, train.distill, train.pretrain]
     commands += [compare.compare, measure.cost, measure.profile, report.table, report.report, report.pack]
-    commands += [use.predict, use.export]
+    commands += [use.predict, use.export, prepare.tag]
     app.command("list")(zoo.list_)
     for function in commands:
         app.command()(command(function))

@@ -42,11 +42,12 @@ class Tagged(NamedTuple):
 
 
 class TaggedRow(NamedTuple):
-    """A row of a file: its own index and label, if it has any, and one or two sentences."""
+    """A row of a file: its own index and label, if it has any, one or two sentences, and where the tags are from."""
 
     idx: Any
     label: Any
     sentences: tuple[Tagged, ...]
+    source: Any = None
 
 
 def align(
@@ -144,7 +145,7 @@ def read_roles(path: str | os.PathLike[str]) -> list[TaggedRow]:
         if names == ["sentence2"]:
             raise KdzooError(f"{where}: a sentence2 without a sentence1")
         sentences = [_sentence(row[name], f"{where}, {name}") for name in names] or [_sentence(row, where)]
-        found.append(TaggedRow(row.get("idx", row.get("id")), row.get("label"), tuple(sentences)))
+        found.append(TaggedRow(row.get("idx", row.get("id")), row.get("label"), tuple(sentences), row.get("source")))
     if not found:
         raise KdzooError(f"{path}: no row")
     return found

@@ -47,6 +47,7 @@ class WithRoles(Wrapped):
         max_verbs: how many rows of tags a sentence has.
         variant: of the teacher, see `kdzoo.models.sembert.SemBertConfig`.
         seed: of the rows' new order in the arm ``"shuffled"``.
+        source: where the roles are from, in the words of their file.
 
     Raises:
         KdzooError: for a task of another kind, or an unknown arm.
@@ -59,6 +60,7 @@ class WithRoles(Wrapped):
     max_verbs: int = 3
     variant: str = "paper"
     seed: int = 0
+    source: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +85,8 @@ class WithRoles(Wrapped):
         return agents.generate(split, rows, seed)
 
     def describe(self) -> str:
-        return f"{self.inner.describe().replace(self.inner.name, self.name, 1)}; {ARMS[self.arm]}"
+        source = f" ({self.source})" if self.source and self.arm != "none" else ""
+        return f"{self.inner.describe().replace(self.inner.name, self.name, 1)}; {ARMS[self.arm]}{source}"
 
     # --- rows ---
 
@@ -217,7 +220,14 @@ def with_roles(inner: Task, path: str | os.PathLike[str], rows: Callable[[], Map
         rows: gives the task's rows by split.
     """
     told = partial(_joined, inner, Path(path), rows)
-    return WithRoles(f"{inner.name}-sembert", inner, read=told)
+    return WithRoles(f"{inner.name}-sembert", inner, read=told, source=_source(inner, Path(path)))
+
+
+def _source(inner: Task, folder: Path) -> str:
+    """Where the roles are from, as the first row of a file says: dependency-derived ones (``kdzoo tag``) say so."""
+    file = find_file(folder, f"{inner.name}.train", "train", suffixes=SUFFIXES)
+    said = read_roles(file)[0].source if file is not None else None
+    return said if isinstance(said, str) else ""
 
 
 def _joined(inner: Task, folder: Path, rows: Callable[[], Mapping[str, Dataset]]) -> dict[str, Dataset]:

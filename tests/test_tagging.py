@@ -221,7 +221,7 @@ def test_the_files_are_those_that_roles_reads(
     ("model", "says"),
     [
         ("absent", ("spaCy, which is not installed", "pip install 'kdzoo[tag]'")),
-        (None, ("no model 'en_core_web_sm'", "python -m spacy download")),
+        (None, ("cannot load the model 'en_core_web_sm'", "python -m spacy download")),
         (SimpleNamespace(pipe_names=("tagger",), meta=Parser.meta), ("has no parser",)),
         (SimpleNamespace(pipe_names=("parser",), meta={"lang": "de"}), ("is for 'de'", "for English")),
     ],
@@ -233,7 +233,6 @@ def test_what_is_missing_is_said_in_one_line(
         monkeypatch.setitem(sys.modules, "spacy", None)
     else:
         spacy(monkeypatch, model)
-    monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
     commands.fails("tag", "--tasks", "sst2", "--data", "synthetic", "--out", tmp_path / "roles", says=says)
     assert not (tmp_path / "roles").exists()
 

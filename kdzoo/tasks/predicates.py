@@ -63,7 +63,7 @@ class Argument(NamedTuple):
 class Predicate(NamedTuple):
     """A predicate's place and its arguments."""
 
-    index: int
+    verb: int
     arguments: list[Argument]
 
 
@@ -93,14 +93,14 @@ def tagged(tokens: Sequence[Token]) -> dict[str, Any]:
     verbs = []
     for predicate in predicates(tokens):
         tags = ["O"] * len(tokens)
-        tags[predicate.index] = "B-V"
+        tags[predicate.verb] = "B-V"
         for argument in predicate.arguments:
             span = range(argument.first, argument.last + 1)
             if all(tags[at] == "O" for at in span):  # the first to take a word keeps it
                 tags[argument.first : argument.last + 1] = [
                     f"{'BI'[at > argument.first]}-{argument.role}" for at in span
                 ]
-        verbs.append({"verb": tokens[predicate.index].word, "index": predicate.index, "tags": tags})
+        verbs.append({"verb": tokens[predicate.verb].word, "index": predicate.verb, "tags": tags})
     return {"words": [token.word for token in tokens], "verbs": verbs}
 
 

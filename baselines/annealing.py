@@ -66,14 +66,16 @@ class Annealing(DistillationLoss):
     def __init__(self, max_temperature: int = 7, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
         if max_temperature != int(max_temperature) or max_temperature < 1:
-            raise KdzooError(f"{self.label}: max_temperature is {max_temperature}; it must be a whole number from 1 on")
+            raise KdzooError(
+                f"{self.label}: max_temperature is {max_temperature}; it must be a whole number of 1 or more"
+            )
         self.max_temperature = int(max_temperature)
 
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, progress: float = 1.0
     ) -> Tensor:
         if not torch.compiler.is_compiling() and not 0 <= progress <= 1:
-            raise KdzooError(f"{self.label}: progress is {progress}; it must lie in 0 to 1")
+            raise KdzooError(f"{self.label}: progress is {progress}; it must be from 0 to 1")
         student, teacher, slots = self.logits(student, teacher, mask)
         # On a tensor: of a number, torch.compile would make a new graph for every value.
         step = (student.new_ones(()) * progress * self.max_temperature).floor() + 1

@@ -91,7 +91,7 @@ class CKD(DistillationLoss):
     ) -> None:
         super().__init__(variant=variant)
         if window < 1 or window % 2 == 0:
-            raise KdzooError(f"{self.label}: window is {window}; it is odd, so that a word is in its middle")
+            raise KdzooError(f"{self.label}: window is {window}; it must be odd, so that a word is in its middle")
         self.word_pair, self.word_angle = word_pair, word_angle
         self.layer_pair, self.layer_angle = layer_pair, layer_angle
         self.window = window

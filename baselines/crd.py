@@ -137,7 +137,7 @@ class CRD(DistillationLoss):
             num_samples=1 if num_samples is None else num_samples,
         )
         if not 0 <= momentum <= 1:
-            raise KdzooError(f"{self.label}: momentum is {momentum}; it must lie in 0 to 1")
+            raise KdzooError(f"{self.label}: momentum is {momentum}; it must be from 0 to 1")
         self.bank = bank
         self.temperature = temperature
         self.momentum = momentum

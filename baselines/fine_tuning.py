@@ -71,7 +71,7 @@ class CrossEntropy(DistillationLoss):
     ) -> None:
         super().__init__(variant=variant)
         if not 0 <= label_smoothing < 1:
-            raise KdzooError(f"{self.label}: label_smoothing is {label_smoothing}; it lies from 0 to below 1")
+            raise KdzooError(f"{self.label}: label_smoothing is {label_smoothing}; it must be at least 0 and under 1")
         self.label_smoothing = label_smoothing
         self.problem_type = check_problem_type(self.label, problem_type)
         if label_smoothing and self.problem_type not in (None, CLASSES):

@@ -61,5 +61,5 @@ class JSD(Divergence):
     ) -> None:
         super().__init__(temperature, variant=variant, backend=backend)
         if not 0 <= beta <= 1:
-            raise KdzooError(f"{self.label}: beta is {beta}; it must lie in 0 to 1")
+            raise KdzooError(f"{self.label}: beta is {beta}; it must be from 0 to 1")
         self.beta = self.mixture = beta

@@ -63,7 +63,7 @@ class SkewKL(Divergence):
     ) -> None:
         super().__init__(temperature, variant=variant, backend=backend)
         if not 0 <= alpha < 1:
-            raise KdzooError(f"{self.label}: alpha is {alpha}; it must lie in 0 to 1, without 1")
+            raise KdzooError(f"{self.label}: alpha is {alpha}; it must be at least 0 and under 1")
         self.alpha = self.mixture = alpha
         self.reverse = reverse
         self.kind = "reverse_kl" if reverse else "cross_entropy" if variant == "released" else "kl"

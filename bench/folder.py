@@ -115,7 +115,7 @@ class Records:
         changed = [what for what, found in contents.items() if self.contents.get(what, found) != found]
         if changed:
             raise KdzooError(
-                f"{self.folder} holds the records of other contents of {' and '.join(changed)}, which changed since. "
+                f"{self.folder} holds records made from other contents of {' and '.join(changed)}, which have changed. "
                 "Choose another --out, or put back what it was started with"
             )
         self.contents = self.contents | contents
@@ -172,7 +172,7 @@ class Records:
             if (self.folder / LOCK).stat().st_ino == self._held:
                 return
         raise DistillationFailure(
-            f"the output folder {self.folder} was removed while it was written; the same command begins again"
+            f"the output folder {self.folder} was removed while it was written; run the same command to begin again"
         )
 
     def cell(self, task: str, method: str, seed: int) -> Path:

@@ -166,7 +166,7 @@ def unpack(path: Path, folder: Path) -> int:
         DistillationFailure: when it cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise KdzooError(f"{folder} is there already; name a folder that is not, to unpack {path} into")
+        raise KdzooError(f"{folder} exists already; name a new folder to unpack {path} into")
     study = read_study(path)
     if not study.records:
         raise KdzooError(f"{path} holds no records to unpack")

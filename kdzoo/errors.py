@@ -64,7 +64,7 @@ def check_name(kind: str, name: object) -> str:
         shown = repr(name) if len(str(name)) <= 80 else f"{str(name)[:60]!r}... ({len(str(name))} characters)"
         raise KdzooError(
             f"a {kind} cannot be called {shown}; a name is 1 to 64 of the letters a to z, digits, '_', '-' and '.', "
-            "and begins with none of the last two"
+            "and does not begin with '-' or '.'"
         )
     if kind != "task" and name.lower() in TAKEN:
         raise KdzooError(f"a {kind} cannot be called {name!r}: {TAKEN[name.lower()]}; choose another name")

@@ -52,7 +52,7 @@ def read_yaml(path: Path, what: str = "recipe") -> Any:
     """
     try:
         if path.exists() and not path.is_file():
-            raise KdzooError(f"{what} {path} is no file, but a folder, a pipe or the like")
+            raise KdzooError(f"{what} {path} is a folder, a pipe or the like; name a file")
         with path.open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
         if len(text) > MOST_CHARACTERS:

@@ -125,7 +125,7 @@ def test_other_widths_and_what_is_refused(teacher: BertForSequenceClassification
     for spec, says in (
         ("albert:2x12,heads=2,embedding=8,from=mean", "where width, heads and feed-forward width are equal"),
         ("albert:2x16,embedding=32", "more than the teacher's 16"),
-        ("albert:2x16,groups=3,embedding=8", "2 layers have no 3 groups"),
+        ("albert:2x16,groups=3,embedding=8", "2 layers make at most that many groups, not 3"),
         ("albert:2x16,from=top", "unknown start of an ALBERT's layers"),
         ("albert:teacher:1", "after albert: comes a size"),
         ("albert:2x16,embedding=0", "not a whole number"),

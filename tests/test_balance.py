@@ -179,7 +179,7 @@ def test_layers_come_in_by_their_schedule(schedule: str, taken: list[tuple[int, 
 
 
 def test_a_loss_without_layers_has_no_layer_schedule() -> None:
-    with pytest.raises(KdzooError, match="kd on the logits takes no layers one by one; leave out layer_schedule"):
+    with pytest.raises(KdzooError, match="kd on the logits does not go layer by layer; leave out layer_schedule"):
         Term("kd", layer_schedule="stacked")
     with pytest.raises(KdzooError, match="unknown layer_schedule 'stacking'; did you mean 'stacked'"):
         Term("hidden_mse", layer_schedule="stacking")

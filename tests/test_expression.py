@@ -77,7 +77,7 @@ def test_what_cannot_be_read(text: str, words: str) -> None:
         ("kd@hidden", "unknown feature of kd 'hidden'"),
         ("kd(temperature=hot)", "kd.temperature is 'hot'"),
         ("hidden_mse[sideways]", "unknown layer map 'sideways'"),
-        ("ce + ce", "stands twice in one stage"),
+        ("ce + ce", "is in one stage twice"),
         ("cos_nce", "cos_nce is a loss and no recipe; write 'cos_nce + ce'"),
     ],
 )

@@ -299,7 +299,7 @@ def test_other_contents_under_the_same_name_are_refused(commands: Commands, tmp_
     before = weights.read_bytes()
     tensors = {name: tensor + 1e-3 for name, tensor in load_file(weights).items()}
     save_file(tensors, weights, {"format": "pt"})
-    says = (str(out), "other contents of the files of the student, which changed since", "Choose another --out")
+    says = (str(out), "other contents of the files of the student, which have changed", "Choose another --out")
     commands.fails(*grid, "--seeds", 2, "--out", out, says=says)
     assert records(out).keys() == {"sst2-teacher", "sst2-none-0"}
     weights.write_bytes(before)

@@ -252,7 +252,7 @@ def test_crd_compiles_with_drawn_negatives() -> None:
         ("cosine", {"student_dim": 0, "teacher_dim": 4}, "a width is at least 1"),
         ("crd", {"num_samples": 5}, "student_dim= and teacher_dim="),
         ("crd", {"student_dim": 3, "teacher_dim": 3}, "needs num_samples="),
-        ("crd", {"num_samples": 5, "student_dim": 3, "teacher_dim": 3, "momentum": 1.5}, "must lie in 0 to 1"),
+        ("crd", {"num_samples": 5, "student_dim": 3, "teacher_dim": 3, "momentum": 1.5}, "must be from 0 to 1"),
         ("crd", {"num_samples": 5, "student_dim": 3, "teacher_dim": 3, "bank": "que"}, "did you mean 'queue'"),
         ("crd", {"num_samples": 0, "student_dim": 3, "teacher_dim": 3}, "num_samples is 0"),
     ],
@@ -366,7 +366,7 @@ def test_inputs_are_checked(call: Any, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["mask", "labels", "sample_ids"])
 def test_what_is_no_tensor_is_named(name: str) -> None:
-    with pytest.raises(KdzooError, match=f"hidden_mse: {name} is a tensor, got list"):
+    with pytest.raises(KdzooError, match=f"hidden_mse: {name} must be a tensor, got list"):
         kdzoo.create("hidden_mse")(torch.ones(2, 3, 4), torch.ones(2, 3, 4), **{name: [[1, 1, 0], [1, 0, 0]]})
 
 

@@ -132,12 +132,16 @@ def test_a_divergence_of_sure_sides_is_finite_in_float32(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("jsd", {"beta": 1.5}, "jsd: beta is 1.5; it must lie in 0 to 1"),
-        ("skew_kl", {"alpha": 1.0}, "skew_kl: alpha is 1.0; it must lie in 0 to 1, without 1"),
+        ("jsd", {"beta": 1.5}, "jsd: beta is 1.5; it must be from 0 to 1"),
+        ("skew_kl", {"alpha": 1.0}, "skew_kl: alpha is 1.0; it must be at least 0 and under 1"),
         ("tvd", {"temperature": 0.0}, "tvd: temperature is 0.0; it must be a positive number"),
         ("dkd", {"beta": -1.0}, "dkd: beta is -1.0; it must be 0 or above"),
         ("dist", {"gamma": math.nan}, "dist: gamma is nan; it must be 0 or above"),
-        ("annealing", {"max_temperature": 0}, "annealing: max_temperature is 0; it must be a whole number from 1 on"),
+        (
+            "annealing",
+            {"max_temperature": 0},
+            "annealing: max_temperature is 0; it must be a whole number of 1 or more",
+        ),
         ("vid", {"student_dim": 3}, "vid learns a network between the widths: give student_dim= and teacher_dim="),
         ("vid", {"student_dim": 3, "teacher_dim": 4, "init_variance": 0.0}, "init_variance is 0.0; it must be above"),
         ("hint", {"teacher_dim": 3}, "hint always learns a regressor: give student_dim= and teacher_dim="),
@@ -183,7 +187,7 @@ def test_too_few_classes_are_refused_before_training_and_in_a_call(name: str, cl
     ("labels", "message"),
     [
         (torch.zeros(5, dtype=torch.long), r"labels \(5,\) do not fit logits \(6, 4\)"),
-        (torch.zeros(6), "labels of 4 classes are integers, got torch.float32"),
+        (torch.zeros(6), "labels of 4 classes must be integers, got torch.float32"),
         (torch.full((6,), 4), "label 4 is out of range; with 4 classes it is 0 to 3"),
     ],
 )
@@ -238,7 +242,7 @@ def test_annealing_rises_in_equal_steps_to_the_logits() -> None:
     factors = [loss(student, teacher, progress=at).sqrt().item() for at in (0.0, 0.2, 0.25, 0.5, 0.75, 0.99, 1.0)]
     assert factors == [0.25, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert loss(student, teacher).item() == F.mse_loss(student, teacher).item()
-    with pytest.raises(KdzooError, match=r"annealing: progress is 1\.2; it must lie in 0 to 1"):
+    with pytest.raises(KdzooError, match=r"annealing: progress is 1\.2; it must be from 0 to 1"):
         loss(student, teacher, progress=1.2)
 
 

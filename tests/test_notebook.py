@@ -158,7 +158,7 @@ def test_a_function_without_a_mask_refuses_one_and_a_cell_run_twice_replaces_it(
         loss(torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(kdzoo.KdzooError, match="a loss is a function of"):
         kdzoo.register("bad")(lambda student: student)
-    with pytest.raises(kdzoo.KdzooError, match="gives a scalar tensor"):
+    with pytest.raises(kdzoo.KdzooError, match="must return a scalar tensor"):
         kdzoo.register("rows")(lambda student, teacher: student - teacher)
         kdzoo.create("rows")(torch.zeros(2, 3), torch.zeros(2, 3))
 

@@ -304,10 +304,10 @@ def test_no_teacher_where_none_is_needed() -> None:
         ({"loss": "hidden_mse", "layer_reduction": "man"}, "unknown layer_reduction 'man'; did you mean 'mean'"),
         ({"loss": "kd", "layers": "uniform"}, "kd is taken on the logits, which has no layers to map"),
         ({"loss": "embedding_mse", "layers": "last"}, "taken on the embedding, which has no layers to map"),
-        ({"loss": "kd", "layer_reduction": "mean"}, "kd on the logits takes no layers one by one; leave out layer_re"),
-        ({"loss": "kd", "shared": True}, "kd on the logits takes no layers one by one; leave out shared"),
-        ({"loss": "embedding_mse", "shared": True}, "on the embedding takes no layers one by one; leave out shared"),
-        ({"loss": "bert_emd", "layer_reduction": "mean"}, "takes no layers one by one; leave out layer_reduction"),
+        ({"loss": "kd", "layer_reduction": "mean"}, "kd on the logits does not go layer by layer; leave out layer_re"),
+        ({"loss": "kd", "shared": True}, "kd on the logits does not go layer by layer; leave out shared"),
+        ({"loss": "embedding_mse", "shared": True}, "on the embedding does not go layer by layer; leave out shared"),
+        ({"loss": "bert_emd", "layer_reduction": "mean"}, "does not go layer by layer; leave out layer_reduction"),
         ({"loss": "kd", "name": "my.kd"}, r"a term cannot be called 'my\.kd'"),
         ({"loss": "kd", "name": "keys"}, "a term cannot be called 'keys'"),
     ],
@@ -392,7 +392,7 @@ def test_a_loss_of_ones_own() -> None:
     by_hand = [(student.hidden[i] - teacher.hidden[j]).abs().mean() for i, j in ((1, 1), (2, 3))]
     torch.testing.assert_close(found.total, sum(by_hand))
     assert found.terms.keys() == {"Plain"}
-    with pytest.raises(KdzooError, match="Plain is made already; give its options"):
+    with pytest.raises(KdzooError, match="Plain is an object already; give its options"):
         Term(Plain(), scale=2.0)
 
 

@@ -332,7 +332,7 @@ def test_validation_rows_are_seeded_stratified_and_leave_each_label_in_training(
 def test_rows_that_stand_in_two_splits_are_counted_and_said() -> None:
     tables = {"train": pd.DataFrame(made(20)), "validation": pd.DataFrame(made(20)[:5] + made(7, 1))}
     notes = from_data(tables, text="text", label="topic").notes
-    assert notes[-1] == "data: 5 of 12 validation rows stand in training too, by their text"
+    assert notes[-1] == "data: 5 of 12 validation rows are in training too, by their text"
 
 
 def test_a_split_that_is_not_used_is_said(tmp_path: Path) -> None:

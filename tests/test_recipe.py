@@ -239,12 +239,12 @@ def test_wrong_stages() -> None:
         parse({"terms": [CE], "fractoin": 1})
     with pytest.raises(KdzooError, match=r"the stages' fractions add up to 0\.9, they must add up to 1"):
         parse({"terms": [CE], "fraction": 0.5}, {"terms": [{"loss": "kd"}], "fraction": 0.4})
-    with pytest.raises(KdzooError, match="the term 'ce' stands twice in one stage"):
+    with pytest.raises(KdzooError, match="the term 'ce' is in one stage twice"):
         parse({"terms": [CE, CE | {"weight": 2.0}]})
     with pytest.raises(KdzooError, match="two terms are called 'kd'; give one of them another name="):
         parse({"terms": [{"loss": "kd"}, {"loss": "kd", "temperature": 3.0}]})
     general = {"general": {"terms": [{"loss": "cosine"}, {"loss": "cosine"}]}}
-    with pytest.raises(KdzooError, match="general: the term 'cosine' stands twice in one stage"):
+    with pytest.raises(KdzooError, match="general: the term 'cosine' is in one stage twice"):
         Recipe.parse({"name": "x", "stages": [{"terms": [CE]}]} | general)
     long = Recipe.parse({"name": "x" * 64, "stages": [{"terms": [CE]}], "general": {"terms": [{"loss": "cosine"}]}})
     assert long.on_text().name == "x" * 56 + "_general"
@@ -294,7 +294,7 @@ def test_override_replaces_a_whole_term() -> None:
         ("kd.temperature=[2", "'\\[2' is not a YAML value"),
         ("stages.3.fraction=1", "'3' is not an index from 0 to 0"),
         ("stages.first.fraction=1", "'first' is not an index from 0 to 0"),
-        ("name.first=1", "'name' holds the value 'kd', it has no keys"),
+        ("name.first=1", "'name' is the value 'kd', which has no keys"),
         ("stages.0.fraction=0.5", "fractions add up to 0.5"),
         ("kd.temperature=hot", "kd.temperature is 'hot'"),
     ],

@@ -427,7 +427,7 @@ def test_latex(folder: Path, commands: Commands) -> None:
         r"50\%\_\#1 \textasciitilde{}\{x\}\textasciicircum{}\textbackslash{}\$ & \textbf{$-$1.0 $\pm$ 0.0}"
         in latex_table(names)
     )
-    commands.fails("table", folder, "--latex", "--markdown", says=("not together with --markdown",))
+    commands.fails("table", folder, "--latex", "--markdown", says=("two forms of one table",))
 
 
 def test_latex_compiles(folder: Path, tmp_path: Path, pdflatex: str) -> None:

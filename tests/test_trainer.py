@@ -681,7 +681,7 @@ def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
     for other, words in (
         (BertForTokenClassification, "those of single tokens and the teacher's of whole rows"),
         (BertModel, "the student is a BertModel, which has no head"),
-        (BertForMultipleChoice, "choices among texts are no task"),
+        (BertForMultipleChoice, "does not distil multiple-choice models"),
     ):
         with pytest.raises(KdzooError, match=words):
             trainer(tmp_path, "kd", model=other(student().config))
@@ -692,7 +692,7 @@ def test_models_and_data_that_do_not_go_together(tmp_path: Path) -> None:
     answers = BertForQuestionAnswering(student().config)
     with pytest.raises(KdzooError, match="learnt from start_positions and end_positions, and the training set has no"):
         trainer(tmp_path, objective=Objective([Term("hidden_mse")]), model=answers)
-    with pytest.raises(KdzooError, match="a recipe or an objective, one of them"):
+    with pytest.raises(KdzooError, match="either a recipe or an objective"):
         trainer(tmp_path)
     with pytest.raises(KdzooError, match="'kd' needs a teacher"):
         kdzoo.DistillationTrainer(model=student(), recipe="kd", args=arguments(tmp_path))

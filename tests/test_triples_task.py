@@ -455,7 +455,7 @@ def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
     twice = written(
         tmp_path / "twice", Graph(graph.entities, graph.relations, graph.train, graph.train[:3], graph.test)
     )
-    assert "3 of 3 true triples of dev stand in training too" in from_data(twice, kind="links").notes[1]
+    assert "3 of 3 true triples of dev are in training too" in from_data(twice, kind="links").notes[1]
 
 
 @pytest.mark.parametrize(

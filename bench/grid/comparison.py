@@ -90,7 +90,7 @@ class Comparison:
         teacher = settings.teacher
         if teacher.two_passes:
             raise KdzooError(
-                f"the teacher {teacher} is a bi-encoder, which is for students; give what reads whole rows"
+                f"the teacher {teacher} is a bi-encoder, which is for students; give a teacher that reads whole rows"
             )
         student = settings.student or every_other_layer(teacher)
         settings = settings.model_copy(update={"student": student})

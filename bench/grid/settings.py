@@ -62,7 +62,7 @@ def _seeds(value: Any) -> Any:
             raise ValueError(f"input should be from 1 to {MOST_SEEDS}")
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
-        raise ValueError("a seed stands there twice")
+        raise ValueError("a seed is named twice")
     return value
 
 
@@ -214,7 +214,7 @@ def resolve(**given: Any) -> Settings:
         idle = [name for name, value in given.get("teacher_budget", {}).items() if shared.get(name) != value]
         if idle:
             option = f"--teacher-{idle[0].replace('_', '-')}"
-            raise KdzooError(f"{option} is of the teacher's training, and --no-finetune-teacher takes it as it is")
+            raise KdzooError(f"{option} is for training the teacher, and --no-finetune-teacher does not; leave one out")
     for name in ("budget", "teacher_budget"):
         merged[name] = validated(Budget, **{**defaults.get(name, {}), **given.get(name, {})})
     return cast(Settings, validated(Settings, **merged))

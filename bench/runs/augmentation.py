@@ -49,7 +49,7 @@ def check_augmented(task: Task) -> None:
         raise KdzooError(f"{task.name} has {task.fixed_words}; leave --augment out")
     if task.fusion is not None:
         raise KdzooError(
-            f"{task.name} has roles at its words, and they are not those of exchanged ones; leave --augment out"
+            f"{task.name} has roles for its words, which would not fit exchanged words; leave --augment out"
         )
 
 

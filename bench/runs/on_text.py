@@ -98,7 +98,7 @@ def pretrain(
     if above.is_size:
         raise KdzooError(f"a teacher of size {teacher} has learned nothing yet; name a pretrained model")
     if not 0 < mlm_probability < 1:
-        raise KdzooError(f"mlm_probability is {mlm_probability}; it lies between 0 and 1")
+        raise KdzooError(f"mlm_probability is {mlm_probability}; it must be between 0 and 1")
     labels = text_labels(recipe)
     if "order" in labels and not pack:
         raise KdzooError(
@@ -208,8 +208,8 @@ def check_on_text(
         loss: Any = next(objective.losses[term.name].children())
         if "labels" in loss.needs and not loss.text_labels:
             raise KdzooError(
-                f"{recipe.name} on text: the term {term.name!r} needs a task's labels, which text has not; take a "
-                "recipe with a general stage, or name losses that do without (such as hidden_mse + attention_mse + mlm)"
+                f"{recipe.name} on text: the term {term.name!r} needs a task's labels, which text lacks; take a "
+                "recipe with a general stage, or name losses that need none (such as hidden_mse + attention_mse + mlm)"
             )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for progress, _, _ in recipe.spans():
@@ -253,7 +253,7 @@ def _models(
         of_order = 2 if ordered else None
         guide = load_model(teacher.path, of_order, head=head, new_head=not compared, seed=seed)
     except MissingHead as error:
-        raise KdzooError(f"{error}, whose words {compared} would compare; leave that out") from None
+        raise KdzooError(f"{error}, and {compared} would compare what it predicts; leave {compared} out") from None
     made = make_student(student, guide, head="pretraining" if ordered else head, seed=seed)
     if ordered and student.teacher_layers is not None:  # whose layers are copied alone where the classes differ
         words = {

@@ -60,7 +60,7 @@ def asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, na
 def _with_more(asked: Asked, data: Any, knowledge: str | None, roles: str | None, arms: Any) -> Asked:
     """The tasks with facts or roles from files, in each of the arms."""
     if knowledge is not None and roles is not None:
-        raise KdzooError("--knowledge and --roles are of two kinds of teacher; give one of them")
+        raise KdzooError("--knowledge and --roles are for two kinds of teacher; give one of them")
     names, notes = [], [*asked.notes]
     for own in asked.tasks:
         task = get_task(own)

@@ -41,7 +41,7 @@ def table(
         _print(_measured(folder), markdown)
         return
     if latex and markdown:
-        raise KdzooError("--latex is not together with --markdown")
+        raise KdzooError("--latex and --markdown are two forms of one table; leave one of them out")
     study = load(folder)
     records, failed = study.records, jobs_of(study.failures)
     if latex:

@@ -91,7 +91,8 @@ def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
     asked = tasks_of(task, rows, columns)
     if len(asked.tasks) != 1:
         raise KdzooError(
-            f"one task is trained, and {len(asked.tasks) or 'none'} named; give --task, or --text and --label"
+            f"one task is trained at a time, and {len(asked.tasks) or 'none'} given; name one with --task, or with "
+            "--text and --label"
         )
     return asked.tasks[0], asked.data
 
@@ -135,9 +136,11 @@ def pretrain(
     recipe = _changed(Recipe.load(method).on_text(), set_)
     settings = validated(OnText, **told).model_dump()
     if "steps" in told and "epochs" in budget:
-        raise KdzooError("--steps is instead of --epochs; leave one of them out")
+        raise KdzooError("--steps and --epochs both say how long to train; leave one of them out")
     if "mlm_probability" in told and "words" not in on_text.text_labels(recipe):
-        raise KdzooError(f"--mlm-probability is of words to predict, and {recipe.name} predicts none; add the loss mlm")
+        raise KdzooError(
+            f"--mlm-probability says how many words are predicted, and {recipe.name} predicts none; add the loss mlm"
+        )
     with undone(out):
         record = on_text.pretrain(
             recipe=recipe,

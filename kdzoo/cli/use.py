@@ -48,7 +48,7 @@ def export(
 ) -> None:
     """Write a student in a form that runs without PyTorch, checked to give the same; or upload it to the hub."""
     if not onnx and (out is not None or not push_to_hub):
-        raise KdzooError("say in which form the student is to be written: --onnx is the only one there is")
+        raise KdzooError("say how to write the student; --onnx is the only form there is")
     from kdzoo.bench.runs.pushing import check_push, push
 
     if push_to_hub:

@@ -228,7 +228,7 @@ class DistillationLoss(nn.Module):
         # Plain steps, since a step takes as long as a small batch: no loop where there is nothing to go through.
         for name, value in (("mask", mask), ("labels", labels), ("sample_ids", sample_ids)):
             if value is not None and not isinstance(value, Tensor):
-                raise KdzooError(f"{self.label}: {name} is a tensor, got {type(value).__name__}")
+                raise KdzooError(f"{self.label}: {name} must be a tensor, got {type(value).__name__}")
         wanted = {}
         if self.needs:
             # Over the names and not over the set: torch 2.8 compiles no loop over one.

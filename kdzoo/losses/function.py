@@ -53,7 +53,9 @@ def from_function(name: str, function: Callable[..., Any], feature: str | None) 
             student, teacher, **{p: given[p] for p in asked}, **{option: getattr(self, option) for option in options}
         )
         if not isinstance(value, Tensor) or value.dim():
-            raise KdzooError(f"{name} gives a scalar tensor, got {tuple(getattr(value, 'shape', ())) or type(value)}")
+            raise KdzooError(
+                f"{name} must return a scalar tensor, got {tuple(getattr(value, 'shape', ())) or type(value)}"
+            )
         return value
 
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -30,7 +30,7 @@ def class_labels(label: str, logits: Tensor, labels: Tensor, slots: Tensor | Non
     classes = logits.shape[-1]
     labels = shaped_labels(label, logits, labels)
     if labels.is_floating_point():
-        raise KdzooError(f"{label}: labels of {classes} classes are integers, got {labels.dtype}")
+        raise KdzooError(f"{label}: labels of {classes} classes must be integers, got {labels.dtype}")
     labels = labels.long()
     if slots is not None:
         labels = labels.masked_fill(~slots, 0)

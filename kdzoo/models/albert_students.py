@@ -97,7 +97,9 @@ def albert_config(spec: ModelSpec, like: dict[str, Any], heads: int) -> Any:
 
     assert spec.sharing is not None and spec.layers is not None and spec.width is not None
     if spec.sharing.groups > spec.layers:
-        raise KdzooError(f"{spec.text!r}: {spec.layers} layers have no {spec.sharing.groups} groups")
+        raise KdzooError(
+            f"{spec.text!r}: {spec.layers} layers make at most that many groups, not {spec.sharing.groups}"
+        )
     return AlbertConfig(
         num_hidden_layers=spec.layers,
         hidden_size=spec.width,

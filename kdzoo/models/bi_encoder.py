@@ -52,7 +52,7 @@ class BiEncoder(nn.Module):
     def __init__(self, encoder: Any, num_labels: int = 2) -> None:
         super().__init__()
         if num_labels != 2:
-            raise KdzooError(f"a bi-encoder says whether a triple is true, which are 2 classes, not {num_labels}")
+            raise KdzooError(f"a bi-encoder says whether a triple is true, so it has 2 classes, not {num_labels}")
         self.config = encoder.config
         setattr(self.config, MARK, True)
         self.config.num_labels = num_labels
@@ -111,7 +111,10 @@ class BiEncoder(nn.Module):
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         if output_hidden_states:
-            raise KdzooError("a bi-encoder reads a row in two passes, so it has no hidden states of it")
+            raise KdzooError(
+                "a bi-encoder reads a row in two passes, so it has no hidden states of the row; take losses on logits, "
+                "such as kd"
+            )
         if tail_start is None:
             raise KdzooError(f"a bi-encoder needs {TAIL_START}, (B,), the place where each row's tail begins")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -233,8 +236,8 @@ def bi_encoder_of(
     """
     if not task.parts:
         raise KdzooError(
-            f"{spec.text!r} is a bi-encoder, and {task.name}'s rows are not made of a query and a tail; it is for "
-            "triples that are true or not, and for their ranking"
+            f"{spec.text!r} is a bi-encoder, and {task.name}'s rows are not made of a query and a tail; take it "
+            "for classifying or ranking triples"
         )
     head = task.head().config
     plain = replace(spec, two_passes=False)

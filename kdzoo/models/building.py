@@ -85,7 +85,9 @@ def copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
     count = num_layers(teacher.config)
     lists = [n for n, m in teacher.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
-        raise KdzooError(f"{type(teacher).__name__} keeps its {count} layers in no list to choose from; give a size")
+        raise KdzooError(
+            f"{type(teacher).__name__} keeps its {count} layers in no list, so none can be chosen; give a size"
+        )
     prefix, place = f"{lists[0]}.", {str(layer): str(i) for i, layer in enumerate(layers)}
     copied = {}
     for key, value in teacher.state_dict().items():

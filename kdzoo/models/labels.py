@@ -123,7 +123,10 @@ def _last_layer(model: Any, labels: int, name: str) -> nn.Linear:
     base = {id(module) for module in model.base_model.modules()}
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in base and m.out_features == labels]
     if not found:
-        raise KdzooError(f"the head of {name} has its labels in another order, and no layer that could be put in order")
+        raise KdzooError(
+            f"the head of {name} has its labels in another order than the task, and no last layer whose rows could be "
+            "reordered; take a model trained with the task's order"
+        )
     return found[-1]
 
 

@@ -106,9 +106,14 @@ def load_model(
                 f"the model {name!r} has a head for {next(iter(found))} labels, the task has {num_labels}; "
                 "fine-tune it on this task first"
             )
-        raise KdzooError(f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}")
+        raise KdzooError(
+            f"{name!r}: {key} has shape {tuple(found)}, its config.json asks for {tuple(wanted)}; put back the "
+            "configuration that it was saved with"
+        )
     if missing := [key for key in report["missing_keys"] if _in_encoder(key, model)]:
-        raise KdzooError(f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}")
+        raise KdzooError(
+            f"{name!r} lacks {len(missing)} encoder weights, first of them {sorted(missing)[0]}; copy it whole"
+        )
     if left := [key for key in report["unexpected_keys"] if _LAYER.search(key)]:
         raise KdzooError(
             f"{name!r} holds weights of layers that its config.json has no place for, first of them {sorted(left)[0]}; "

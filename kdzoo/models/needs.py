@@ -67,7 +67,9 @@ def check_needs(model: Any, needs: Needs) -> None:
     layers, name = num_layers(model.config), type(model).__name__
     below = decoder_sizes(model.config)
     if (needs.decoder or needs.decoder_attention) and below is None:
-        raise KdzooError(f"{name} has no decoder, whose states or attention are asked for")
+        raise KdzooError(
+            f"{name} has no decoder, so none of its states or attention can be taken; take hidden, cls or qkv"
+        )
     if needs.decoder_attention and not shows_qkv(model):
         raise KdzooError(f"{name} hides its queries and keys, so that its decoder's attention cannot be captured")
     for what, indices, last in (
@@ -80,7 +82,7 @@ def check_needs(model: Any, needs: Needs) -> None:
             depth = below[0] if below and what.startswith("decoder") else layers
             raise KdzooError(f"{name} has {depth} layers: {what} {wrong[0]} is not in 0 to {last}")
     if needs.qkv and not attends(model.config):
-        raise KdzooError(f"{name} has no attention, which is asked for; take a loss on logits, hidden or cls")
+        raise KdzooError(f"{name} has no attention heads to compare; take a loss on logits, hidden or cls")
     if needs.states and not states_by_layer(model):
         raise KdzooError(f"{name} does not show one hidden state a layer; take a loss on logits, such as kd")
     whole = whole_states(model.config)

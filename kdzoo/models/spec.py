@@ -184,7 +184,9 @@ class ModelSpec:
         importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
         importlib.import_module("kdzoo.models.sembert")
         if self.path is None:
-            raise KdzooError(f"{self.text!r} is no folder or hub name, which alone have a configuration of their own")
+            raise KdzooError(
+                f"{self.text!r} is neither a folder nor a hub name; only those have a configuration of their own"
+            )
         try:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
             check_attention(config, self.path)

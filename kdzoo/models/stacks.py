@@ -147,7 +147,9 @@ def _reading(spec: ModelSpec, teacher: Any) -> Any:
     from transformers import BartConfig
 
     if not isinstance(teacher, BartConfig):
-        raise KdzooError(f"{spec.text!r}: pretrained models are read by BARTs, and the teacher is {teacher.model_type}")
+        raise KdzooError(
+            f"{spec.text!r}: only a BART can read pretrained models, and the teacher is {teacher.model_type}"
+        )
     kind, read, most = _represented(spec)
     said = ("model_type", "source", "arm", "decoder_source", "decoder_arm")
     plain = {name: value for name, value in teacher.to_dict().items() if name not in said}
@@ -204,7 +206,9 @@ def copy_stacks(teacher: Any, student: Any, encoder: tuple[int, ...], decoder: t
         lists = [part for part in stack.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
         names = [name for name, part in teacher.named_modules() if lists and part is lists[0]]
         if not names:
-            raise KdzooError(f"{type(teacher).__name__} keeps its layers in no list to choose from; give a size")
+            raise KdzooError(
+                f"{type(teacher).__name__} keeps its layers in no list, so none can be chosen; give a size"
+            )
         place[f"{names[0]}."] = {str(layer): str(at) for at, layer in enumerate(chosen)}
     weights, wanted = teacher.state_dict(), student.state_dict()
     copied = {}

@@ -32,8 +32,8 @@ def check_places(term: Term, student: Any) -> None:
     """
     if term.feature != LOGITS and in_two_passes(student):
         raise KdzooError(
-            f"the term {term.name!r} is on {term.feature}, and a bi-encoder reads a row in two passes and has none of "
-            "the row; take losses on logits, such as kd"
+            f"the term {term.name!r} is on {term.feature}, which a bi-encoder does not have: it reads a row in two "
+            "passes; take losses on logits, such as kd"
         )
     if term.feature == ORDER and order_head(student) is None:
         raise KdzooError(
@@ -57,7 +57,7 @@ def check_places(term: Term, student: Any) -> None:
         )
     if spans and term.feature == LOGITS and term.loss_class.every_class:
         raise KdzooError(
-            f"the term {term.name!r} compares all classes, and of a start's and an end's those outside of the "
+            f"the term {term.name!r} compares all classes, and as a start or an end the places outside the "
             "paragraph do not count; take a loss on a row's probabilities, such as kd"
         )
 
@@ -108,7 +108,7 @@ def check_separate_tokens(objective: Objective, student: Any) -> None:
         if term.feature == LOGITS:
             raise KdzooError(
                 f"the term {term.name!r} compares the logits of single tokens, and the teacher has a tokenizer of its "
-                "own, so that its tokens are others; take a loss on cls or pooled"
+                "own, so its tokens differ from the student's; take a loss on cls or pooled"
             )
         others = [
             name
@@ -119,7 +119,7 @@ def check_separate_tokens(objective: Objective, student: Any) -> None:
         instead = f"take feature={' or '.join(others)}" if others else "take kd, pkd or another loss on one of these"
         raise KdzooError(
             f"the term {term.name!r} compares single tokens ({term.feature}), and the teacher has a tokenizer of its "
-            f"own, so that its tokens are others; {', '.join(rows)} work: {instead}"
+            f"own, so its tokens differ from the student's; {', '.join(rows)} work: {instead}"
         )
 
 

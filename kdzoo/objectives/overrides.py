@@ -91,7 +91,7 @@ def _check_training(setting: str, method: str, training: str) -> None:
     _, key, value = split_setting(setting)
     name = key.partition(".")[2]
     if training == "none":
-        raise KdzooError(f"setting {setting!r} has no effect: nothing is trained to an end here")
+        raise KdzooError(f"setting {setting!r} has no effect: no model is trained to the end here")
     if name == "max_length":
         raise KdzooError(
             f"setting {setting!r} has no effect: the rows of a comparison have one length for all, --max-length"

@@ -152,9 +152,7 @@ class Stage(Strict):
     def _distinct(self) -> Stage:
         for index, term in enumerate(self.terms):
             if term.identity in {other.identity for other in self.terms[:index]}:
-                raise KdzooError(
-                    f"the term {term.name or term.loss!r} stands twice in one stage; give one another name="
-                )
+                raise KdzooError(f"the term {term.name or term.loss!r} is in one stage twice; give one another name=")
         return self
 
 
@@ -366,7 +364,7 @@ class Recipe(Strict):
         except KdzooError:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise KdzooError(f"{source}: a value in it fits nothing ({type(error).__name__}: {error})") from None
+            raise KdzooError(f"{source}: a value in it cannot be read ({type(error).__name__}: {error})") from None
 
     @classmethod
     def load(cls, name: str | Path) -> Recipe:
@@ -438,7 +436,7 @@ def _set(data: Any, parts: list[str], value: Any, setting: str) -> None:
         if isinstance(data, list) and (not part.isdecimal() or len(part) > 9 or int(part) >= len(data)):
             raise KdzooError(f"setting {setting!r}: {part!r} is not an index from 0 to {len(data) - 1}")
         if not isinstance(data, (dict, list)):
-            raise KdzooError(f"setting {setting!r}: {parts[index - 1]!r} holds the value {data!r}, it has no keys")
+            raise KdzooError(f"setting {setting!r}: {parts[index - 1]!r} is the value {data!r}, which has no keys")
         key: Any = int(part) if isinstance(data, list) else part
         if index == len(parts) - 1:
             data[key] = value

@@ -57,7 +57,7 @@ class Term:
         self.loss_class = kind
         label = loss if isinstance(loss, str) else loss.label
         if self.module is not None and options:
-            raise KdzooError(f"{label} is made already; give its options ({', '.join(options)}) when making it")
+            raise KdzooError(f"{label} is an object already; give its options ({', '.join(options)}) when making it")
         known = options_of(kind)
         for option in options:
             if option not in known:
@@ -81,7 +81,7 @@ class Term:
         of_layers = {"layer_schedule": layer_schedule != "together", "layer_reduction": layer_reduction != "sum"}
         for option, given in (of_layers | {"shared": shared}).items():
             if given and not one_by_one:
-                raise KdzooError(f"{label} on the {self.feature} takes no layers one by one; leave out {option}")
+                raise KdzooError(f"{label} on the {self.feature} does not go layer by layer; leave out {option}")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
         weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
         if not all(math.isfinite(value) for value in weights):

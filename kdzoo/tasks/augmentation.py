@@ -129,7 +129,8 @@ class WordReplacement:
 
         if model is not None and not (tokenizer.is_fast and tokenizer.mask_token):
             raise KdzooError(
-                f"{type(tokenizer).__name__} has no character offsets or no mask token, to mask words with"
+                f"{type(tokenizer).__name__} lacks character offsets or a mask token, which exchanging words needs; "
+                "take a model with a fast tokenizer (tokenizer.json) and a mask token"
             )
         self.tokenizer, self.model, self.neighbours = tokenizer, model, neighbours
         self._stop_words = ENGLISH_STOP_WORDS

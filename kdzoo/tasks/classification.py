@@ -219,7 +219,7 @@ class Classification(GivenRows):
                 value = json.loads(value)
         names = [part.strip() for part in value.split(self.separator)] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple, np.ndarray)):
-            raise KdzooError(f"labels {value!r} are no list, and no text parted by {self.separator!r}")
+            raise KdzooError(f"labels {value!r} are neither a list nor a text separated by {self.separator!r}")
         marked = [0] * len(self.labels)
         for name in names:
             marked[self.class_of(name)] = 1

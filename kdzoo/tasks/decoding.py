@@ -53,7 +53,7 @@ class Decoding:
         """From ``"beam=5,no_repeat_ngram=3"`` or a mapping; the defaults where nothing is told.
 
         Raises:
-            KdzooError: for an unknown name, one that stands there twice, or a value that does not fit.
+            KdzooError: for an unknown name, one that is named twice, or a value that does not fit.
         """
         if told is None:
             return cls()
@@ -61,7 +61,7 @@ class Decoding:
             pairs = [part.partition("=") for part in told.split(",") if part.strip()]
             names = [name.strip() for name, _, _ in pairs]
             if twice := [name for name in names if names.count(name) > 1]:
-                raise KdzooError(f"decoding: {twice[0]} stands there twice")
+                raise KdzooError(f"decoding: {twice[0]} is named twice")
             told = {name.strip(): _number(name.strip(), value.strip()) for name, _, value in pairs}
         known = [field.name for field in fields(cls)]
         for name in told:
@@ -110,4 +110,6 @@ def _number(name: str, value: str) -> int | float:
     try:
         return float(value) if name == "length_penalty" else int(value)
     except ValueError:
-        raise KdzooError(f"decoding: {name}={value!r} is no number; write such as beam=5,length_penalty=0.6") from None
+        raise KdzooError(
+            f"decoding: {name}={value!r} is not a number; write, for example, beam=5,length_penalty=0.6"
+        ) from None

@@ -75,7 +75,7 @@ class GraphTask(Task):
         worse = [name for name in headline if not get_metric(name, self.kind).greater_is_better]
         if worse or not headline:
             raise KdzooError(
-                f"{self.name}: of {', '.join(worse or metrics)} less is better; name another for the score"
+                f"{self.name}: less is better of {', '.join(worse or metrics)}; name another metric for the score"
             )
         for metric in metrics:
             get_metric(metric, self.kind)
@@ -226,7 +226,7 @@ class GraphTask(Task):
         if graph != {self.knowledge.fingerprint}:
             raise KdzooError(f"{self.name}: the rows are of another graph than the task's; load them with this task")
         if len(split) > 1:
-            raise KdzooError(f"{self.name}: rows of {' and '.join(sorted(split))} are encoded apart")
+            raise KdzooError(f"{self.name}: encode the rows of {' and of '.join(sorted(split))} separately")
         found = zip(*(rows[part][:] for part in self.columns), strict=True)
         return [Triple(*names) for names in found], split.pop()
 

@@ -85,18 +85,18 @@ def from_data(
     check_kind(kind, (*KINDS, *GRAPHS))
     texts, columns = _listed(text), _listed(label)
     if decoding is not None and kind != "seq2seq":
-        raise KdzooError("decoding is of texts that are written, --kind seq2seq; leave it out")
+        raise KdzooError("decoding is for tasks that write texts, --kind seq2seq; leave it out")
     if kind in (*SEQUENCES, *GRAPHS) and separator is not None:
-        raise KdzooError(f"--label-separator parts several labels of a row, which {kind} have not; leave it out")
+        raise KdzooError(f"--label-separator is for several labels a row, which {kind} does not have; leave it out")
     if graph and kind not in GRAPHS:
-        raise KdzooError(f"the settings {', '.join(graph)} are of a graph; set kind to one of {', '.join(GRAPHS)}")
+        raise KdzooError(f"the settings {', '.join(graph)} are for graphs; set kind to one of {', '.join(GRAPHS)}")
     if kind in GRAPHS:
         none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
         of_graph = name or f"{title_of(data)}-{kind}"
         return Own(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
     if kind == "seq2seq":
         if labels:
-            raise KdzooError("texts that are written have no --labels; leave them out")
+            raise KdzooError("a task that writes texts has no --labels; leave them out")
         own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
         return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
     if kind in SEQUENCES:
@@ -111,7 +111,7 @@ def from_data(
     found = kind or _kind(tables["train"], columns, parting)
     if separator is not None and found != "multilabel":
         raise KdzooError(
-            f"{title}: --label-separator parts several labels of a row, and the kind is {found}; leave it out, or set "
+            f"{title}: --label-separator is for several labels a row, and the kind is {found}; leave it out, or set "
             "the kind to multilabel"
         )
     if found == "regression" and labels:

@@ -62,12 +62,12 @@ def from_graph(
 
 
 def _leaks(task: GraphTask) -> list[str]:
-    """A line for each split with true triples that stand in training too."""
+    """A line for each split with true triples that are in training too."""
     graph = task.knowledge
     known, notes = set(graph.train), []
     for split, triples, labels in (("dev", graph.dev, graph.dev_labels), ("test", graph.test, graph.test_labels)):
         true = [triple for at, triple in enumerate(triples) if labels is None or labels[at]]
         twice = sum(triple in known for triple in true)
         if twice:
-            notes.append(f"{task.name}: {twice} of {len(true)} true triples of {split} stand in training too")
+            notes.append(f"{task.name}: {twice} of {len(true)} true triples of {split} are in training too")
     return notes

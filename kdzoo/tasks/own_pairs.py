@@ -47,7 +47,7 @@ def from_pairs(
         raise KdzooError(f"{name}: a text is written for one column (--text) and learned from one (--label)")
     columns = {"source": (text or ("source",))[0], "target": (label or ("target",))[0]}
     if columns["source"] == columns["target"]:
-        raise KdzooError(f"{name}: the column {columns['source']!r} is source and target; name two")
+        raise KdzooError(f"{name}: the column {columns['source']!r} is both source and target; name two columns")
     tables, unused = tables_of(data, (columns["source"],), (columns["target"],), splits)
     for table in tables.values():
         for option, column in zip(("--text", "--label"), columns.values(), strict=True):
@@ -71,10 +71,10 @@ def from_pairs(
 
 
 def _leaks(name: str, rows: Mapping[str, Dataset]) -> list[str]:
-    """A line for each split with sources that stand in training too."""
+    """A line for each split with sources that are in training too."""
     known, notes = set(rows["train"]["source"][:]), []
     for split in rows:
         twice = sum(text in known for text in rows[split]["source"][:]) if split != "train" else 0
         if twice:
-            notes.append(f"{name}: {twice} of {len(rows[split])} {split} sources stand in training too")
+            notes.append(f"{name}: {twice} of {len(rows[split])} {split} sources are in training too")
     return notes

@@ -172,7 +172,7 @@ def _check_tags(origin: str, tags: Iterable[Any]) -> None:
 
 
 def _leaks(name: str, kind: str, unit: str, rows: Mapping[str, Dataset]) -> list[str]:
-    """A line for each split with rows whose texts stand in training too."""
+    """A line for each split with rows whose texts are in training too."""
 
     def texts(split: str) -> list[Any]:
         if kind == "spans":
@@ -180,7 +180,7 @@ def _leaks(name: str, kind: str, unit: str, rows: Mapping[str, Dataset]) -> list
         return [tuple(words) for words in rows[split]["words"][:]]
 
     known, notes = set(texts("train")), []
-    where = "on a paragraph that training has" if kind == "spans" else "stand in training too"
+    where = "on a paragraph that training has" if kind == "spans" else "are in training too"
     for split in rows:
         twice = sum(text in known for text in texts(split)) if split != "train" else 0
         if twice:

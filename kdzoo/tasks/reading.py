@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no plain file"
-        raise KdzooError(f"{path} is {what}; name a file, and where it is a pipe, what comes out of it written to one")
+        raise KdzooError(f"{path} is {what}; name a file (write a pipe's contents to one first)")
 
 
 def half_letters(value: Any) -> bool:

@@ -105,7 +105,7 @@ def _in_turn(strata: list[list[int]], share: float) -> list[int]:
 
 
 def leaks(task: Classification, rows: Mapping[str, Dataset]) -> list[str]:
-    """A line for each split with rows whose texts stand in training too."""
+    """A line for each split with rows whose texts are in training too."""
     notes = []
     known = set(zip(*(rows["train"][column][:] for column in task.columns), strict=True))
     for split in rows:
@@ -114,6 +114,6 @@ def leaks(task: Classification, rows: Mapping[str, Dataset]) -> list[str]:
             twice = sum(row in known for row in texts)
             if twice:
                 notes.append(
-                    f"{task.name}: {twice} of {len(rows[split])} {split} rows stand in training too, by their text"
+                    f"{task.name}: {twice} of {len(rows[split])} {split} rows are in training too, by their text"
                 )
     return notes

@@ -77,7 +77,9 @@ class WithKnowledge(Wrapped):
         if self.arm not in ARMS:
             raise unknown("arm", self.arm, [arm for arm in ARMS if arm])
         if self.arm == "random" and len(self.facts) < 2:
-            raise KdzooError(f"{self.name}: facts of one subject cannot go to others; the arm random needs two")
+            raise KdzooError(
+                f"{self.name}: the arm random gives a subject another's facts; it needs two subjects or more"
+            )
 
     def identity(self) -> dict[str, Any]:
         told = {"facts": self.vocabulary_key, "arm": self.arm, "max_entities": self.max_entities}

@@ -126,7 +126,7 @@ def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | N
                     "one with the head of your task, such as AutoModelForSequenceClassification's"
                 )
             if "MultipleChoice" in name:
-                raise KdzooError(f"the {who} is a {name}, and choices among texts are no task that kdzoo distils")
+                raise KdzooError(f"the {who} is a {name}, and kdzoo does not distil multiple-choice models")
         if len({_of(model) for _, model in compared}) > 1:
             raise KdzooError(
                 f"the term {term.name!r} compares logits, and the student's are those of {_of(student)} and the "

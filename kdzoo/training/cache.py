@@ -78,7 +78,7 @@ class TeacherCache:
         self.folder = Path(folder)
         self.precision = precision
         if top is not None and top < 1:
-            raise KdzooError(f"top is {top}; at least one logit of a token is kept")
+            raise KdzooError(f"top is {top}; keep at least one logit a token")
         self.limit = limit
         self.ahead = ahead
         self.top = top

@@ -81,7 +81,7 @@ def check(folder: Path, max_steps: int) -> None:
     for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
         with resuming(folder, name):
             if not (folder / name).is_file():
-                raise ValueError("it is missing, so the training would go on otherwise than it stopped")
+                raise ValueError("it is missing, so the training would not go on as it was")
 
 
 @contextmanager

@@ -53,8 +53,8 @@ def staged(scheduler: Any, spans: list[tuple[float, float, Stage]], steps: int, 
         return scheduler
     if not isinstance(scheduler, LambdaLR):
         raise KdzooError(
-            f"the recipe's stages set the learning rate, which lr_scheduler_type={args.lr_scheduler_type} does not go "
-            "with; take 'linear'"
+            f"the recipe's stages set the learning rate, and so would lr_scheduler_type={args.lr_scheduler_type}; "
+            "take 'linear'"
         )
     course = staged_rate(spans, steps, args.get_warmup_steps(steps), scheduler.lr_lambdas[0])
     return LambdaLR(scheduler.optimizer, course)
@@ -117,7 +117,10 @@ class SeededLengthSampler(LengthGroupedSampler):
             return super().__iter__()
         drawn = int(self._epochs.max()) + 1
         if self._epoch >= drawn:
-            raise KdzooError(f"the training set has the rows of {drawn} epochs, and this is one more")
+            raise KdzooError(
+                f"the training set has the rows of {drawn} epochs, and the training goes on beyond them; encode the "
+                "rows for more epochs"
+            )
         taken = np.flatnonzero((self._epochs == EVERY) | (self._epochs == self._epoch))
         order = get_length_grouped_indices(
             [self.lengths[at] for at in taken], self.batch_size, generator=self.generator

@@ -53,7 +53,7 @@ def looks_at_all(objective: Objective) -> str | None:
         temperature = told.get("temperature", options_of(kind).get("temperature"))
         if getattr(kind, "kind", None) not in WEIGHED or kind.every_class or temperature != 1:
             return (
-                f"the term {term.name!r} looks at all logits alike, of which some are kept; kd and soft_ce at "
-                "temperature 1 do with these"
+                f"the term {term.name!r} compares all logits, and only some are kept; kd and soft_ce at "
+                "temperature 1 work with those"
             )
     return None

@@ -88,7 +88,7 @@ class DistillationTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         if (recipe is None) == (objective is None):
-            raise KdzooError("give the DistillationTrainer a recipe or an objective, one of them")
+            raise KdzooError("give the DistillationTrainer either a recipe or an objective")
         check_kinds(model=(model, nn.Module), teacher=(teacher, nn.Module))
         check_transformers(model)
         if isinstance(objective, str):

@@ -293,7 +293,7 @@ def test_crd_checks_its_ids(given: dict[str, Tensor], words: str) -> None:
     [
         (torch.tensor([0, 3]), "label 3 is out of range; with 3 classes it is 0 to 2"),
         (torch.tensor([-1, 0]), "label -1 is out of range"),
-        (torch.tensor([0.5, 1.0]), "labels of 3 classes are integers"),
+        (torch.tensor([0.5, 1.0]), "labels of 3 classes must be integers"),
         (torch.tensor([0, 1, 2]), "labels (3,) do not fit logits (2, 3)"),
     ],
 )

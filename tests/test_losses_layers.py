@@ -266,7 +266,7 @@ def test_ckd_makes_no_angle_in_a_window_of_one() -> None:
 
 
 def test_ckd_refuses_and_warns() -> None:
-    with pytest.raises(KdzooError, match="window is 4; it is odd"):
+    with pytest.raises(KdzooError, match="window is 4; it must be odd"):
         kdzoo.create("ckd", window=4)
     with pytest.raises(KdzooError, match=r"must be hidden states of several layers, \(B, M, S, D\)"):
         kdzoo.create("ckd")(layers(1)[:, 0], layers(1)[:, 0])

@@ -98,7 +98,7 @@ def attends(config: Any) -> bool:
 
 def whole_states(config: Any) -> int | None:
     """The last hidden state with a place for each token; None where all have: Funnel's blocks but the first pool."""
-    blocks = getattr(config, "block_sizes", ())
+    blocks: Any = getattr(config, "block_sizes", ())
     return int(blocks[0]) if len(blocks) > 1 else None
 
 

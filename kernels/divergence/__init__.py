@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, on_host, values_at_hand
+from kdzoo.kernels.backend import KernelError, on_host, power_of_2, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -37,7 +37,7 @@ def divergence_reference(
     count: Tensor | None = None,
 ) -> Tensor:
     """The formula on log-probabilities of all classes at once; see `divergence`."""
-    kind, mixture = _checked(kind, mixture, temperature)
+    kind, mixture = checked("divergence", kind, mixture, temperature)
     teacher, mask, number = rows.check("divergence", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
     s, t = (_limited(side, temperature).log_softmax(-1) for side in (student, teacher))
@@ -126,7 +126,7 @@ def divergence(
         >>> student, teacher = torch.randn(4, 30522, requires_grad=True), torch.randn(4, 30522)
         >>> divergence(student, teacher, "jsd", mixture=0.5, temperature=2.0).backward()
     """
-    kind, mixture = _checked(kind, mixture, temperature)
+    kind, mixture = checked("divergence", kind, mixture, temperature)
     if operator.plain(student, backend):
         return divergence_reference(
             student, teacher, kind, mixture=mixture, temperature=temperature, mask=mask, count=count
@@ -134,17 +134,17 @@ def divergence(
     return operator(student, teacher, mask, count, backend, kind, mixture, float(temperature))
 
 
-def _checked(kind: str, mixture: float, temperature: float) -> tuple[str, float]:
+def checked(kernel: str, kind: str, mixture: float, temperature: float) -> tuple[str, float]:
     """The kind and its mixture; a JSD at its ends as the KL that it is."""
     if kind not in KINDS:
-        raise KernelError(f"divergence: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
+        raise KernelError(f"{kernel}: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
     if not 0 < temperature < math.inf:
-        raise KernelError(f"divergence: temperature is {temperature}; it must be a positive number")
+        raise KernelError(f"{kernel}: temperature is {temperature}; it must be a positive number")
     if kind == "jsd" and mixture in (0, 1):
         kind, mixture = ("reverse_kl" if mixture else "kl"), 0.0
     if not 0 <= mixture < 1:
         bounds = "0 to 1" if kind == "jsd" else "0 to 1, without 1"
-        raise KernelError(f"divergence: mixture is {mixture}; for {kind} it lies in {bounds}")
+        raise KernelError(f"{kernel}: mixture is {mixture}; for {kind} it lies in {bounds}")
     return kind, float(mixture)
 
 
@@ -296,12 +296,26 @@ def _triton(
         gradient,
         mixture,
         1 / temperature,
-        tile=rows.tiling(student, most=2048, per_warp=256),
+        tile=tiling(student),
         KIND=kind,
         MIXED=mixture > 0,
         LIMIT=LIMIT,
         TINY=TINY,
     )
+
+
+def tiling(student: Tensor) -> tuple[int, int, int]:
+    """Rows of a program, their columns at a time, and warps.
+
+    A long row has a multiprocessor to itself: of the fewer rows that are read at once, more is still in the L2 cache
+    when they are read again.
+    """
+    width = student.shape[-1]
+    columns = min(power_of_2(width), 8192)
+    if columns > 1024:
+        return 1, columns, columns // 512
+    together = min(power_of_2(student.numel() // width), 1024 // columns, 32)
+    return together, columns, max(1, together * columns // 256)
 
 
 def _simple(student: Tensor, teacher: Tensor, kind: str, mixture: float, temperature: float) -> Tensor | None:

@@ -7,22 +7,37 @@ from kdzoo.kernels.tiles import locate_rows
 
 
 @triton.jit
-def _logits(pointer, start, mask, column, width, stride_column, inverse_temperature, LIMIT: tl.constexpr):
-    """A tile of logits over the temperature; what lies outside is so low that it has no probability."""
+def _logits(pointer, start, mask, column, width, stride_column, LIMIT: tl.constexpr):
+    """A tile of logits; what lies outside is so low that it has no probability."""
     at = pointer + start[:, None] + column.to(tl.int64)[None, :] * stride_column
-    tile = tl.load(at, mask=mask[:, None] & (column < width)[None, :], other=-float("inf")).to(tl.float32)
+    inside = mask[:, None] & (column < width)[None, :]
+    tile = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     # With comparisons, which a NaN passes through.
     tile = tl.where(tile > LIMIT, LIMIT, tl.where(tile < -LIMIT, -LIMIT, tile))
-    return tile * inverse_temperature
+    return tl.where(inside, tile, -2 * LIMIT)
 
 
 @triton.jit
-def _grow(tile, top, total):
-    """The running maximum and sum of exponentials after one more tile, and by what older sums shrink."""
-    higher = tl.maximum(top, tl.max(tile, 1))
-    shrink = tl.exp(top - higher)
-    weight = tl.exp(tile - higher[:, None])
-    return higher, total * shrink + tl.sum(weight, 1), shrink, weight
+def _grow(tile, top, total, inverse_temperature):
+    """The running maxima and sums of exponentials after one more tile, by lane; what the older sums shrink by, and the
+    tile's exponentials.
+
+    Maxima are of logits, and the temperature divides what is below them: large logits keep their digits. Each lane has
+    its own, so that no lane waits for another. Of the two factors one is 1, so that one exponential does.
+    """
+    step = (tile - top) * inverse_temperature
+    less = tl.exp(-tl.abs(step))
+    higher = step > 0
+    shrink, weight = tl.where(higher, less, 1.0), tl.where(higher, 1.0, less)
+    return tl.where(higher, tile, top), total * shrink + weight, shrink, weight
+
+
+@triton.jit
+def _gathered(top, total, inverse_temperature):
+    """The maximum and the sum of a row out of its lanes', and by what a lane's sum shrinks."""
+    highest = tl.max(top, 1)
+    shrink = tl.exp((top - highest[:, None]) * inverse_temperature)
+    return highest, tl.sum(total * shrink, 1), shrink
 
 
 @triton.jit
@@ -96,45 +111,58 @@ def rows_kernel(
     s_start = batch * stride_s_row + layer * stride_s_layer + position * stride_s_position
     t_start = batch * stride_t_row + layer * stride_t_layer + position * stride_t_position
     tiles = tl.cdiv(width, BLOCK_D)
-    s_top = tl.full((BLOCK_M,), -2 * LIMIT, tl.float32) * inverse_temperature
-    t_top, s_sum, t_sum, along = s_top, tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M,), tl.float32), 0.0 * s_top
+    # What is summed up is summed by lane, and over the lanes once a row: no tile waits for all of them.
+    nothing = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    lowest = nothing - 2 * LIMIT
+    s_top, t_top, s_sum, t_sum, along = lowest, lowest, nothing, nothing, nothing
     for tile in range(tiles):
         column = tile * BLOCK_D + tl.arange(0, BLOCK_D)
-        s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
-        t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
-        s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum)
-        t_top, t_sum, _, _ = _grow(t, t_top, t_sum)
+        s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, LIMIT)
+        t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, LIMIT)
+        s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum, inverse_temperature)
+        t_top, t_sum, _, _ = _grow(t, t_top, t_sum, inverse_temperature)
         if KIND == "reverse_kl" and not MIXED:
-            along = along * shrink + tl.sum(weight * (s - t), 1)
-    s_log, t_log = s_top + tl.log(s_sum), t_top + tl.log(t_sum)
-    value = tl.zeros((BLOCK_M,), tl.float32)
+            along = along * shrink + weight * ((s - t) * inverse_temperature)
+    s_highest, s_total, shrink = _gathered(s_top, s_sum, inverse_temperature)
+    t_highest, t_total, _ = _gathered(t_top, t_sum, inverse_temperature)
+    s_log, t_log = tl.log(s_total), tl.log(t_total)
     # What the gradient at log s adds up to over the classes: known before the second sweep, or found in one between.
     centre = tl.zeros((BLOCK_M,), tl.float32)
     if KIND == "reverse_kl" and not MIXED:
-        centre = along / s_sum - s_log + t_log
+        apart = (s_highest - t_highest) * inverse_temperature + (s_log - t_log)
+        centre = tl.sum(along * shrink, 1) / s_total - apart
     BETWEEN: tl.constexpr = MIXED or KIND == "tvd"
+    value = nothing
     if BETWEEN:
+        slopes = nothing
         # Backwards, and forwards in the next: what was read last is still in the cache.
         for back in range(tiles):
             column = (tiles - 1 - back) * BLOCK_D + tl.arange(0, BLOCK_D)
-            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
-            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
-            added, slope, _ = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
-            value += tl.sum(added, 1)
-            centre += tl.sum(slope, 1)
+            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, LIMIT)
+            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, LIMIT)
+            log_s = (s - s_highest[:, None]) * inverse_temperature - s_log[:, None]
+            log_t = (t - t_highest[:, None]) * inverse_temperature - t_log[:, None]
+            added, slope, _ = _terms(log_s, log_t, mixture, KIND, MIXED, TINY)
+            value += added
+            slopes += slope
+        centre, total = tl.sum(slopes, 1), tl.sum(value, 1)
     if gradient_ptr is not None or not BETWEEN:
         scale = tl.load(inverse_ptr) * inverse_temperature
         for turn in range(tiles):
             tile = turn if BETWEEN else tiles - 1 - turn
             column = tile * BLOCK_D + tl.arange(0, BLOCK_D)
-            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, inverse_temperature, LIMIT)
-            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, inverse_temperature, LIMIT)
-            added, slope, s = _terms(s - s_log[:, None], t - t_log[:, None], mixture, KIND, MIXED, TINY)
+            s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, LIMIT)
+            t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, LIMIT)
+            log_s = (s - s_highest[:, None]) * inverse_temperature - s_log[:, None]
+            log_t = (t - t_highest[:, None]) * inverse_temperature - t_log[:, None]
+            added, slope, s = _terms(log_s, log_t, mixture, KIND, MIXED, TINY)
             if not BETWEEN:
-                value += tl.sum(added, 1)
+                value += added
             if gradient_ptr is not None:
                 slope = tl.where(mask[:, None], (slope - s * centre[:, None]) * scale, 0.0)
                 at = gradient_ptr + row[:, None] * width + column[None, :]
                 inside = (row < count)[:, None] & (column < width)[None, :]
                 tl.store(at, slope.to(gradient_ptr.dtype.element_ty), mask=inside)
-    tl.store(value_ptr + tl.program_id(0), tl.sum(tl.where(mask, value, 0.0), 0))
+    if not BETWEEN:
+        total = tl.sum(value, 1)
+    tl.store(value_ptr + tl.program_id(0), tl.sum(tl.where(mask, total, 0.0), 0))

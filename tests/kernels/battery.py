@@ -16,6 +16,7 @@ A kernel joins with one file ``tests/kernels/cases/<name>.py``, a module with
 - optionally ``kinks(inputs)``: where, of the gradient, the formula has no derivative as far as float32 can tell (a
   tensor of booleans that broadcasts with it); nothing is compared there;
 - optionally ``heavy(*args)``: whether a launch's plain form is in many parts because each has work enough;
+- optionally ``BARRIERS``: how often, at most, a loop of the compiled launches has all warps wait for each other;
 - optionally ``OPERATOR``: the operators it shows to a compiler, ``("<name>",)`` by default;
 - optionally ``SKIP``: names of checks that mean nothing for this kernel, each with the reason why.
 

@@ -1,5 +1,7 @@
 """Every Triton launch of every kernel compiles for the targets without spilling, within their shared memory.
 
+Where a case says how many barriers a loop may have, they are counted in the assembly.
+
 The launches are those that the case files' ``launches`` make on meta tensors: what they pass to Triton is
 recorded, and compiled for a GPU that need not be there. Registers and spills are read from the binaries.
 """
@@ -102,6 +104,20 @@ def launches_of(calls: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> li
     return list(found)
 
 
+def barriers(code: str) -> int:
+    """The most times that a loop of the assembly, of either maker's, has all warps wait for each other."""
+    lines = code.splitlines()
+    at, most = {}, 0
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\$L__BB\d+_\d+|\.LBB\d+_\d+):", line):
+            at[label[1]] = number
+        jump = re.search(r"\bs?_?c?bra(?:nch)?\S*\s+(\$L__BB\d+_\d+|\.LBB\d+_\d+)", line)
+        if jump and jump[1] in at:  # backwards
+            body = lines[at[jump[1]] : number]
+            most = max(most, sum("bar.sync" in line or "s_barrier" in line for line in body))
+    return most
+
+
 def resources(compiled: Any, platform: str, folder: Path) -> dict[str, int]:
     """Registers of a thread, bytes or registers spilt, and bytes of shared memory, out of the binary."""
     if platform == "hip":
@@ -127,13 +143,17 @@ def test_compiles_without_spilling(
 ) -> None:
     where, shared, registers = TARGETS[target]
     monkeypatch.setattr(backend, "architecture", lambda: target)
-    launches = launches_of(importlib.import_module(f"cases.{name}").launches, monkeypatch)
+    case = importlib.import_module(f"cases.{name}")
+    launches = launches_of(case.launches, monkeypatch)
     assert launches, f"{name} launches nothing"
+    assembly = "amdgcn" if where[0] == "hip" else "ptx"
     faults = []
     for launch in launches:
-        used = resources(launch.compiled(where), where[0], tmp_path)
+        compiled = launch.compiled(where)
+        used = resources(compiled, where[0], tmp_path) | {"barriers": barriers(compiled.asm[assembly])}
         record_property(str(launch), used)
         print(f"{target} {used} {launch}")
-        if used["spilt"] or used["shared"] > shared or used["registers"] > registers:
+        waits = used["barriers"] > getattr(case, "BARRIERS", used["barriers"])
+        if used["spilt"] or used["shared"] > shared or used["registers"] > registers or waits:
             faults.append(f"{launch}: {used}")
     assert not faults, "\n".join(faults)

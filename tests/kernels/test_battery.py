@@ -47,7 +47,7 @@ def test_kernel(name: str, where: tuple[str, str], check: str) -> None:
 @pytest.mark.parametrize("name", battery.NAMES)
 def test_kernel_in_the_interpreter(name: str) -> None:
     """Triton reads TRITON_INTERPRET when it is imported, so the battery runs in a process of its own."""
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-k", f"test_kernel and {name}-"]
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-k", f"test_kernel[{name}-"]
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(Path(__file__).parents[2])]
     done = subprocess.run(command + options, env=battery.environment(), capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"

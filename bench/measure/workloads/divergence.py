@@ -50,7 +50,7 @@ WORKLOAD = Workload(
     decide=lambda given: operator.decision(given["student"]),
     odd=(
         ("5x37", {}),
-        ("3x7x5001", {"mask": some, "kind": "jsd", "mixture": 0.5}),
+        ("3x7x8193", {"mask": some, "kind": "jsd", "mixture": 0.5}),
         ("9x1003", {"kind": "reverse_kl", "temperature": 2.5}),
         ("4x2049", {"kind": "cross_entropy", "mixture": 0.2}),
     ),

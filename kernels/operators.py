@@ -79,7 +79,7 @@ class Operator:
         run: Callable[..., tuple[Tensor, ...]],
         arguments: str,
         *,
-        wanted: int,
+        wanted: int | tuple[int, ...],
         sources: int = 1,
         kept: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype,
         count: int | None = None,
@@ -90,14 +90,15 @@ class Operator:
             kernel: its name.
             run: what it does.
             arguments: of the schema.
-            wanted: the place of the flag that says whether gradients are wanted.
-            sources: how many of the first inputs get a gradient; of one shape, and None may stand for all but one.
+            wanted: the place of the flag that says whether gradients are wanted; or a place for each of the sources.
+            sources: how many of the first inputs get a gradient; None may stand for all but the first.
             kept: the type, made of the inputs', that ``run`` writes gradients in.
             count: the place of the number that the value is divided by, where a float16 gradient is not divided yet,
                 since its type has no room for such quotients: the backward pass does it.
             room: what a float16 gradient is times of.
         """
-        self.kernel, self.wanted, self.sources, self.kept, self.count = kernel, wanted, sources, kept, count
+        self.kernel, self.sources, self.kept, self.count = kernel, sources, kept, count
+        self.wanted = (wanted,) * sources if isinstance(wanted, int) else wanted
         self.factor, self.run = room, without_autocast(run)
         schema = f"({arguments}, Tensor? handle) -> ({', '.join(['Tensor'] * (1 + sources))})"
         operator = custom_op(kernel, lambda *inputs: run(*inputs[:-1]), schema, self._fake)
@@ -108,13 +109,13 @@ class Operator:
             # Torch takes a tenth of a millisecond and more to call a registered operator.
             return self.direct(*inputs)
         value: Tensor
-        value, *_ = called(self.kernel, *inputs, self._handle(inputs) if inputs[self.wanted] else None)
+        value, *_ = called(self.kernel, *inputs, self._handle(inputs) if self._any(inputs) else None)
         return value
 
     def direct(self, *inputs: Any) -> Tensor:
         """The value, with what the registered operator is to autograd, but without the registry."""
         value: Tensor
-        if inputs[self.wanted]:
+        if self._any(inputs):
             value = _Direct.apply((self, inputs, self._handle(inputs)), *inputs[: self.sources])
         else:
             value = self.run(*inputs)[0]
@@ -125,12 +126,19 @@ class Operator:
         if self.sources == 1:
             return torch.slice_copy(inputs[0], 0, 0, 0)
         parts = [torch.slice_copy(s, 0, 0, 0) for s in inputs[: self.sources] if s is not None and s.requires_grad]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0]
+
+    def _any(self, inputs: Sequence[Any]) -> bool:
+        """Whether a gradient is wanted."""
+        return any(inputs[place] for place in self.wanted)
 
     def _fake(self, *inputs: Any) -> tuple[Tensor, ...]:
         first = inputs[0]
-        given = [inputs[self.wanted] and source is not None for source in inputs[: self.sources]]
-        gradients = (gradient_room(first, here, self.kept(first.dtype)) for here in given)
+        given = [
+            (first if source is None else source, inputs[place] and source is not None)
+            for source, place in zip(inputs, self.wanted, strict=False)
+        ]
+        gradients = (gradient_room(source, here, self.kept(first.dtype)) for source, here in given)
         return first.new_empty((), dtype=accumulator(first.dtype)), *gradients
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -19,6 +19,7 @@ from tasks_by_unit import compared, losses, trainer
 
 import kdzoo
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import Needs, capture
 from kdzoo.models.decoders import check_decoder
 from kdzoo.models.spec import ModelSpec
@@ -225,14 +226,14 @@ def test_top_logits_keep_the_mass_of_the_others() -> None:
     torch.manual_seed(secrets.randbits(32))
     logits = (3 * torch.randn(4, 5, 50)).double()
     kept, places = topk.cut(logits, 7)
-    again = topk.whole(kept, places, 50).double()
+    again = spread_rest(kept, places, 50).double()
     exact = logits.log_softmax(-1)
     torch.testing.assert_close(again.exp().sum(-1), torch.ones(4, 5).double(), atol=1e-5, rtol=0)
     top = exact.topk(7).indices
     torch.testing.assert_close(again.gather(-1, top), exact.gather(-1, top), atol=1e-5, rtol=0)
     others = torch.ones_like(exact, dtype=torch.bool).scatter(-1, top, False)
     assert all(len(row.unique()) == 1 for row in again[others].view(20, 43))
-    torch.testing.assert_close(topk.whole(*topk.cut(logits, 49), 50).double(), exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(spread_rest(*topk.cut(logits, 49), 50).double(), exact, atol=1e-5, rtol=0)
 
 
 # --- what the teacher writes ------------------------------------------------------------------------------------------

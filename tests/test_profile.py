@@ -305,7 +305,7 @@ def test_half_precision_is_multiplied_in_half_precision() -> None:
                 seen.append(args[0].dtype)
             return function(*args, **(kwargs or {}))
 
-    for name in ("info_nce", "cos_nce", "gram", "relation", "crd_nce"):
+    for name in ("info_nce", "cos_nce", "gram", "relation", "crd_nce", "linear_divergence"):
         work = workload(name)
         inputs = work.inputs(dict.fromkeys(work.axes[0], 8), torch.bfloat16, CPU)
         with Spy():

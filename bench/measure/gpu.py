@@ -32,7 +32,7 @@ from kdzoo.kernels.tuning import VARIABLE
 
 # The most important first, since time may run out: those that matrix products bound, and those that rows are read for.
 ORDER = (
-    *("info_nce", "divergence", "cos_nce", "relation", "gram", "crd_nce"),
+    *("info_nce", "divergence", "linear_divergence", "cos_nce", "relation", "gram", "crd_nce"),
     *("normalized_mse", "cosine", "hidden_mse"),
 )
 CHECKING = 0.33  # of the budget, at most, for all checks

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
+from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
 from kdzoo.models.heads import hidden_size, logits_by_token, num_heads, vocabulary_size, writes_targets
 from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.training.collated import Rows, fingerprints
-from kdzoo.training.topk import whole
 
 ROW, TOKEN, TARGET = "row", "token", "target"  # what a feature is kept by
 
@@ -160,7 +160,7 @@ class TeacherRows:
             value = values[places[by]].to(device, kind)
             if kept.places:
                 assert logs is not None
-                value = whole(logs, value, self._vocabulary)
+                value = spread_rest(logs, value, self._vocabulary)
             elif kept.top is not None:
                 logs = value  # of which the places come next
                 continue

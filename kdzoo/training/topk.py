@@ -32,15 +32,8 @@ def cut(logits: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return torch.cat([values, rest.clamp_min(-1e4)], dim=-1), places.int()
 
 
-def whole(kept: Tensor, places: Tensor, vocabulary: int) -> Tensor:
-    """Logits (..., V) of `cut`'s parts, normalised: each of the others has an equal share of what is left to them."""
-    top = places.shape[-1]
-    others = kept[..., -1:] - math.log(vocabulary - top)
-    return others.expand(*others.shape[:-1], vocabulary).scatter(-1, places.long(), kept[..., :top])
-
-
 def looks_at_all(objective: Objective) -> str | None:
-    """Why an objective's losses on logits are not to be had from `whole`, in words; None where they are.
+    """Why an objective's losses on logits are not to be had of `cut`'s parts, in words; None where they are.
 
     A divergence in which each class counts by the teacher's probability is off by what lies within the others' mass. A
     temperature over 1 raises that mass, and other losses look at small probabilities themselves.

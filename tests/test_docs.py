@@ -29,7 +29,7 @@ from kdzoo.tasks import registry as tasks
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/results").glob("*.md"))]
 GUIDES = [*PAGES, *sorted((ROOT / "docs/kernels").glob("*.md"))]
-WITH_PYTHON = [page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8")]
+WITH_PYTHON = [page for page in GUIDES if "```python\n" in page.read_text(encoding="utf-8")]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -296,7 +296,7 @@ def _triton(
         gradient,
         mixture,
         1 / temperature,
-        tile=tiling(student),
+        tile=tiling(student, 4096 if kind == "reverse_kl" and not mixture else 8192),
         KIND=kind,
         MIXED=mixture > 0,
         LIMIT=LIMIT,
@@ -304,14 +304,14 @@ def _triton(
     )
 
 
-def tiling(student: Tensor) -> tuple[int, int, int]:
-    """Rows of a program, their columns at a time, and warps.
+def tiling(student: Tensor, widest: int) -> tuple[int, int, int]:
+    """Rows of a program, their columns at a time (the widest tile by how much is summed up), and warps.
 
     A long row has a multiprocessor to itself: of the fewer rows that are read at once, more is still in the L2 cache
     when they are read again.
     """
     width = student.shape[-1]
-    columns = min(power_of_2(width), 8192)
+    columns = min(power_of_2(width), widest)
     if columns > 1024:
         return 1, columns, columns // 512
     together = min(power_of_2(student.numel() // width), 1024 // columns, 32)

@@ -119,18 +119,21 @@ def rows_kernel(
         column = tile * BLOCK_D + tl.arange(0, BLOCK_D)
         s = _logits(student_ptr, s_start, mask, column, width, stride_s_column, LIMIT)
         t = _logits(teacher_ptr, t_start, mask, column, width, stride_t_column, LIMIT)
+        s_before, t_before, sum_before = s_top, t_top, s_sum
         s_top, s_sum, shrink, weight = _grow(s, s_top, s_sum, inverse_temperature)
         t_top, t_sum, _, _ = _grow(t, t_top, t_sum, inverse_temperature)
         if KIND == "reverse_kl" and not MIXED:
-            along = along * shrink + weight * ((s - t) * inverse_temperature)
+            # Of what lies below the maxima, as they are by now: large logits keep their digits here, too.
+            moved = ((s_before - s_top) - (t_before - t_top)) * inverse_temperature
+            along = (along + sum_before * moved) * shrink + weight * (((s - s_top) - (t - t_top)) * inverse_temperature)
     s_highest, s_total, shrink = _gathered(s_top, s_sum, inverse_temperature)
     t_highest, t_total, _ = _gathered(t_top, t_sum, inverse_temperature)
     s_log, t_log = tl.log(s_total), tl.log(t_total)
     # What the gradient at log s adds up to over the classes: known before the second sweep, or found in one between.
     centre = tl.zeros((BLOCK_M,), tl.float32)
     if KIND == "reverse_kl" and not MIXED:
-        apart = (s_highest - t_highest) * inverse_temperature + (s_log - t_log)
-        centre = tl.sum(along * shrink, 1) / s_total - apart
+        moved = ((s_top - s_highest[:, None]) - (t_top - t_highest[:, None])) * inverse_temperature
+        centre = tl.sum((along + s_sum * moved) * shrink, 1) / s_total - (s_log - t_log)
     BETWEEN: tl.constexpr = MIXED or KIND == "tvd"
     value = nothing
     if BETWEEN:

@@ -160,6 +160,23 @@ def architecture() -> str:
     return properties.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
 
 
+@cache
+def cache_bytes() -> int:
+    """The GPU's L2 cache; an H100's, without a GPU."""
+    if not torch.cuda.is_available():
+        return 50 * 2**20
+    return int(getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0))
+
+
+# Bytes of shared memory that a program may have; on others of NVIDIA's as much as on those with the least.
+_SHARED = {"sm_80": 163, "sm_87": 163, "sm_90": 227, "sm_100": 227, "sm_103": 227, "gfx942": 64}
+
+
+def shared_bytes() -> int:
+    """The shared memory that a program may have on this GPU."""
+    return _SHARED.get(architecture(), 64 if architecture().startswith("gfx") else 99) * 1024
+
+
 # Precision and sizes
 
 

@@ -18,14 +18,18 @@ def row_mask(mask_ptr, row, rows, stride):
 
 
 @triton.jit
-def load_unit(ptr, start, mask, width, stride_column, EPSILON: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_unit(
+    ptr, start, mask, width, stride_column, EPSILON: tl.constexpr, BLOCK_D: tl.constexpr, KEPT: tl.constexpr = ""
+):
     """Whole rows in float32, their norms and the norms' inverses; all zero where a norm is infinite or masked.
 
-    Multiplied by its inverse a row has length one. ``start`` are the rows' 64-bit offsets.
+    Multiplied by its inverse a row has length one. ``start`` are the rows' 64-bit offsets; KEPT, in the L2 cache, is
+    an eviction policy.
     """
     column = tl.arange(0, BLOCK_D)
     at = ptr + start[:, None] + column.to(tl.int64)[None, :] * stride_column
-    tile = tl.load(at, mask=mask[:, None] & (column < width)[None, :], other=0.0).to(tl.float32)
+    inside = mask[:, None] & (column < width)[None, :]
+    tile = tl.load(at, mask=inside, other=0.0, eviction_policy=KEPT).to(tl.float32)
     norm = tl.sqrt(tl.sum(tile * tile, 1))
     infinite = norm == float("inf")
     tile = tl.where(infinite[:, None], 0.0, tile)

@@ -18,17 +18,18 @@ def _sum_tiles(
     stride_column,
     stride_m_row,
     EPSILON: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The sum of the unit vectors of tiles of rows, and how many they are."""
+    """The sum of the unit vectors of tiles of rows, and how many they are; the vectors are soon read again."""
     total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)  # added up over its rows once, at the end
     count = tl.zeros((BLOCK_M,), tl.float32)
-    for tile in range(first, last):
+    for tile in tl.range(first, last, num_stages=STAGES):
         row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = row_mask(mask_ptr, row, rows, stride_m_row)
         vector, _, inverse = load_unit(
-            vector_ptr, row.to(tl.int64) * stride_row, mask, width, stride_column, EPSILON, BLOCK_D
+            vector_ptr, row.to(tl.int64) * stride_row, mask, width, stride_column, EPSILON, BLOCK_D, "evict_last"
         )
         total += vector * inverse[:, None]
         count += mask.to(tl.float32)
@@ -41,6 +42,7 @@ def totals_kernel(
     mask_ptr,
     total_ptr,
     count_ptr,
+    first_slot,
     rows,
     layers,
     positions,
@@ -53,11 +55,12 @@ def totals_kernel(
     stride_m_row,
     stride_m_position,
     EPSILON: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """The sum of the unit vectors of a part of a slot's rows, and how many they are."""
-    slot, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    slot, split = first_slot + tl.program_id(0).to(tl.int64), tl.program_id(1)
     outer, layer, position = slot // (layers * positions), slot // positions % layers, slot % positions
     vector_ptr += outer * stride_v_outer + layer * stride_v_layer + position * stride_v_position
     if mask_ptr is not None:
@@ -76,11 +79,12 @@ def totals_kernel(
         stride_v_column,
         stride_m_row,
         EPSILON,
+        STAGES,
         BLOCK_M,
         BLOCK_D,
     )
     column = tl.arange(0, BLOCK_D)
-    at = split.to(tl.int64) * tl.num_programs(0) + slot
+    at = split.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     tl.store(total_ptr + at * width + column, summed, mask=column < width)
     tl.store(count_ptr + at, count)
 
@@ -95,6 +99,9 @@ def values_kernel(
     scale_ptr,
     value_ptr,
     gradient_ptr,
+    first_slot,
+    slots,
+    parts,
     rows,
     positions,
     width,
@@ -116,11 +123,13 @@ def values_kernel(
     stride_g_position,
     EPSILON: tl.constexpr,
     PER_ROW: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Value and gradient of a part of a slot's rows, from the slot's total or, PER_ROW, each row's mean negative."""
-    slot, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """Value and gradient of a part of a slot's rows, from the slot's total, which may be in parts, or from what is
+    found of it here; or, PER_ROW, from each row's mean negative."""
+    slot, split = first_slot + tl.program_id(0).to(tl.int64), tl.program_id(1)
     layer, position = slot // positions, slot % positions
     student_ptr += layer * stride_s_layer + position * stride_s_position
     teacher_ptr += layer * stride_t_layer + position * stride_t_position
@@ -144,26 +153,30 @@ def values_kernel(
                 stride_t_column,
                 stride_m_row,
                 EPSILON,
+                STAGES,
                 BLOCK_M,
                 BLOCK_D,
             )
         else:
-            total = tl.load(towards_ptr + slot * width + column, mask=column < width, other=0.0)
-            count = tl.load(count_ptr + slot)
+            total, count = tl.zeros((BLOCK_D,), tl.float32), 0.0
+            for part in range(parts):
+                at = part * tl.num_programs(0).to(tl.int64) + tl.program_id(0)
+                total += tl.load(towards_ptr + at * width + column, mask=column < width, other=0.0)
+                count += tl.load(count_ptr + at)
         repel = tl.where(count > 1, 0.5 / tl.maximum(count - 1, 1), 0.0)
         attract = 1.5 + repel  # the own vector is in the total, and no negative
         direction = total[None, :]
     scale = tl.load(scale_ptr)
     value = tl.zeros((BLOCK_M,), tl.float32)
-    for back in range(first, last):
+    for back in tl.range(first, last, num_stages=STAGES):
         row = (first + last - 1 - back) * BLOCK_M + tl.arange(0, BLOCK_M)
         mask = row_mask(mask_ptr, row, rows, stride_m_row)
         inside = mask[:, None] & (column < width)[None, :]
         s, norm, one = load_unit(
-            student_ptr, row.to(tl.int64) * stride_s_row, mask, width, stride_s_column, EPSILON, BLOCK_D
+            student_ptr, row.to(tl.int64) * stride_s_row, mask, width, stride_s_column, EPSILON, BLOCK_D, "evict_first"
         )
         t, _, other = load_unit(
-            teacher_ptr, row.to(tl.int64) * stride_t_row, mask, width, stride_t_column, EPSILON, BLOCK_D
+            teacher_ptr, row.to(tl.int64) * stride_t_row, mask, width, stride_t_column, EPSILON, BLOCK_D, "evict_first"
         )
         if PER_ROW:
             at = towards_ptr + layer * stride_w_layer + position * stride_w_position
@@ -180,5 +193,7 @@ def values_kernel(
             at = gradient_ptr + layer * stride_g_layer + position * stride_g_position
             at += row.to(tl.int64)[:, None] * stride_g_row
             written = (row < rows)[:, None] & (column < width)[None, :]
-            tl.store(at + column[None, :], slope.to(gradient_ptr.dtype.element_ty), mask=written)
-    tl.store(value_ptr + split.to(tl.int64) * tl.num_programs(0) + slot, tl.sum(value, 0))
+            slope = slope.to(gradient_ptr.dtype.element_ty)
+            # Out of the way of the teacher's rows, which are to stay in the L2 cache until they are read again.
+            tl.store(at + column[None, :], slope, mask=written, eviction_policy="evict_first")
+    tl.store(value_ptr + split.to(tl.int64) * slots + slot, tl.sum(value, 0))

@@ -8,10 +8,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import block_elements, safe_norms, unit_gradient
-from kdzoo.kernels.info_nce.side import Side
+from kdzoo.kernels.backend import EPSILON, block_elements, safe_norms, unit_gradient
+from kdzoo.kernels.info_nce.side import Side, positive_scores
+from kdzoo.kernels.layout import by_row, by_slot
 
 BLOCK, FEWEST = 2**18, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
+
+
+def sweep(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    queue: Tensor | None,
+    losses: Tensor | None,
+    sums: Tensor | None,
+    count: Tensor,
+    start: int,
+    temperature: float,
+    symmetric: bool,
+    gradient: Tensor | None,
+) -> Tensor:
+    """The sum of the losses; its gradient, over ``count`` except in float16, is written to ``gradient``.
+
+    ``losses`` and ``sums`` are the other side's, where ``symmetric`` does not find them: the losses of the own rows and
+    the log-sum-exps of all.
+    """
+    own, keys = Side(student, None if mask is None else mask.narrow(0, start, len(student))), Side(teacher, mask)
+    more = None if queue is None else Side(queue, None)
+    positive = positive_scores(own, keys, start, temperature)
+    opposite, total = None, torch.zeros_like(positive)
+    if losses is not None and sums is not None:
+        total, opposite = (by_slot(of.unsqueeze(-1)).squeeze(-1) for of in (losses, sums))
+    elif symmetric:
+        total, _ = attend(keys, own, None, 0, temperature, positive, None, False)
+        opposite = positive + total
+    pull = torch.expm1(-total)
+    other, slopes = attend(own, keys, more, start, temperature, positive, opposite, gradient is not None)
+    if slopes is not None and gradient is not None:
+        pull += torch.expm1(-other)
+        slopes.addcmul_(keys.units[:, start : start + len(student)], pull.unsqueeze(-1))
+        # A norm below the clamp is a constant, and bends nothing.
+        bend = (own.units * slopes).sum(-1).masked_fill_(own.inverse >= 1 / EPSILON, 0.0)
+        slopes.addcmul_(own.units, bend.unsqueeze(-1), value=-1)
+        # Float16 has no room for the quotients by a large n: there the backward pass divides.
+        scale = 1 / temperature if student.dtype == torch.float16 else 1 / (temperature * count)
+        slopes.mul_((own.inverse * scale).unsqueeze(-1))
+        if own.real is not None:
+            slopes.masked_fill_(~own.real.unsqueeze(-1), 0.0)
+        by_row(gradient).copy_(slopes.transpose(0, 1))
+    total = total + other
+    return total.sum() if own.real is None else torch.where(own.real, total, 0.0).sum()
+
+
+def rows(anchors: Tensor, keys: Tensor, mask: Tensor | None, start: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of every anchor its loss and its log-sum-exp, (slots, B)."""
+    own, others = Side(anchors, None if mask is None else mask.narrow(0, start, len(anchors))), Side(keys, mask)
+    positive = positive_scores(own, others, start, temperature)
+    losses, _ = attend(own, others, None, start, temperature, positive, None, False)
+    return losses, positive + losses
 
 
 def attend(

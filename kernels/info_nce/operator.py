@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdzoo.kernels.backend import (
-    EPSILON,
     PLAIN,
     Decision,
     KernelError,
@@ -23,8 +22,7 @@ from kdzoo.kernels.backend import (
 )
 from kdzoo.kernels.info_nce import blocks, launch
 from kdzoo.kernels.info_nce.reference import info_nce_reference
-from kdzoo.kernels.info_nce.side import Side, positive_scores
-from kdzoo.kernels.layout import by_slot, divisor
+from kdzoo.kernels.layout import divisor
 from kdzoo.kernels.operators import Operator, called, custom_op, gradient_room, without_autocast
 
 
@@ -207,36 +205,14 @@ def run(
             if found is not None:
                 return found[0] / count, found[1]
         count = torch.full((), count, dtype=accumulator(student.dtype))
-    attend, gradient = _attention(student, backend), gradient_room(student, with_gradient)
+    gradient = gradient_room(student, with_gradient)
     if math.prod(student.shape[:-1]) == 0:
         return torch.zeros_like(count), gradient
-    own, keys = Side(student, None if mask is None else mask.narrow(0, start, len(student))), Side(teacher, mask)
-    more = None if queue is None or len(queue) == 0 else Side(queue, None)
+    if queue is not None and len(queue) == 0:
+        queue = None
+    options = (count, start, temperature, symmetric, gradient if with_gradient else None)
     with torch.cuda.device_of(student):
-        positive = positive_scores(own, keys, start, temperature)
-        pull, opposite = torch.zeros_like(positive), None
-        total = torch.zeros_like(positive)
-        if losses is not None and sums is not None:
-            total, opposite = (by_slot(of.unsqueeze(-1)).squeeze(-1) for of in (losses, sums))
-        elif symmetric:
-            total, _ = attend(keys, own, None, 0, temperature, positive, None, False)
-            opposite = positive + total
-        pull = torch.expm1(-total)
-        other, slopes = attend(own, keys, more, start, temperature, positive, opposite, with_gradient)
-        if slopes is not None:
-            pull += torch.expm1(-other)
-            slopes.addcmul_(keys.units[:, start : start + len(student)], pull.unsqueeze(-1))
-            # A norm below the clamp is a constant, and bends nothing.
-            bend = (own.units * slopes).sum(-1).masked_fill_(own.inverse >= 1 / EPSILON, 0.0)
-            slopes.addcmul_(own.units, bend.unsqueeze(-1), value=-1)
-            # Float16 has no room for the quotients by a large n: there the backward pass divides.
-            scale = 1 / temperature if student.dtype == torch.float16 else 1 / (temperature * count)
-            slopes.mul_((own.inverse * scale).unsqueeze(-1))
-            if own.real is not None:
-                slopes.masked_fill_(~own.real.unsqueeze(-1), 0.0)
-            gradient = slopes.transpose(0, 1).reshape(student.shape).to(student.dtype).contiguous()
-        total = total + other
-        value = total.sum() if own.real is None else torch.where(own.real, total, 0.0).sum()
+        value = _form(student, backend).sweep(student, teacher, mask, queue, losses, sums, *options)
     return value / count, gradient
 
 
@@ -254,13 +230,9 @@ def run_rows(
     anchors: Tensor, keys: Tensor, mask: Tensor | None, start: int, temperature: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """What the operator of `info_nce_rows` does."""
-    attend = _attention(anchors, backend)
-    own, others = Side(anchors, None if mask is None else mask.narrow(0, start, len(anchors))), Side(keys, mask)
     with torch.cuda.device_of(anchors):
-        positive = positive_scores(own, others, start, temperature)
-        losses, _ = attend(own, others, None, start, temperature, positive, None, False)
-    both = torch.stack([losses, positive + losses]).transpose(1, 2).reshape(2, *anchors.shape[:-1])
-    return both[0].clone(), both[1].clone()
+        losses, sums = _form(anchors, backend).rows(anchors, keys, mask, start, temperature)
+    return losses.T.reshape(anchors.shape[:-1]).clone(), sums.T.reshape(anchors.shape[:-1]).clone()
 
 
 def _fake_rows(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -289,6 +261,6 @@ def _plain(student: Tensor, backend: str) -> bool:
     return plain("info_nce", student, backend) and len(student) <= 256
 
 
-def _attention(tensor: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _form(tensor: Tensor, backend: str) -> ModuleType:
     # There is nothing to launch on where there are no elements.
-    return (launch if decision(tensor, backend).triton and tensor.numel() > 0 else blocks).attend
+    return launch if decision(tensor, backend).triton and tensor.numel() > 0 else blocks

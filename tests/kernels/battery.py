@@ -18,6 +18,7 @@ A kernel joins with one file ``tests/kernels/cases/<name>.py``, a module with
 - optionally ``heavy(*args)``: whether a launch's plain form is in many parts because each has work enough;
 - optionally ``BARRIERS``: how often, at most, a loop of the compiled launches has all warps wait for each other;
 - optionally ``OPERATOR``: the operators it shows to a compiler, ``("<name>",)`` by default;
+- optionally ``also(place)``: what is checked of this kernel alone, wherever it runs;
 - optionally ``SKIP``: names of checks that mean nothing for this kernel, each with the reason why.
 
 ``test_battery.py`` runs the checks below over all case files: on the CPU, through Triton's interpreter (in a process
@@ -225,6 +226,11 @@ def matches_at_real_widths(place: Place) -> None:
     for width in (37, 312) if interpreting() else (37, 312, 384, 768, 1000):
         for dtype in dtypes(place)[: 1 if interpreting() else None]:
             place.agrees(place.some(dtype, width=width), dtype)
+
+
+@check
+def does_what_is_its_own(place: Place) -> None:
+    getattr(place.case, "also", lambda place: None)(place)
 
 
 @check

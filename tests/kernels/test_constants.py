@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_ahead_of_time import TARGETS, launches_of, resources
 from kdzoo.bench.measure.workloads import workload
 from kdzoo.kernels import backend, cos_nce, info_nce, tuning
 from kdzoo.kernels.backend import KernelError, has_triton, interpreting
+from kdzoo.kernels.info_nce import tiling
 from kdzoo.kernels.tuning import VARIABLE, trying, tuned
 
 OURS = {"block_m": 64, "num_warps": 8}
@@ -72,6 +74,22 @@ def test_a_file_that_is_none_is_refused(
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_90", "sm_120", "gfx942", "gfx1100"])
+def test_tiles_fit_into_shared_memory(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "architecture", lambda: architecture)
+    for dtype, width, rows, slots in product((torch.float32, torch.bfloat16), (37, 128, 256, 768), (8, 999), (1, 500)):
+        tile = tiling.tiling(rows, slots, width, dtype)
+        assert tiling.shared(tile, width, dtype) <= backend.shared_bytes()
+    with trying("info_nce", {"block_m": 512}), pytest.raises(KernelError, match=r"512.* KB of shared memory and "):
+        tiling.tiling(999, 1, 256, torch.bfloat16)
+
+
+def test_256_columns_are_held_where_there_is_room() -> None:
+    tile = tiling.tiling(32768, 1, 256, torch.bfloat16)
+    assert tile == {"block_m": 128, "block_n": 64, "block_k": 256, "block_d": 256, "num_warps": 8, "num_stages": 3}
+    assert tiling.held(tile, 256, torch.bfloat16) and not tiling.held(tile, 257, torch.bfloat16)
+
+
 def shown(*shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16, device="meta")
 
@@ -99,3 +117,7 @@ def test_what_is_to_be_tried_compiles_without_spilling(
         for launch in launches:
             used = resources(launch.compiled(target), target[0], tmp_path)
             assert not used["spilt"] and used["shared"] <= shared, (constants, used)
+            if launch.kernel.__name__ == "attend_kernel":  # what is reckoned with is no less
+                tile = dict(launch.constants) | dict(launch.options)
+                tile = {name.lower(): value for name, value in tile.items()}
+                assert used["shared"] <= tiling.shared(tile, 256, torch.bfloat16), (constants, used)

@@ -73,6 +73,54 @@ def test_no_axis_of_a_grid_but_the_first_grows(launched: list[Any]) -> None:
         assert all(axis <= 65535 for axis in others), f"{name} {grid}"
 
 
+class Calls(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what PyTorch itself would launch."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = any(one.alias_info and not one.alias_info.is_write for one in function._schema.returns)
+        # Views and memory that nothing is written to launch nothing.
+        self.number += not made and "empty" not in function.name()
+        return function(*args, **(kwargs or {}))
+
+
+@needs_triton
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_info_nce_over_slots_takes_few_launches(
+    symmetric: bool, queued: bool, launched: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "architecture", lambda: "sm_90")
+    student, mask = empty(256, 4, 128, 768, dtype=torch.bfloat16), empty(256, 128, dtype=torch.bool)
+    queue = empty(1024, 768, dtype=torch.bfloat16) if queued else None
+    with Calls() as calls:
+        info_nce.run(student, student, mask, queue, None, None, empty(()), 0, 0.07, symmetric, True, "triton")
+    assert calls.number == 2  # the sum of the losses and its quotient
+    sources = ["attend_kernel"] * (2 if queued else 1)
+    across = ["attend_kernel", "losses_kernel"] if symmetric else []
+    known = [*sources, "losses_kernel"] if symmetric else []
+    joined = (["join_kernel"] if symmetric else ["losses_kernel", "join_kernel"]) if queued else []
+    norms = ["norms_kernel"] * (2 if queued else 1)
+    assert [name for name, *_ in launched] == [*norms, *across, *known, *sources, *joined]
+
+
+@needs_triton
+def test_slots_that_the_cache_holds_are_read_twice_before_the_next(
+    launched: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "cache_bytes", lambda: 50 * 2**20)
+    student = empty(256, 4, 128, 768, dtype=torch.bfloat16)
+    cos_nce.run(student, student, None, None, None, None, empty(()), True, "triton")
+    names, slots = [name for name, *_ in launched], [grid[0] for _, grid, _ in launched]
+    assert names == ["totals_kernel", "values_kernel"] * 8 and slots == [64] * 16
+    assert 64 * student[:, 0, 0].numel() * 2 < 25 * 2**20
+    launched.clear()
+    monkeypatch.setattr(backend, "cache_bytes", lambda: 6 * 2**20)  # too small for groups that are worth it
+    cos_nce.run(student, student, None, None, None, None, empty(()), True, "triton")
+    assert [name for name, *_ in launched] == ["values_kernel"]
+
+
 @needs_triton
 def test_the_offset_of_a_pair_is_64_bit() -> None:
     """Of 50,000 positions the last pair lies beyond what int32 holds."""
@@ -132,8 +180,9 @@ def test_every_product_in_triton_follows_torch(
     heads, vectors, count = empty(2, 4, 64, 32), empty(64, 32), empty(())
     relation.run(heads, heads, heads, heads, None, None, None, count, "kl", None, True, "triton")
     info_nce.run(vectors, vectors, None, None, None, None, count, 0, 0.07, True, True, "triton")
-    assert {name for name, *_ in launched} == {"sums_kernel", "slopes_kernel", "attend_kernel"}
-    assert {named["PRECISION"] for _, _, named in launched} == {precision}
+    others = {"norms_kernel", "losses_kernel", "join_kernel"}  # without products of matrices
+    assert {name for name, *_ in launched} == {"sums_kernel", "slopes_kernel", "attend_kernel", *others}
+    assert {named["PRECISION"] for name, _, named in launched if name not in others} == {precision}
 
 
 @pytest.mark.parametrize("name", ["angle", "distance"])

@@ -46,6 +46,7 @@ WORKLOAD = Workload(
     decide=lambda given: decision(given["student"]),
     odd=(*ODD_ROWS, ("70x100", {})),
     candidates=tuple(
-        {"block_m": rows, "num_warps": warps} for rows, warps in ((4, 4), (4, 8), (8, 4), (8, 8), (16, 8))
+        {"block_m": rows, "num_warps": warps, "num_stages": stages}
+        for rows, warps, stages in ((4, 4, 1), (4, 4, 3), (4, 8, 2), (8, 8, 2), (8, 16, 1))
     ),
 )

@@ -84,11 +84,12 @@ WORKLOAD = Workload(
         ("33x70x100", {}),
         ("7x2x3x200", {"mask": some}),
     ),
-    # The first holds 256 columns in registers. None spills at that width on sm_90.
+    # None spills at 32768x256 on sm_90.
     candidates=(
-        {"block_m": 128, "block_k": 256, "block_d": 256, "num_stages": 3},
-        {"num_stages": 3},
-        {"block_n": 32, "num_warps": 4, "num_stages": 3},
+        {"num_stages": 2},
+        {"block_m": 64},
+        {"block_m": 64, "block_n": 32},
+        {"block_m": 64, "block_k": 128, "num_stages": 3},
     ),
     peers={"inf-cl": inf_cl},
 )

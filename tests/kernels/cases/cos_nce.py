@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
-from kdzoo.kernels.cos_nce import MAX_WIDTH, run, run_totals
+from kdzoo.kernels import backend
+from kdzoo.kernels.cos_nce import MAX_WIDTH, launch, run, run_totals
 from kdzoo.kernels.cos_nce import cos_nce as kernel
 from kdzoo.kernels.cos_nce import cos_nce_reference as reference
 from kdzoo.kernels.operators import scale_in_place
@@ -52,6 +55,22 @@ BAD = (
 
 def _ones(good: dict[str, Any], *shape: int) -> torch.Tensor:
     return torch.ones(shape).to(good["student"])
+
+
+def also(place: Any) -> None:
+    """Groups of slots that a cache holds give what all of them give, in one and in several programs a slot."""
+    for shape, programs in (((40, 2, 3, 16), 8), ((9, 5, 8), 5)):
+        size = 4 * shape[0] * shape[-1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "cache_bytes", lambda size=size: 2 * 4 * size)
+            patch.setattr(launch, "LEAST", 0)
+            patch.setattr(launch, "PROGRAMS", programs)
+            slots = math.prod(shape[1:-1])
+            how = launch.plan(shape[0], shape[-1], slots, 4)
+            assert (how.group, how.splits) == (3, 2 if programs == 8 else 1)
+            student, teacher = (torch.randn(shape).to(place.device) for _ in range(2))
+            mask = (torch.rand(shape[0], shape[-2]) < 0.7).to(place.device)
+            place.agrees({"student": student, "teacher": teacher, "mask": mask}, torch.float32)
 
 
 def launches() -> Iterator[Callable[[], Any]]:

@@ -54,11 +54,13 @@ def shared(tile: Constants, width: int, dtype: torch.dtype) -> int:
 
 
 def _ours(wide: int, tall: bool, dtype: torch.dtype) -> Constants:
+    gfx = backend.architecture().startswith("gfx")
     if dtype == torch.float32:
-        return {"block_m": 64, "block_n": 32, "block_k": 64, "block_d": 128, "num_warps": 4, "num_stages": 2}
-    if backend.architecture().startswith("gfx"):
-        columns = {"block_k": min(wide, 128), "block_d": min(wide, 256)}
-        return {"block_m": 64, "block_n": 32, **columns, "num_warps": 4, "num_stages": 2}
+        pieces = {"block_m": 64, "block_n": 32, "block_k": 64, "block_d": 128}
+        return {**pieces, "num_warps": 4 if gfx else 8, "num_stages": 2}
+    pieces = {"block_m": 64, "block_n": 64, "block_k": min(wide, 128), "block_d": min(wide, 256)}
+    if gfx:
+        return {**pieces, "block_n": 32, "num_warps": 4, "num_stages": 2}
     # Of 256 columns, higher tiles spill where products are added up in fewer registers.
     high = tall and (wide < WHOLE or backend.architecture() == "sm_90")
     for rows, stages in product((128, 64) if high else (64,), (3, 2) if wide == WHOLE else (2,)):
@@ -66,5 +68,4 @@ def _ours(wide: int, tall: bool, dtype: torch.dtype) -> Constants:
         whole["num_stages"] = stages
         if wide <= WHOLE and shared(whole, wide, dtype) <= backend.shared_bytes():
             return whole
-    columns = {"block_k": min(wide, 128), "block_d": min(wide, 256)}
-    return {"block_m": 64, "block_n": 64, **columns, "num_warps": 8, "num_stages": 2}
+    return {**pieces, "num_warps": 8, "num_stages": 2}

@@ -132,16 +132,16 @@ def attend_kernel(
             if not HELD:
                 vector = tl.load(from_key[:, None] + out[None, :], mask=there & (out < width)[None, :], other=0.0)
             weight = weight * inverse[None, :]
-            # Bfloat16 has room for any norm, float16 has not.
             if HALVES:
-                rounded = weight.to(tl.bfloat16)
-                slope = tl.dot(rounded, vector.to(tl.bfloat16), slope)
-                weight = rounded.to(tl.float32)
+                # Bfloat16 has room for any norm, float16 has not.
+                weight = weight.to(tl.bfloat16)
+            if not HELD:
+                # With weights as they are added up, and not as they were meant: the two are subtracted.
+                along += tl.sum(weight.to(tl.float32) * product, 1)
+            if HALVES:
+                slope = tl.dot(weight, vector.to(tl.bfloat16), slope)
             else:
                 slope = tl.dot(weight, vector.to(tl.float32), slope, input_precision=PRECISION)
-            if not HELD:
-                # With weights as they were added up, and not as they were meant: the two are subtracted.
-                along += tl.sum(weight * product, 1)
     own = tl.load(anchor_inverse_ptr + at_row, mask=row < rows, other=-1.0)  # again, rather than held all the time
     along = along * own
     inside, to = row < rows, split.to(tl.int64) * slots * rows + at_row

@@ -92,6 +92,11 @@ def an_anchor_that_found_its_key_keeps_its_digits(place: Any) -> None:
         torch.testing.assert_close(found, slope, rtol=1e-3, atol=1e-3 * slope.abs().max().item())
 
 
+def heavy(student: torch.Tensor, *_: Any) -> bool:
+    """Blocks of a thousand rows against all, each of them a product of their 2^25 scores with as many columns."""
+    return len(student) > 4096
+
+
 def launches() -> Iterator[Callable[[], Any]]:
     empty, count = partial(torch.empty, device="meta"), torch.empty((), device="meta")
     for dtype, width in ((torch.bfloat16, 128), (torch.bfloat16, 256), (torch.bfloat16, 768), (torch.float32, 768)):

@@ -42,11 +42,12 @@ def plan(rows: int, width: int, slots: int, item: int) -> Plan:
     slot, group = max(1, rows * width * item), slots
     if cache >= LEAST and slot <= cache < min(slots, PROGRAMS) * slot * 8 // 9:
         group = -(-slots // -(-slots // (cache // slot)))
-    ours = {"block_m": min(power_of_2(rows), max(1, 4096 // block_d), 32)}
-    # Of narrow rows a thread has many, each with an address.
-    ours["num_warps"] = min(16, max(1, ours["block_m"] * block_d // (1024 if block_d >= 512 else 512)))
+    ours = {"block_m": min(power_of_2(rows), max(1, (4096 if item < 4 else 2048) // block_d), 32)}
+    # Of narrow rows a thread has many, each with an address; in float32 each load takes twice the registers.
+    easy = block_d >= 512 and item < 4
+    ours["num_warps"] = min(16, max(1, ours["block_m"] * block_d // (1024 if easy else 512)))
     # Two tensors' tiles are loaded ahead of what is computed.
-    ours["num_stages"] = 2 if 4 * ours["block_m"] * block_d * item <= STAGED else 1
+    ours["num_stages"] = 2 if easy and 4 * ours["block_m"] * block_d * item <= STAGED else 1
     constants = tuned("cos_nce", f"{'whole' if group == slots else 'grouped'}-{block_d}", ours)
     block_m = min(power_of_2(rows), constants["block_m"])
     tiles = -(-rows // block_m)
@@ -122,7 +123,9 @@ def sweep(
     rows, layers, positions, width = s.shape
     slots = layers * positions
     how = plan(rows, width, slots, s.element_size())
-    towards, steps, group = None, (0, 0, 0), how.group
+    group = how.group
+    towards: Tensor | None = None
+    steps: tuple[int, ...] = (0, 0, 0)
     if negatives is not None:
         spread = four_axes(negatives, 5)
         shape = (rows, *spread.shape[2:])

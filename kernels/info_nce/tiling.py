@@ -40,9 +40,8 @@ def held(tile: Constants, width: int, dtype: torch.dtype) -> bool:
 
 def writes(tile: Constants, dtype: torch.dtype) -> bool:
     """Whether a program has the registers to join its slopes with what else the gradient is made of."""
-    lanes, most = (64, 64) if backend.architecture().startswith("gfx") else (32, 32)
-    if backend.architecture() == "sm_90":
-        most = 64
+    lanes = 64 if backend.architecture().startswith("gfx") else 32
+    most = 64 if backend.architecture() == "sm_90" else 32
     return dtype != torch.float32 and tile["block_m"] * tile["block_d"] <= most * lanes * tile["num_warps"]
 
 

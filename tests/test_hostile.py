@@ -386,9 +386,10 @@ def test_a_lock_that_is_a_link_leaves_its_target(tmp_path: Path, commands: Comma
 
 def test_pipes_are_not_waited_for(tmp_path: Path, copy: Path, commands: Commands) -> None:
     os.mkfifo(tmp_path / "mine.yaml")
-    commands.fails("check", tmp_path / "mine.yaml", says=("mine.yaml", "is no file"))
+    commands.fails("check", tmp_path / "mine.yaml", says=("mine.yaml", "a pipe or the like; name a file"))
     os.mkfifo(copy / "cells" / "sst2-pkd-0.json")
-    commands.fails("table", copy, says=("sst2-pkd-0.json", "a pipe"))
+    ran = commands("table", copy)
+    assert ran.code == 0 and "sst2-pkd-0.json" in ran.err and "a pipe" in ran.err
 
 
 def _yaml(folder: Path, files: str) -> Path:
@@ -439,7 +440,8 @@ def test_a_path_that_is_not_utf8(commands: Commands) -> None:
 
 def test_a_file_of_a_name_that_is_not_utf8(copy: Path, commands: Commands) -> None:
     (copy / "cells" / os.fsdecode(b"\xff.json")).write_text("{}")
-    commands.fails("table", copy, says=("lacks task",))
+    ran = commands("table", copy)
+    assert ran.code == 0 and "json lacks task, method, seed" in ran.err
     assert "set aside as" in commands.works(*GRID, "--out", copy)
 
 

@@ -595,7 +595,7 @@ BAD: dict[str, tuple[dict[str, str | bytes], dict[str, Any], tuple[str, ...]]] =
             )
         },
         {},
-        ("d.jsonl, row 6, column 'label': labels 3 are no list",),
+        ("d.jsonl, row 6, column 'label': labels 3 are neither a list nor a text separated by '|'",),
     ),
     "a separator of labels that are none": (
         {"d.csv": HEAD + GOOD},

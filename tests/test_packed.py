@@ -68,7 +68,7 @@ def test_what_cannot_be_packed_or_read(folder: Path, tmp_path: Path, monkeypatch
     with pytest.raises(KdzooError, match="holds no records to pack"):
         pack(tmp_path / "nothing", packed)
     pack(folder, packed)
-    with pytest.raises(KdzooError, match="is there already"):
+    with pytest.raises(KdzooError, match="exists already; name a new folder"):
         unpack(packed, folder)
     whole = gzip.decompress(packed.read_bytes()).splitlines(keepends=True)
     record = json.loads(whole[2])

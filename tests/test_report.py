@@ -713,10 +713,13 @@ def test_what_cannot_be_reported(commands: Commands, tmp_path: Path) -> None:
         (json.dumps({**json.loads(whole), "format": 99}), "newer kdzoo"),
     ):
         path.write_text(text)
-        commands.fails("report", tmp_path, says=(str(path), says))
+        ran = commands("report", tmp_path)
+        assert f"{path} " in ran.err and says in ran.err
+        assert ran.code == (2 if says == "newer kdzoo" else 0) and (tmp_path / "report.html").exists() == (ran.code == 0)
+        (tmp_path / "report.html").unlink(missing_ok=True)
     path.write_text(json.dumps({**json.loads(whole), "predictions": {"validation": [1.0]}}))
-    commands.fails("report", tmp_path, says=("rte, kd, seed 0 has 1 predictions", "80 labels"))
-    assert not (tmp_path / "report.html").exists()
+    ran = commands("report", tmp_path)
+    assert "has 1 predictions" in ran.err and "80 labels" in ran.err
 
 
 def test_the_front_is_what_nothing_dominates() -> None:
@@ -771,4 +774,5 @@ def test_what_tuning_chose_and_gained(tmp_path: Path, commands: Commands) -> Non
         path.name for path in (folder / "trials").iterdir()
     }
     (folder / "trials" / "sst2-kd#1-0.json").write_text(json.dumps(tried[0]))
-    commands.fails("report", folder, says=("kd#0", "which its name does not say"))
+    ran = commands("report", folder)
+    assert ran.code == 0 and "kd#0, seed 0, which its name does not say" in ran.err

@@ -177,7 +177,7 @@ def test_show_says_where_each_number_is_from(capsys: pytest.CaptureFixture[str])
     lines = {line.split("│")[1].strip(): line for line in shown.splitlines() if line.startswith("│")}
     assert {*hyper_parameters(Recipe.load("pkd"))} <= {*lines}
     assert "the authors' code" in lines["stages.0.kd.reduction"] and "src/KD_loss.py" in lines["stages.0.kd.reduction"]
-    assert "the paper" in lines["stages.0.kd.temperature"] and " 10 " in lines["stages.0.kd.temperature"]
+    assert "the authors' code" in lines["stages.0.kd.temperature"] and " 10 " in lines["stages.0.kd.temperature"]
     assert "set here" in lines["training.epochs"] and " 9 " in lines["training.epochs"]
     assert "origin: authors" in commands.works("show", "pkd", "--yaml")
     assert "origin:" not in shown and "Where its numbers" not in commands.works("show", "kd*0.5 + ce")

@@ -66,7 +66,7 @@ def tag_task(
     """
     if not isinstance(task, Classification):
         raise KdzooError(f"tags are for texts that are classified, and {task.name} is {task.kind}")
-    splits = task.rows() if task.brings_rows else load(task, data)
+    splits = load(task, data)
     folder.mkdir(parents=True, exist_ok=True)
     return [_written(task, rows, folder / f"{task.name}.{split}.jsonl", parse, model) for split, rows in splits.items()]
 

@@ -224,7 +224,8 @@ class Objective(nn.Module):
                 continue
             pairs = self._bound_pairs(term)
             layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
-            found |= Needs(logits=False, **{term.feature.kept: frozenset(pairs[at][side] for at in layers)})
+            kept: dict[str, Any] = {term.feature.kept: frozenset(pairs[at][side] for at in layers)}
+            found |= Needs(logits=False, **kept)
         return found
 
     def forward(

@@ -253,7 +253,7 @@ def run(
     to_student = gradient_room(student, with_student, dtype)
     to_weight = gradient_room(weight, with_weight, dtype).zero_()
     to_bias = gradient_room(student if bias is None else bias, with_bias, dtype).zero_()
-    heads = [None if one is None else one.to(narrow) for one in (weight, teacher_weight)]
+    head, teacher_head = weight.to(narrow), None if teacher_weight is None else teacher_weight.to(narrow)
     biases = [None if one is None else one.to(dtype) for one in (bias, teacher_bias)]
     own, other = student.flatten(0, -2), teacher.flatten(0, -2)
     classes = None if places is None else places.flatten(0, -2)
@@ -271,11 +271,11 @@ def run(
         x, y = own[part], other[part]
         if here is not None:
             x, y = (side.masked_fill(~here.unsqueeze(-1), 0.0) for side in (x, y))
-        ours = _logits(x, heads[0], biases[0], narrow)
+        ours = _logits(x, head, biases[0], narrow)
         if classes is not None:
             theirs = spread_rest(y.to(dtype), classes[part], len(weight))
         else:
-            theirs = y.to(dtype) if heads[1] is None else _logits(y, heads[1], biases[1], narrow)
+            theirs = y.to(dtype) if teacher_head is None else _logits(y, teacher_head, biases[1], narrow)
         chosen = None if here is None else here.unsqueeze(0)
         if chosen is not None:  # a mask is of (B, S, C)
             ours, theirs = ours.unsqueeze(0), theirs.unsqueeze(0)
@@ -284,7 +284,7 @@ def run(
         value += added
         slope = slope.view(-1, len(weight)) if gradient else slope
         if with_student:
-            written[part] = _product(slope, heads[0], narrow)
+            written[part] = _product(slope, head, narrow)
         if with_weight:
             _add_product(to_weight, slope.mT, x, narrow)
         if with_bias:

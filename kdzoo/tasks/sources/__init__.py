@@ -60,8 +60,8 @@ def load(
         raise KdzooError(f"test_rows must be 0 or more, got {test_rows}")
     if task.test_split is not None:
         wanted[task.test_split] = test_rows
-    if test_rows == 0:
-        wanted.pop(task.test_split, None)
+        if test_rows == 0:
+            del wanted[task.test_split]
     own = task.rows()
     if own is None and source == "synthetic":
         made = {split: task.synthetic(split, rows, seed) for split, rows in wanted.items()}

@@ -31,8 +31,9 @@ PLAIN: dict[str, int] = {
 }
 
 # The kernels whose plain form a compiler makes one loop of, together with what stands around it: inside torch.compile
-# an operator of ours would only be in its way. The others' plain forms hold matrices that the operators do not.
-FUSED_BY_COMPILERS = ("cos_nce", "cosine", "divergence", "hidden_mse", "normalized_mse")
+# an operator of ours would only be in its way. The others' plain forms hold matrices that the operators do not; of
+# info_nce's, those of up to 256 rows are small.
+FUSED_BY_COMPILERS = ("cos_nce", "cosine", "divergence", "hidden_mse", "info_nce", "normalized_mse")
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -107,12 +108,8 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:
     """Whether a kernel leaves a tensor on a CPU to plain PyTorch, when no backend is asked for: a small one, or any
     inside torch.compile where the compiler fuses it, and then inside torch.func, too."""
-    fused = kernel in FUSED_BY_COMPILERS
-    if backend != "auto" or (fused and not _followed()):
-        return False
-    if tensor.device.type != "cpu" or os.environ.get(VARIABLE):
-        return False
-    return fused or tensor.numel() < PLAIN.get(kernel, 0)
+    left = tensor.numel() < PLAIN.get(kernel, 0) or (kernel in FUSED_BY_COMPILERS and _followed())
+    return left and backend == "auto" and tensor.device.type == "cpu" and not os.environ.get(VARIABLE)
 
 
 def _followed() -> bool:

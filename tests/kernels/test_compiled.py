@@ -15,6 +15,7 @@ LOSSES = {
     "cosine": "cosine",
     "divergence": "kd",
     "hidden_mse": "hidden_mse",
+    "info_nce": "info_nce",
     "normalized_mse": "pkd",
 }
 
@@ -46,3 +47,4 @@ def test_what_a_compiler_fuses_is_left_to_it(kernel: str, monkeypatch: pytest.Mo
 def test_what_it_would_hold_a_matrix_for_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PLAIN, "gram_angle", 0)
     assert operators_of(kdzoo.create("rkd_angle"), 70)
+    assert operators_of(kdzoo.create("info_nce"), 257), "up to 256 rows, the scores are fewer than the inputs' elements"

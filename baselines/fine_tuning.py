@@ -102,9 +102,8 @@ class CrossEntropy(DistillationLoss):
             labels = labels if slots is None else labels.masked_fill(~slots, 0.0)
             return masked_mean((student.squeeze(-1) - labels) ** 2, slots)
         labels = shaped_labels(self.label, student, labels)
-        if student.dim() == 3:
-            ignored = labels == IGNORED
-            slots = ~ignored if slots is None else slots & ~ignored
+        ignored = labels == IGNORED
+        slots = ~ignored if slots is None else slots & ~ignored
         labels = class_labels(self.label, student, labels, slots)
         losses = F.cross_entropy(
             student.flatten(0, -2), labels.flatten(), reduction="none", label_smoothing=self.label_smoothing

@@ -144,9 +144,10 @@ def test_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("terms", ["rows", "tokens"])
 def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
-    """One step on 8 rows, at once and as 4 times 2, has one gradient and one logged loss."""
+    """One step on 8 rows, two without a label, at once and as 4 times 2, has one gradient and one logged loss."""
     by_rows = [Term("ce"), Term("kd", temperature=2.0), Term("pkd", weight=3.0)]
     by_tokens = [Term("hidden_mse"), Term("attention_mse"), Term("embedding_mse"), Term("attention_kl"), Term("minilm")]
+    data = [row | {"labels": -100} if at in (1, 4) else row for at, row in enumerate(rows(8))]
     found = []
     for pieces in (1, 4):
         gradients: dict[str, Tensor] = {}
@@ -157,7 +158,7 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
         made = trainer(
             tmp_path,
             objective=Objective(by_rows if terms == "rows" else by_tokens),
-            data=rows(8),
+            data=data,
             per_device_train_batch_size=8 // pieces,
             gradient_accumulation_steps=pieces,
             train_sampling_strategy="sequential",

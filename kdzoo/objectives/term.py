@@ -127,10 +127,10 @@ class Term:
         if self.loss_class.text_labels is not None:
             return "orders" if self.feature == ORDER else "labels"
         if self.feature == LOGITS:
-            if not by_token:
-                return "rows"
-            # A loss on labels alone leaves out the tokens that have none.
-            return "labels" if labelled or not self.loss_class.needs_teacher else "tokens"
+            # A loss on labels alone leaves out what has none.
+            if not self.loss_class.needs_teacher:
+                return "labels"
+            return "rows" if not by_token else "labels" if labelled else "tokens"
         padded = self.options.get("variant") in self.loss_class.counts_padding  # over padding too
         over = "rows" if padded or not self.feature.by_token else self.loss_class.mean_over or "tokens"
         if not self.feature.of_decoder:

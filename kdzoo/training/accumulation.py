@@ -44,7 +44,9 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     size = first.shape[1] if first.dim() > 1 else 1
     tokens = torch.full((len(first),), size, device=first.device) if mask is None else mask.sum(-1)
     labels = [batch[name] for name in ("labels", *SPAN) if isinstance(batch.get(name), Tensor)]
-    counted = torch.stack([(values != IGNORED).sum() for values in labels]).sum() if labels else rows
+    # Of numbers, each counts: -100 may be one.
+    there = [values.numel() if values.is_floating_point() else (values != IGNORED).sum() for values in labels]
+    counted = torch.stack([torch.as_tensor(number, device=first.device) for number in there]).sum() if labels else rows
     orders = (batch[ORDER_LABELS] != IGNORED).sum() if ORDER_LABELS in batch else rows
     targets = torch.zeros_like(tokens)
     if labels and labels[0].dim() == 2:

@@ -22,8 +22,13 @@ STUDIES = {
     "glue-minilm-l6-to-4x312-again": ("4×312, distilled again", "four layers", "results/four-layers.md"),
     "glue-minilm-l6-to-4x312-again-subset": ("4×312, distilled again", "2,000 rows", "results/two-thousand-rows.md"),
     "glue-minilm-l6-to-4x312-subset": ("4×312, distilled", "2,000 rows", "results/two-thousand-rows.md"),
+    "lrc-mrpc-cola": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-2000": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
+    "ncbi-disease": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
 }
 EARLIER = "gradient"  # as a recipe's perturbation: LRC-BERT by the norm over each token
 TASKS = ("sst2", "mrpc", "stsb", "qnli", "cola", "rte")  # first; others after them

@@ -124,7 +124,7 @@ def order_accuracy(
             batch = collate([rows[at] for at in range(start, end)])
             taken = {name: value.to(student.device) for name, value in batch.items() if name in inputs}
             with capture(student, Needs(logits=False, order=True)) as recorder:
-                order = recorder.activations(student(**taken), mask=taken["attention_mask"]).order
+                order = recorder.activations(student(**taken), mask=batch["attention_mask"].to(student.device)).order
             assert order is not None and (batch[ORDER_LABELS] != NO_ORDER).all()
             right += int((order.argmax(-1).cpu() == batch[ORDER_LABELS]).sum())
     return right / len(rows)

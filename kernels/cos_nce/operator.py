@@ -178,7 +178,7 @@ def run(
         found = blocks.alone(student, teacher, negatives, total, 1 / count)
         if found is not None:
             return found[0] / count, found[1]
-        count = torch.full((), count, dtype=accumulator(student.dtype))
+        count = torch.full((), count, dtype=accumulator(student.dtype), device=student.device)
     gradient = gradient_room(student, with_gradient)
     written = gradient if with_gradient else None
     # Float16 has no room for the quotients by a large N: there the backward pass divides.

@@ -81,7 +81,7 @@ def _block(
 
 def _slope(student: Tensor, teacher: Tensor, gradient: Tensor, scale: float) -> None:
     """Difference and scale in one step; the value then comes from the gradient, which is as long."""
-    factor = torch.full((), scale, dtype=gradient.dtype)
+    factor = torch.full((), scale, dtype=gradient.dtype, device=gradient.device)
     torch.ops.aten.mse_loss_backward.grad_input(factor, student, teacher, 2, grad_input=gradient)
 
 

@@ -204,7 +204,7 @@ def run(
             found = blocks.alone(student, teacher, temperature, count, with_gradient)
             if found is not None:
                 return found[0] / count, found[1]
-        count = torch.full((), count, dtype=accumulator(student.dtype))
+        count = torch.full((), count, dtype=accumulator(student.dtype), device=student.device)
     gradient = gradient_room(student, with_gradient)
     if math.prod(student.shape[:-1]) == 0:
         return torch.zeros_like(count), gradient

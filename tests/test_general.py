@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ def test_a_task_starts_from_the_student_of_the_general_stage(
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     commands: Commands, teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    teacher = shutil.copytree(teacher, tmp_path / "teacher")
     options = ("pretrain", "--text", text, "--teacher", teacher, *SMALL, "--steps", 20, "--method")
     options = (*options, "hidden_mse + kd(temperature=2) + mlm + sop", "--out")
     commands.works(*options, tmp_path / "whole")
@@ -254,6 +256,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert any("predictions" in name for name in whole) and any("seq_relationship" in name for name in whole)
     said = [json.loads((tmp_path / name / "record.json").read_text())["sentence_order"] for name in ("whole", "cut")]
     assert said[0] == said[1]
+    (teacher / "config.json").write_text((teacher / "config.json").read_text() + "\n")
+    commands.fails(*options, tmp_path / "cut", says=("other contents of the files of the teacher", "another --out"))
 
 
 @pytest.mark.parametrize(

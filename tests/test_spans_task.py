@@ -139,11 +139,17 @@ def test_cached_starts_and_ends_are_the_teacher_s(tmp_path: Path) -> None:
     assert run(None, 4, 2) == pytest.approx(whole, rel=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["logit_mse", "dkd", "logit_std", "annealing", "dist"])
-def test_losses_on_all_classes_are_refused(loss: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        *((name, {}) for name in ("logit_mse", "dkd", "logit_std", "annealing", "dist")),
+        ("ce", {"label_smoothing": 0.1}),
+    ],
+)
+def test_losses_on_all_classes_are_refused(loss: str, options: dict[str, float]) -> None:
     task, _, _, tokenizer = made("squad", train=4)
     with pytest.raises(KdzooError, match="compares all classes"):
-        kdzoo.Objective([kdzoo.Term(loss)]).bind(model(task, tokenizer), model(task, tokenizer))
+        kdzoo.Objective([kdzoo.Term(loss, **options)]).bind(model(task, tokenizer), model(task, tokenizer))
 
 
 def test_windows_of_a_question_are_answered_together() -> None:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, TrainerCallback
 
+from kdzoo.bench.contents import contents_of
 from kdzoo.bench.folder import Records
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import new_record
@@ -117,6 +118,7 @@ def pretrain(
         "seed": seed,
     }
     records, old = Records.of_model(folder, configuration)
+    records.check_contents(contents_of(above, below, {}))
     if old is not None:
         return old
     tokenizer = above.tokenizer

@@ -55,7 +55,8 @@ def check_places(term: Term, student: Any) -> None:
             f"the term {term.name!r} needs one label a row, and the rows have "
             f"{'a start and an end' if spans else 'one a token'}"
         )
-    if spans and term.feature == LOGITS and term.loss_class.every_class:
+    smoothed = term.options.get("label_smoothing", 0.0) != 0.0  # it spreads over places of no probability, too
+    if spans and term.feature == LOGITS and (term.loss_class.every_class or smoothed):
         raise KdzooError(
             f"the term {term.name!r} compares all classes, and as a start or an end the places outside the "
             "paragraph do not count; take a loss on a row's probabilities, such as kd"

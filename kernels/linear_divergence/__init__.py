@@ -186,7 +186,8 @@ def _check(
     own = {"student": student, "weight": weight, "bias": bias, "teacher": teacher}
     given = {**own, "teacher_weight": teacher_weight, "teacher_bias": teacher_bias}
     check_kind("linear_divergence", **given)
-    if places is not None and (places.is_floating_point() or places.device != student.device):
+    wrong = places is not None and (places.is_floating_point() or places.dtype == torch.bool)
+    if places is not None and (wrong or places.device != student.device):
         found = f"{text(places.dtype)} on {places.device}"
         raise KernelError(f"linear_divergence: places are {found}; they are integers on {student.device}")
     if teacher_weight is None and teacher_bias is not None:
@@ -201,6 +202,11 @@ def _check(
             "bias (C,), and teacher (..., E) with teacher_weight (C, E) and teacher_bias (C,), or logits (..., C), or "
             "(..., K + 1) with places (..., K), K below C"
         )
+    # Elsewhere a look at the values would stop the host.
+    if places is not None and places.device.type == "cpu" and not torch.compiler.is_compiling():
+        ordered = places.sort(-1).values
+        if (ordered[..., 1:] == ordered[..., :-1]).any():
+            raise KernelError("linear_divergence: a row's places name a class twice; each is of a class of its own")
     return check_mask("linear_divergence", mask, student)
 
 

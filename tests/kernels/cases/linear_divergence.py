@@ -75,6 +75,20 @@ BAD = (
         lambda good: {**of_a_head(good), "teacher_weight": None, "places": good["student"][..., :4]},
         ("places", "integers"),
     ),
+    (
+        "a mask in place of places",
+        lambda good: {**of_a_head(good), "teacher_weight": None, "places": good["student"][..., :4] > 0},
+        ("places", "integers"),
+    ),
+    (
+        "a class named twice",
+        lambda good: {
+            **of_a_head(good),
+            "teacher_weight": None,
+            "places": torch.zeros((*good["student"].shape[:-1], 4), dtype=torch.int64),
+        },
+        ("places", "twice"),
+    ),
     ("an unknown kind", lambda good: {"kind": "k"}, ("linear_divergence", "'k'")),
     ("all mixture", lambda good: {"kind": "kl", "mixture": 1.0}, ("1.0", "0 to 1, without 1")),
     ("no temperature", lambda good: {"temperature": 0.0}, ("temperature is 0.0",)),

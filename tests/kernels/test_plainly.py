@@ -123,3 +123,15 @@ def test_losses_of_vectors_and_logits_pass_through_torch_func(name: str) -> None
     loss, student, teacher = kdzoo.create(name), torch.randn(6, 37, requires_grad=True), torch.randn(6, 37)
     loss(student, teacher).backward()
     torch.testing.assert_close(torch.func.grad(loss)(student.detach(), teacher), student.grad)
+
+
+@pytest.mark.parametrize("name", ["cos_nce", "info_nce", "hidden_mse"])
+def test_a_default_device_is_not_the_inputs(name: str) -> None:
+    student, teacher = torch.randn(512, 768), torch.randn(512, 768)
+    student[0] = 0.0  # of no length, which takes the long way
+    student.requires_grad_()
+    loss = kdzoo.create(name)
+    with torch.device("meta"):
+        value = loss(student, teacher)
+        value.backward()
+    assert value.device.type == "cpu" and student.grad is not None and student.grad.device.type == "cpu"

@@ -14,12 +14,10 @@ from kdzoo.losses.reduction import class_labels, masked_mean, shaped_labels, slo
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 from kdzoo.objectives.registry import register_recipe
+from kdzoo.tasks.pieces import IGNORED
 
 if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe
-
-
-IGNORED = -100  # a label that does not count, as in PyTorch
 
 
 @register("ce")

@@ -8,8 +8,7 @@ from torch import Tensor
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.reduction import class_labels, masked_mean, slot_mask
 from kdzoo.losses.registry import register
-
-IGNORED = -100  # the label of a position without one, as in PyTorch
+from kdzoo.tasks.pieces import IGNORED
 
 
 @register("mlm")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.baselines.mlm import IGNORED
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.reduction import class_labels, masked_mean
 from kdzoo.losses.registry import register
+from kdzoo.tasks.pieces import IGNORED
 
 
 @register("sop")

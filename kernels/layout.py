@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, accumulator
+from kdzoo.kernels.backend import EPSILON, KernelError, accumulator
 
 SHAPES = "(B, D), (B, S, D), (B, M, D) or (B, M, S, D)"
 
@@ -55,10 +55,15 @@ def divisor(student: Tensor, mask: Tensor | None, count: Tensor | None) -> Tenso
         student: (B, ..., D).
         mask: (B, S) of the student's rows, as booleans.
         count: a tensor of one element.
+
+    Raises:
+        KernelError: the count has another number of elements.
     """
     dtype = accumulator(student.dtype)
     if count is not None:
-        return count.detach().to(dtype).clamp_min(EPSILON)
+        if count.numel() != 1:
+            raise KernelError(f"count is what is divided by, a tensor of one element; got {tuple(count.shape)}")
+        return count.detach().to(dtype).reshape(()).clamp_min(EPSILON)
     if mask is not None:
         layers = student.shape[1] if student.dim() == 4 else 1
         return (mask.sum() * layers).to(dtype).clamp_min(EPSILON)

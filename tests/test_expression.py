@@ -79,6 +79,7 @@ def test_what_cannot_be_read(text: str, words: str) -> None:
         ("hidden_mse[sideways]", "unknown layer map 'sideways'"),
         ("ce + ce", "is in one stage twice"),
         ("cos_nce", "cos_nce is a loss and no recipe; write 'cos_nce + ce'"),
+        ("sop", "sop is a loss and no recipe; write 'hidden_mse + mlm + sop'"),
     ],
 )
 def test_what_is_refused_before_training(text: str, words: str) -> None:

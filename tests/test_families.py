@@ -16,6 +16,7 @@ from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, Needs, capture
 from kdzoo.models.heads import batch_dependence, shows_qkv
 from kdzoo.models.spec import ModelSpec
+from kdzoo.models.students import make_student
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
 
@@ -347,6 +348,12 @@ def test_hidden_states_that_are_not_one_a_layer_are_refused() -> None:
         with pytest.raises(KdzooError, match="does not show one hidden state a layer; take a loss on logits"):
             Objective([Term("pkd")]).bind(model, model)
         Objective([Term("kd")]).bind(model, model)
+
+
+def test_no_student_is_made_in_the_form_of_blocks_that_pool() -> None:
+    for size in ("1x32", "teacher:0,1"):
+        with pytest.raises(KdzooError, match="a funnel has its layers in blocks that pool tokens"):
+            make_student(size, made("Funnel", _FUNNEL))
 
 
 def test_hidden_states_of_a_family_nobody_knows_are_counted_and_measured() -> None:

@@ -15,7 +15,7 @@ from command_line import Commands
 import kdzoo
 from kdzoo import KdzooError
 from kdzoo.bench.runs import on_text
-from kdzoo.bench.runs.text_rows import TextCollator, held_out
+from kdzoo.bench.runs.text_rows import TextCollator, held_out, order_accuracy
 from kdzoo.models.activations import Needs, capture
 from kdzoo.models.spec import ModelSpec
 from kdzoo.objectives.recipe import Recipe
@@ -247,6 +247,22 @@ def test_the_accuracy_is_that_of_the_saved_student_on_rows_it_was_not_trained_on
     assert record["sentence_order"]["accuracy"] == np.mean(right) >= 0.9
     assert f"the order of {np.mean(right):.1%} of 10 held-out rows is right" in said
     assert "loss/sop" in record["losses"] and "loss/mlm" in record["losses"]
+
+
+def test_a_model_that_takes_no_mask_is_scored(tmp_path: Path) -> None:
+    from transformers import FNetConfig, FNetForPreTraining
+
+    tokenizer = synthetic_tokenizer()
+    segments = Segments(tokenizer, 0)
+    text = written(tmp_path / "a.txt", documents(20, 0))
+    _, held = held_out(packed(Text([text]), tokenizer, 32, tmp_path / "rows", segments=segments))
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    model = FNetForPreTraining(FNetConfig(vocab_size=len(tokenizer), **sizes))
+    with torch.no_grad():  # which says that all are in order
+        model.cls.seq_relationship.weight.zero_()
+        model.cls.seq_relationship.bias.copy_(torch.tensor([1.0, 0.0]))
+    ordered = [segments(row["input_ids"], row["pieces"], row["sample_ids"])["order_labels"] == 0 for row in held]
+    assert order_accuracy(model, held, tokenizer, segments, 4) == np.mean(ordered)
 
 
 def test_layers_of_the_teacher_keep_its_head_for_words(teacher: Path) -> None:

@@ -13,7 +13,8 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithPaddin
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs, capture
-from kdzoo.tasks.segments import NO_ORDER, ORDER_LABELS, PIECES, Segments
+from kdzoo.tasks.pieces import IGNORED
+from kdzoo.tasks.segments import ORDER_LABELS, PIECES, Segments
 from kdzoo.training.agreement import accepted_inputs, evaluating
 
 HELD_OUT = 1000  # at most so many rows of two segments, and at most one in
@@ -125,6 +126,6 @@ def order_accuracy(
             taken = {name: value.to(student.device) for name, value in batch.items() if name in inputs}
             with capture(student, Needs(logits=False, order=True)) as recorder:
                 order = recorder.activations(student(**taken), mask=batch["attention_mask"].to(student.device)).order
-            assert order is not None and (batch[ORDER_LABELS] != NO_ORDER).all()
+            assert order is not None and (batch[ORDER_LABELS] != IGNORED).all()
             right += int((order.argmax(-1).cpu() == batch[ORDER_LABELS]).sum())
     return right / len(rows)

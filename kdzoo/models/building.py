@@ -8,7 +8,7 @@ from torch import nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.albert_students import albert_config
-from kdzoo.models.heads import attends, hidden_size, num_heads, num_layers
+from kdzoo.models.heads import attends, hidden_size, num_heads, num_layers, whole_states
 from kdzoo.models.loading import check_fits
 
 if TYPE_CHECKING:
@@ -25,9 +25,14 @@ def student_config(spec: ModelSpec, teacher_config: Any) -> Any:
     and global layers is the teacher's first layers', or that of the copied layers.
 
     Raises:
-        KdzooError: a layer the teacher does not have, layers that are shared (ALBERT), or a spec that is a
-            path.
+        KdzooError: a layer the teacher does not have, layers that are shared (ALBERT) or pool tokens (Funnel), or a
+            spec that is a path.
     """
+    if whole_states(teacher_config) is not None:
+        raise KdzooError(
+            f"a {teacher_config.model_type} has its layers in blocks that pool tokens, so no student is made in its "
+            "form; name a student's folder or hub name"
+        )
     if spec.decoder is not None or spec.teacher_decoder is not None or spec.reads:
         kind = teacher_config.model_type
         raise KdzooError(f"{spec.text!r} is of a model with a decoder, and the teacher ({kind}) has none")

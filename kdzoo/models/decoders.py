@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.heads import has_decoder, stack_config, unwrap
-
-IGNORED = -100
+from kdzoo.tasks.pieces import IGNORED
 
 
 def teacher_forced(model: nn.Module, inputs: dict[str, Tensor], labels: Any) -> dict[str, Tensor]:

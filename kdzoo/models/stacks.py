@@ -82,7 +82,7 @@ def _represented(spec: ModelSpec) -> tuple[Any, dict[str, Any], int | None]:
         if getattr(config, "is_encoder_decoder", False):
             raise KdzooError(
                 f"{read.option}={read.path}: a {config.model_type} is an encoder-decoder, and a stack reads one stack; "
-                "take an encoder such as BERT, or a causal model such as GPT-2"
+                f"take {'a causal model such as GPT-2' if read.stack == 'decoder' else 'an encoder such as BERT'}"
             )
         told |= read.told(config)
         found = getattr(config, "max_position_embeddings", None)

@@ -23,9 +23,9 @@ from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import _fractions
 from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
 from kdzoo.objectives.term import Term
+from kdzoo.tasks.pieces import IGNORED
 
 BALANCES = ("fixed", "uncertainty", "gradient_norm")
-IGNORED = -100  # the label of a token that does not count, as in PyTorch
 MEMORY = 0.9  # of the moving average of gradient norms
 
 

@@ -378,7 +378,10 @@ class Recipe(Strict):
         if path.suffix in (".yaml", ".yml"):
             return cls.parse(read_yaml(path), str(path))
         if name in available() and name not in available("recipes"):
-            raise KdzooError(f"{name} is a loss and no recipe; write '{name} + ce', or '{name}*1' to train on it alone")
+            advice = f"'{name} + ce', or '{name}*1' to train on it alone"
+            if loss_class(str(name)).text_labels is not None:  # of text, which has no task's labels
+                advice = "'hidden_mse + mlm + sop', or others of these, for kdzoo pretrain"
+            raise KdzooError(f"{name} is a loss and no recipe; write {advice}")
         return recipe_factory(str(name))()
 
     def override(self, settings: Iterable[str]) -> Recipe:

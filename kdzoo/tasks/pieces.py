@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Pieces = Callable[[str], list[str]]
 T = TypeVar("T")
 
-CLS, SEP, IGNORED = "[CLS]", "[SEP]", -100
+CLS, SEP = "[CLS]", "[SEP]"
+IGNORED = -100  # the label of what does not count, as in PyTorch
 # One unit each, never split, never looked up: BERT's, those of K-BERT and RoBERTa's.
 SPECIAL = frozenset({CLS, SEP, "[PAD]", "[UNK]", "[MASK]", "[ENT]", "[SUB]", "[PRE]", "[OBJ]"}) | frozenset(
     {"<s>", "</s>", "<pad>", "<unk>", "<mask>"}

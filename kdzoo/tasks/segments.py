@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from kdzoo.tasks.pieces import IGNORED
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ORDER_LABELS = "order_labels"  # 0: in order, 1: exchanged
-NO_ORDER = -100  # the label of a row of one segment
 PIECES = "pieces"  # the column of how many tokens each of a row's lines has
 
 
@@ -53,7 +54,7 @@ class Segments:
             epoch: from 0.
         """
         if len(pieces) < 2:
-            return self._joined([[*ids]], NO_ORDER)
+            return self._joined([[*ids]], IGNORED)
         place = f"order {self.seed} {epoch} {row}".encode()
         draw = random.Random(int.from_bytes(hashlib.sha256(place).digest()[:8], "little"))
         cut = sum(pieces[: draw.randint(1, len(pieces) - 1)])

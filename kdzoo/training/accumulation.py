@@ -13,8 +13,9 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooWarning
 from kdzoo.models.masks import real_tokens
 from kdzoo.objectives.objective import Objective
+from kdzoo.tasks.pieces import IGNORED
 from kdzoo.tasks.segments import ORDER_LABELS
-from kdzoo.training.labels import IGNORED, SPAN
+from kdzoo.training.labels import SPAN
 
 COUNTED = ("rows", "tokens", "pairs", "labels", "target_pairs", "cross_pairs", "orders")
 
@@ -46,7 +47,7 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     labels = [batch[name] for name in ("labels", *SPAN) if isinstance(batch.get(name), Tensor)]
     # Of numbers, each counts: -100 may be one.
     there = [values.numel() if values.is_floating_point() else (values != IGNORED).sum() for values in labels]
-    counted = torch.stack([torch.as_tensor(number, device=first.device) for number in there]).sum() if labels else rows
+    counted = torch.as_tensor(sum(there), device=first.device) if labels else rows
     orders = (batch[ORDER_LABELS] != IGNORED).sum() if ORDER_LABELS in batch else rows
     targets = torch.zeros_like(tokens)
     if labels and labels[0].dim() == 2:

@@ -13,11 +13,11 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations
 from kdzoo.models.heads import answers_spans
 from kdzoo.models.masks import real_tokens
+from kdzoo.tasks.pieces import IGNORED
 from kdzoo.tasks.segments import ORDER_LABELS
 
 SPAN = ("start_positions", "end_positions")
 COUNTED = "counted"  # the column of the places that may be a start or an end
-IGNORED = -100
 
 
 def label_names(model: nn.Module) -> list[str]:

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, block_elements, safe_norms, unit_gradient
-from kdzoo.kernels.info_nce.side import Side, positive_scores
-from kdzoo.kernels.layout import by_row, by_slot
+from kdzoo.kernels.backend import EPSILON, accumulator, block_elements, on_host, safe_norms, unit_gradient
+from kdzoo.kernels.layout import by_row, by_slot, counted
 
 BLOCK, FEWEST = 2**18, 64  # scores of a block that a CPU keeps in its cache, and the fewest rows that multiply well
+
+
+class Side:
+    """Vectors by slot.
+
+    Attributes:
+        vectors: (slots, B, D), as they are given.
+        real: (slots, B), which of them count; None for all.
+        inverse: (slots, B), their inverse norms: 0 for those whose norm is zero or infinite, or that do not count.
+    """
+
+    def __init__(self, vectors: Tensor, mask: Tensor | None) -> None:
+        dtype = accumulator(vectors.dtype)
+        real = counted(mask, vectors)
+        self.real = None if real is None else real.T
+        self.vectors = by_slot(vectors)
+        norm = torch.linalg.vector_norm(self.vectors, dim=-1, dtype=dtype)
+        none = (norm == 0) | (norm == torch.inf)
+        if self.real is not None:
+            none |= ~self.real
+        self.inverse = norm.clamp_min_(EPSILON).reciprocal_().masked_fill_(none, 0.0)
+
+    @cached_property
+    def units(self) -> Tensor:
+        """The vectors at length one, or zero where the inverse norm is."""
+        inverse = self.inverse.unsqueeze(-1)
+        units = torch.mul(self.vectors, inverse)
+        # A fill costs a CPU more than a multiplication, and a look costs it nothing.
+        if on_host(units.device) and bool((inverse != 0).all()):
+            return units
+        return units.masked_fill_(inverse == 0, 0.0)
 
 
 def sweep(
@@ -35,7 +66,7 @@ def sweep(
     """
     own, keys = Side(student, None if mask is None else mask.narrow(0, start, len(student))), Side(teacher, mask)
     more = None if queue is None else Side(queue, None)
-    positive = positive_scores(own, keys, start, temperature)
+    positive = _positive_scores(own, keys, start, temperature)
     opposite, total = None, torch.zeros_like(positive)
     if losses is not None and sums is not None:
         total, opposite = (by_slot(of.unsqueeze(-1)).squeeze(-1) for of in (losses, sums))
@@ -63,7 +94,7 @@ def sweep(
 def rows(anchors: Tensor, keys: Tensor, mask: Tensor | None, start: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Of every anchor its loss and its log-sum-exp, (slots, B)."""
     own, others = Side(anchors, None if mask is None else mask.narrow(0, start, len(anchors))), Side(keys, mask)
-    positive = positive_scores(own, others, start, temperature)
+    positive = _positive_scores(own, others, start, temperature)
     losses, _ = attend(own, others, None, start, temperature, positive, None, False)
     return losses, positive + losses
 
@@ -162,6 +193,12 @@ def _among(own: Tensor, units: Tensor, factor: Tensor, start: int, room: Tensor 
     scores.mul_(share / total)
     torch.neg(share.squeeze(-1), out=diagonal)
     return value, scores
+
+
+def _positive_scores(own: Side, keys: Side, start: int, temperature: float) -> Tensor:
+    """The scores (slots, B) of all anchors with their own keys."""
+    rows = own.vectors.shape[1]
+    return (own.units * keys.units[:, start : start + rows]).sum(-1).div_(temperature)
 
 
 def _blocks(device: torch.device, slots: int, rows: int, keys: int) -> Iterator[tuple[slice, slice]]:

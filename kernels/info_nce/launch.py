@@ -18,7 +18,7 @@ LOG2E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
-class Side:
+class Normed:
     """Vectors as the kernels read them, (N, M, S, D), and their inverse norms, (slots, N)."""
 
     vectors: Tensor
@@ -129,7 +129,9 @@ def _readable(vectors: Tensor) -> Tensor:
     return F.pad(four, (0, -width % 16)).contiguous()
 
 
-def _sides(keys: Tensor, anchors: Tensor, mask: Tensor | None, start: int, rate: float) -> tuple[Side, Side, Tensor]:
+def _sides(
+    keys: Tensor, anchors: Tensor, mask: Tensor | None, start: int, rate: float
+) -> tuple[Normed, Normed, Tensor]:
     """Keys, anchors and the scores (slots, B) of these with their own keys."""
     others, own = _norms(keys, mask, anchors, start, rate)
     assert own is not None
@@ -138,17 +140,17 @@ def _sides(keys: Tensor, anchors: Tensor, mask: Tensor | None, start: int, rate:
 
 def _norms(
     keys: Tensor, mask: Tensor | None, anchors: Tensor | None = None, start: int = 0, rate: float = 1.0
-) -> tuple[Side, tuple[Side, Tensor] | None]:
+) -> tuple[Normed, tuple[Normed, Tensor] | None]:
     """Keys and, where they are given, anchors with their scores."""
     from kdzoo.kernels.info_nce import triton_parts
 
     read = _readable(keys)
     number, layers, positions, width = read.shape
-    others = Side(read, read.new_empty((layers * positions, number), dtype=torch.float32))
+    others = Normed(read, read.new_empty((layers * positions, number), dtype=torch.float32))
     own, positive = None, None
     if anchors is not None:
         positive = others.inverse.new_empty((layers * positions, len(anchors)))
-        own = Side(_readable(anchors), torch.empty_like(positive))
+        own = Normed(_readable(anchors), torch.empty_like(positive))
     bytes_of = as_bytes(mask)
     block_d = min(power_of_2(width), 1024)
     block_m = max(1, 4096 // block_d) if width > 16 else 64
@@ -181,8 +183,8 @@ def _norms(
 
 
 def _attend(
-    own: Side,
-    sources: list[tuple[Side, int]],
+    own: Normed,
+    sources: list[tuple[Normed, int]],
     rate: float,
     positive: Tensor | None = None,
     target: Target | None = None,
@@ -256,7 +258,7 @@ def _attend(
 
 
 def _losses(
-    parts: Parts, positive: Tensor, anchors: Side, others: Tensor | None = None
+    parts: Parts, positive: Tensor, anchors: Normed, others: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, with those of the other side, where they are given; log-sum-exps; and what the own keys weigh."""
     from kdzoo.kernels.info_nce import triton_parts
@@ -281,7 +283,7 @@ def _losses(
 
 
 def _join(
-    own: Side, keys: Side, positive: Tensor, parts: Parts, sums: Tensor | None, pull: Tensor, target: Target
+    own: Normed, keys: Normed, positive: Tensor, parts: Parts, sums: Tensor | None, pull: Tensor, target: Target
 ) -> None:
     """Write the gradient from the parts' means or, of what the log-sum-exps were known for, sums."""
     from kdzoo.kernels.info_nce import triton_parts

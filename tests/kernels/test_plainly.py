@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import kdzoo
+from kdzoo.kernels.backend import KernelError
 from kdzoo.kernels.cos_nce import cos_nce, cos_nce_reference
 from kdzoo.kernels.cosine import cosine, cosine_reference
 from kdzoo.kernels.divergence import divergence, divergence_reference
@@ -135,3 +136,12 @@ def test_a_default_device_is_not_the_inputs(name: str) -> None:
         value = loss(student, teacher)
         value.backward()
     assert value.device.type == "cpu" and student.grad is not None and student.grad.device.type == "cpu"
+
+
+@pytest.mark.parametrize("kernel", [cos_nce, cosine, hidden_mse, info_nce, normalized_mse, divergence])
+def test_a_count_of_one_element_of_any_shape_gives_a_scalar(kernel: Callable[..., Tensor]) -> None:
+    sides = torch.randn(4, 8), torch.randn(4, 8)
+    plain = kernel(*sides, count=torch.tensor(3.0))
+    assert torch.equal(kernel(*sides, count=torch.tensor([3.0])), plain) and plain.dim() == 0
+    with pytest.raises(KernelError, match="one element"):
+        kernel(*sides, count=torch.ones(2))

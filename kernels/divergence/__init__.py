@@ -216,11 +216,12 @@ def _near(
     Neither side's probabilities are made: where all logits lie near to one number, exponentials of their differences
     from it, and the sums of these, neither overflow nor underflow.
     """
+    ends = [[end.item() / temperature for end in torch.aminmax(side)] for side in (student, teacher)]
+    if not all(most - least <= SPREAD for least, most in ends):
+        return None
     logits, sums, powers = [], [], []
-    for place, side in enumerate((student, teacher)):
-        least, most = (end.item() / temperature for end in torch.aminmax(side))
-        if not most - least <= SPREAD:
-            return None
+    # Only now: the rows may lie in the buffers, and a caller that is given None reads them as they were.
+    for place, (side, (least, most)) in enumerate(zip((student, teacher), ends, strict=True)):
         middle = (least + most) / 2
         if temperature != 1:
             side = torch.mul(side, 1 / temperature, out=buffers[place])

@@ -50,6 +50,19 @@ def test_kl_of_many_classes(temperature: float, middles: tuple[float, float], sp
     agrees(divergence, divergence_reference, student, teacher, within=within, temperature=temperature)
 
 
+@pytest.mark.parametrize("layout", ["half", "masked"])
+def test_kl_of_rows_in_buffers_is_softened_once(layout: str) -> None:
+    """Rows that are copied, and that the ways for logits near to each other give back to the general one."""
+    dtype = torch.bfloat16 if layout == "half" else torch.float32
+    student, teacher = torch.randn(4, *LOGITS, dtype=dtype), torch.full((4, *LOGITS), -torch.inf, dtype=dtype)
+    teacher[1:] = torch.randn(teacher[1:].shape) * 100
+    mask = torch.rand(4, LOGITS[0]) < 0.8 if layout == "masked" else None
+    for temperature in (2.5, 1.0):
+        value = divergence(student, teacher, temperature=temperature, mask=mask)
+        wanted = divergence_reference(student.double(), teacher.double(), temperature=temperature, mask=mask)
+        assert math.isclose(value.item(), wanted.item(), rel_tol=1e-5)
+
+
 def test_kl_of_equal_logits_is_exactly_zero() -> None:
     logits = torch.randn(LOGITS, requires_grad=True)
     value = divergence(logits, logits.detach().clone())

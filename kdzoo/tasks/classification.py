@@ -326,6 +326,8 @@ class Classification(GivenRows):
         return not self.regression and super().one_class(decided(self.kind, predictions))
 
     def describe(self) -> str:
+        from kdzoo.tasks.metrics import shown
+
         what = {
             "classification": f"{len(self.labels)} classes",
             "multilabel": f"{len(self.labels)} labels, several a row",
@@ -333,8 +335,9 @@ class Classification(GivenRows):
         }[self.kind]
         names = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
         columns = f"{' and '.join(self.columns)} to {' and '.join(self.label_columns)}"
-        others = [name for name in self.metrics if name not in self.headline]
-        measured = f"scored by {' and '.join(self.headline)}" + (f"; also {', '.join(others)}" if others else "")
+        others = [shown(name, self.metrics) for name in self.metrics if name not in self.headline]
+        measured = f"scored by {' and '.join(shown(name, self.metrics) for name in self.headline)}"
+        measured += f"; also {', '.join(others)}" if others else ""
         return f"{self.name}: {columns}, {what}" + (f" ({names})" if names else "") + f"; {measured}"
 
 

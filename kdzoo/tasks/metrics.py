@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "relation_f1",
     "resampled_values",
     "semeval_f1",
+    "shown",
     "specificity",
     "squad_scores",
     "task_metric",
@@ -159,7 +160,13 @@ def in_words(metrics: Mapping[str, float], kind: str) -> str:
     """A task's metrics in a line: shares and correlations times 100, errors and ranks as they are."""
     known = METRICS.get(kind, {})
     scales = {name: 100 if name not in known or known[name].greater_is_better else 1 for name in metrics}
-    return ", ".join(f"{name} {scales[name] * value:.1f}" for name, value in metrics.items())
+    return ", ".join(f"{shown(name, metrics)} {scales[name] * value:.1f}" for name, value in metrics.items())
+
+
+def shown(name: str, beside: Iterable[str] = ()) -> str:
+    """A metric's name for a reader: without its classes' numbers, unless another one beside it differs by these."""
+    plain = name.partition("[")[0]
+    return plain if [one.partition("[")[0] for one in beside].count(plain) < 2 else name
 
 
 def resampled_values(name: str, kind: str, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:

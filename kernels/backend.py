@@ -26,7 +26,7 @@ PLAIN: dict[str, int] = {
     "info_nce": 65536,
     "gram_distance": 8192,
     "gram_sp": 16384,
-    "relation": 81920,
+    "relation": 131072,
     "relation_masked": 12288,
 }
 

@@ -241,7 +241,7 @@ class DistillationLoss(nn.Module):
             raise KdzooError(f"{self.label} needs the teacher's {self.features[0]}, got None")
         student = self._prepared(student)
         teacher = None if teacher is None or not self.needs_teacher else _detached(self._prepared(teacher))
-        if teacher is not None and not (isinstance(student, Tensor) and student.dtype == _first(teacher).dtype):
+        if teacher is not None and not _of_one_type(student, teacher):
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
         mask = None if mask is None else checked_mask(self.label, mask)
@@ -368,6 +368,14 @@ def _detached(value: Any) -> Any:
         return QKV(*map(_detached, value))
     # What a teacher gave in inference_mode cannot be saved for a backward pass; a copy of it can.
     return value.clone() if not torch.compiler.is_compiling() and value.is_inference() else value.detach()
+
+
+def _of_one_type(student: Any, teacher: Any) -> bool:
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        return student.dtype == teacher.dtype
+    dtype = _first(student).dtype
+    sides = ((side,) if isinstance(side, Tensor) else side for side in (student, teacher))
+    return all(tensor.dtype == dtype for side in sides for tensor in side)
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:

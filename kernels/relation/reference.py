@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.kernels.backend import EPSILON, accumulator
 from kdzoo.kernels.operators import without_autocast
-from kdzoo.kernels.relation.sides import Factors, finite, pair
+from kdzoo.kernels.relation.sides import Factors, finite, pair, seen_finite
 
 
 @without_autocast
@@ -36,11 +37,13 @@ def relation_reference(
     def scores(x: Tensor, y: Tensor) -> Tensor:
         if padding:
             x, y = x.masked_fill(padding[0], 0.0), y.masked_fill(padding[1], 0.0)
-        return (x.to(accumulator(x.dtype)) / math.sqrt(max(x.shape[-1], 1))) @ y.to(accumulator(y.dtype)).mT
+        return x.to(accumulator(x.dtype)) @ y.to(accumulator(y.dtype)).mT / math.sqrt(max(x.shape[-1], 1))
 
     ours = scores(x_s, y_s)
     with torch.no_grad():
-        theirs = scores(finite(x_t), finite(y_t))
+        theirs = scores(x_t, y_t)
+        if not seen_finite(theirs):  # what is infinite in the factors shows in the scores
+            theirs = scores(finite(x_t), finite(y_t))
     if kind == "mse":
         if floor is not None:
             ours, theirs = ours.masked_fill(ours <= floor, 0.0), theirs.masked_fill(theirs <= floor, 0.0)
@@ -50,10 +53,18 @@ def relation_reference(
             hidden, low = ~pairs, torch.finfo(ours.dtype).min / 2
             ours, theirs = ours.masked_fill(hidden, low), theirs.masked_fill(hidden, low)
         ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
+        if kind == "kl" and pairs is None:  # in fewer steps
+            total = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+            number = max(math.prod(ours.shape[:-1]), 1) if count is None else _divisor(count, total)
+            return total / number
         values = (theirs.exp() * (theirs - ours if kind == "kl" else -ours)).sum(-1)
         pairs = None if pairs is None else pairs.any(-1)
     if pairs is not None:
         values = torch.where(pairs, values, 0.0)
     if count is not None:
-        return values.sum() / count.detach().to(values.dtype).clamp_min(EPSILON)
+        return values.sum() / _divisor(count, values)
     return values.sum() / (max(values.numel(), 1) if pairs is None else pairs.expand_as(values).sum().clamp_min(1))
+
+
+def _divisor(count: Tensor, like: Tensor) -> Tensor:
+    return count.detach().to(like.dtype).clamp_min(EPSILON)

@@ -159,6 +159,8 @@ def test_loops_of_an_assembly() -> None:
 """
     (body,) = innermost(code)
     assert len(body) == 1 and "BAR.SYNC" in body[0]
+    (body,) = innermost(".LBB0_1:\n\ts_barrier\n\tv_add_f32_e32 v1, v2, v3\n\ts_cbranch_scc1 .LBB0_1\n\ts_endpgm\n")
+    assert [line.split()[0] for line in body] == ["s_barrier", "v_add_f32_e32"]
 
 
 @pytest.mark.parametrize(

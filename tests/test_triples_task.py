@@ -25,7 +25,8 @@ from kdzoo.models.vocabulary import learned_tokenizer
 from kdzoo.tasks import LinkPrediction, RelationPrediction, TripleClassification, get_task, load
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.epochs import EVERY, epochs_of, first_epochs, rows_an_epoch
-from kdzoo.tasks.metrics import get_metric, in_words, rank, ranking_scores, resampled_values
+from kdzoo.tasks.metric_words import in_words
+from kdzoo.tasks.metrics import get_metric, rank, ranking_scores, resampled_values
 from kdzoo.tasks.own import from_data
 from kdzoo.tasks.resampling import counts
 from kdzoo.tasks.synthetic import graph as synthetic

@@ -12,7 +12,7 @@ from rich.live import Live
 from kdzoo.bench.escape import terminal
 from kdzoo.bench.grid.launchers.base import Job
 from kdzoo.bench.progress import LINE_EVERY, REFRESHES, STEPS, progress_bar
-from kdzoo.tasks.metrics import in_words
+from kdzoo.tasks.metric_words import in_words
 
 SHOWN = 4  # running trainings that are named
 

@@ -101,7 +101,7 @@ def _run(task: str, recipe: Recipe, budget: Given, out: Path, repository: str, *
     from kdzoo.bench.folder import undone
     from kdzoo.bench.runs.pushing import check_push, push
     from kdzoo.bench.runs.single import run_one
-    from kdzoo.tasks.metrics import in_words
+    from kdzoo.tasks.metric_words import in_words
 
     made = validated(Budget, **budget)
     if repository:

@@ -326,7 +326,7 @@ class Classification(GivenRows):
         return not self.regression and super().one_class(decided(self.kind, predictions))
 
     def describe(self) -> str:
-        from kdzoo.tasks.metrics import shown
+        from kdzoo.tasks.metric_words import shown
 
         what = {
             "classification": f"{len(self.labels)} classes",

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,20 +33,19 @@ __all__ = [
     "entity_f1",
     "factoid_scores",
     "get_metric",
-    "in_words",
     "normalize_answer",
     "rank",
     "ranking_scores",
     "relation_f1",
     "resampled_values",
     "semeval_f1",
-    "shown",
     "specificity",
     "squad_scores",
     "task_metric",
     "value",
 ]
 
+BINARY = ("f1", "precision", "recall", "specificity")  # of two classes: of class 1, the second of the labels
 _OF_CLASSES = re.compile(r"(relation_(?:f1|precision|recall)|semeval_f1)\[([-+,\d]+)\]")
 Values = Any  # (N,) or (N, C) numbers by row, or a list of what a task predicts by unit
 
@@ -154,19 +153,6 @@ def value(name: str, kind: str, predictions: Values, references: Values) -> floa
     """A metric's value on all units; probabilities become the classes they give where the metric takes those."""
     metric = get_metric(name, kind)
     return metric.compute(predictions if metric.takes_scores else decided(kind, predictions), references)
-
-
-def in_words(metrics: Mapping[str, float], kind: str) -> str:
-    """A task's metrics in a line: shares and correlations times 100, errors and ranks as they are."""
-    known = METRICS.get(kind, {})
-    scales = {name: 100 if name not in known or known[name].greater_is_better else 1 for name in metrics}
-    return ", ".join(f"{shown(name, metrics)} {scales[name] * value:.1f}" for name, value in metrics.items())
-
-
-def shown(name: str, beside: Iterable[str] = ()) -> str:
-    """A metric's name for a reader: without its classes' numbers, unless another one beside it differs by these."""
-    plain = name.partition("[")[0]
-    return plain if [one.partition("[")[0] for one in beside].count(plain) < 2 else name
 
 
 def resampled_values(name: str, kind: str, predictions: Any, references: Any, drawn: np.ndarray) -> np.ndarray:
@@ -377,6 +363,9 @@ METRICS: dict[str, dict[str, Metric]] = {
     "classification": _table(
         Metric("accuracy", _sklearn("accuracy_score"), _R.accuracy),
         Metric("f1", _f1("binary"), _R.f1),
+        Metric("precision", _sklearn("precision_score", zero_division=0.0), _R.precision),
+        Metric("recall", _sklearn("recall_score", zero_division=0.0), _R.recall),
+        Metric("specificity", _sklearn("recall_score", pos_label=0, zero_division=0.0), _R.specificity),
         Metric("macro_f1", _f1("macro"), partial(_R.f1_over_classes, "macro")),
         Metric("micro_f1", _f1("micro"), _R.accuracy),
         Metric("weighted_f1", _f1("weighted"), partial(_R.f1_over_classes, "weighted")),

@@ -38,6 +38,23 @@ def f1(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> np.ndarray
     return 2 * both / np.maximum(positive + truly, 1)  # without a positive anywhere it is 0
 
 
+def precision(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Precision of class 1."""
+    positive, both, _, _ = _two_by_two(predicted, true, drawn)
+    return both / np.maximum(positive, 1)  # both are 0 where nothing is divided
+
+
+def recall(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Recall of class 1."""
+    _, both, truly, _ = _two_by_two(predicted, true, drawn)
+    return both / np.maximum(truly, 1)
+
+
+def specificity(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Recall of class 0."""
+    return recall(1 - predicted, 1 - true, drawn)
+
+
 def matthews(predicted: np.ndarray, true: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Matthews correlation of any number of classes; 0 where a side has one class alone."""
     rows = drawn.sum(-1)

@@ -13,6 +13,7 @@ from kdzoo.bench.folder import undone
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.launchers import make_launcher
 from kdzoo.bench.grid.settings import Settings, resolve
+from kdzoo.bench.report.folds import joined
 from kdzoo.bench.report.rows import rows_of
 from kdzoo.bench.report.table import terminal_table
 from kdzoo.bench.runs.budget import Budget
@@ -55,10 +56,13 @@ class Results:
     notes: tuple[str, ...] = ()
 
     def table(self) -> pandas.DataFrame:
-        """The mean score over seeds by method (a row each, the teacher first) and task, with their ``average``."""
+        """The mean score over seeds by method (a row each, the teacher first) and task, with their ``average``.
+
+        The folds of a task are one column, the mean over them.
+        """
         import pandas
 
-        rows = {row.method: {**row.means, "average": row.average} for row in rows_of(self.records)}
+        rows = {row.method: {**row.means, "average": row.average} for row in rows_of(joined(self.records))}
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
     def report(self) -> Path:

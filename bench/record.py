@@ -55,6 +55,14 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+class _Fold(_Strict):
+    """Which fold of a whole's rows a training is scored on."""
+
+    of: _Name
+    name: str
+    count: Annotated[int, Field(ge=2, le=2**31)]
+
+
 class _Guess(_Strict):
     """What a constant guess scores, where the task has one."""
 
@@ -85,6 +93,7 @@ class _Record(_Strict):
     kind: str = "classification"
     headline: Annotated[list[str], Field(min_length=1)] = []
     one_class: bool = False
+    fold: _Fold | None = None
     guess: _Guess = _Guess()
     scored_by: dict[str, str] = {}
     sources: list[str] = []

@@ -386,6 +386,9 @@ class Cells:
         elif name != TEACHER:
             for field in ("references", "guess", "sources"):
                 del found[field]  # the teacher's record holds them for the whole task
+        task = self.tasks[configuration["task"]]
+        if task.fold is not None:
+            found["fold"] = {"of": task.fold.whole(task.name), **asdict(task.fold)}
         return new_record(
             configuration,
             **{name: configuration[name] for name in names},

@@ -12,6 +12,7 @@ from kdzoo.bench.files import write_atomically
 from kdzoo.bench.packed import Study
 from kdzoo.bench.record import TEACHER, differing
 from kdzoo.bench.report.cells import NOTHING, Cell, Record, Table, _amount
+from kdzoo.bench.report.folds import joined
 from kdzoo.bench.report.guess import one_answer_note
 from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, rows_of
 from kdzoo.bench.report.table import load
@@ -41,17 +42,18 @@ class Beside:
     def __init__(self, first: Path, second: Path) -> None:
         self.names = (str(first), str(second))
         self.studies = (load(first), load(second))
-        own = [list(dict.fromkeys(record["task"] for record in study.records)) for study in self.studies]
+        self._joined = [joined(study.records) for study in self.studies]
+        own = [list(dict.fromkeys(record["task"] for record in records)) for records in self._joined]
         shared = [task for task in own[0] if task in own[1]]
         self.tasks = [*shared, *(task for of in own for task in of if task not in shared)]
-        labels = [{task: _labels(study, task) for task in shared} for study in self.studies]
+        labels = [{task: _labels(records, task) for task in shared} for records in self._joined]
         self.common = [task for task in shared if labels[0][task] and labels[0][task] == labels[1][task]]
         self.unlike = [task for task in shared if task not in self.common]
-        self._rows = [{row.method: row for row in rows_of(study.records)} for study in self.studies]
+        self._rows = [{row.method: row for row in rows_of(records)} for records in self._joined]
         marked = [
             record | {"method": _marked(name, record["method"])}
-            for name, study in zip(NAMES, self.studies, strict=True)
-            for record in study.records
+            for name, records in zip(NAMES, self._joined, strict=True)
+            for record in records
             if record["task"] in self.common
         ]
         self._bootstrap = Bootstrap(marked)
@@ -90,9 +92,9 @@ class Beside:
     def lines(self) -> Iterator[tuple[str, str, list[Cell], list[Cell]]]:
         """By method, its row of A, of B, and of B − A: method, which, a cell a task and the average, and the costs."""
         for method in self.methods:
-            for name, study, rows in zip(NAMES, self.studies, self._rows, strict=True):
+            for name, records, rows in zip(NAMES, self._joined, self._rows, strict=True):
                 if (row := rows.get(method)) is not None:
-                    own = [record for record in study.records if record["method"] == method]
+                    own = [record for record in records if record["method"] == method]
                     costs = [_amount(row.samples_per_second), f"{row.parameters / 1e6:.2f} M"]
                     yield method, name, self._scores(row, own), [*map(Cell, costs)]
             if all(method in rows for rows in self._rows):
@@ -197,8 +199,8 @@ def _told(value: Any) -> str:
     return ", ".join(map(_told, value)) if isinstance(value, list) else str(value)
 
 
-def _labels(study: Study, task: str) -> Any:
-    return next((record["references"] for record in study.records
+def _labels(records: list[Record], task: str) -> Any:
+    return next((record["references"] for record in records
                  if record["task"] == task and record.get("references")), None)  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from kdzoo.bench.packed import Study
 from kdzoo.bench.record import TEACHER, jobs_of
 from kdzoo.bench.report.cells import BASELINE, Record
+from kdzoo.bench.report.folds import joined, joined_jobs
 from kdzoo.bench.report.guess import Guess, one_answer_note
 from kdzoo.bench.report.rows import means_of, rows_of, seeds_note, seeds_of
 from kdzoo.bench.report.uncertainty import AVERAGE, Bootstrap, best
@@ -23,6 +24,7 @@ class Findings:
 
     Attributes:
         records, config, failures, trials, damaged, reach: as given.
+        joined: the records with the folds of a task as one, which all scores are of; costs are of single trainings.
         tasks: all of them; ``columns`` are these after the average.
         rows: by method, its scores; ``means`` the students' mean scores by column.
         students: those with a score, the best average first; ``methods`` has the teacher before them.
@@ -40,26 +42,29 @@ class Findings:
         self.records, self.config, self.failures = study.records, study.config, study.failures
         self.trials, self.damaged = study.trials, study.damaged
         self.reach = dict(reach or {})
-        self.bootstrap = Bootstrap(self.records)
+        self.joined = joined(self.records)
+        self.bootstrap = Bootstrap(self.joined)
         self.tasks = self.bootstrap.tasks
         self.columns = [AVERAGE, *self.tasks]
         for task in self.reach:
             if task not in self.tasks:
                 raise unknown("task", task, self.tasks)
-        self.means = means_of(self.records)
-        self.rows = {row.method: row for row in rows_of(self.records)}
+        self.means = means_of(self.joined)
+        self.rows = {row.method: row for row in rows_of(self.joined)}
         ordered = best(self.means, AVERAGE)
         self.students = [*ordered, *(name for name in self.means if name not in ordered)]
         self.methods = [*([TEACHER] if TEACHER in self.rows else []), *self.students]
-        self.failed = jobs_of(self.failures)
+        self.failed = joined_jobs(jobs_of(self.failures), self.joined)
         self.unscored = list(dict.fromkeys(name for _, name, _ in self.failed if name not in self.rows))
-        self.seeds = seeds_of(self.records, self.failed)
-        self.guess = Guess(self.records)
+        self.seeds = seeds_of(self.joined, self.failed)
+        self.guess = Guess(self.joined)
 
     def of(self, methods: Iterable[str], task: str | None = None) -> list[Record]:
-        """The records of these methods, on one task or on all."""
+        """The records of these methods: of all their trainings, or on one task, folds joined."""
         wanted = set(methods)
-        return [r for r in self.records if r["method"] in wanted and task in (None, r["task"])]
+        if task is None:
+            return [r for r in self.records if r["method"] in wanted]
+        return [r for r in self.joined if r["method"] in wanted and r["task"] == task]
 
     def mean(self, method: str, get: Callable[[Record], float | None]) -> float | None:
         """Over those of a method's records that have it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kdzoo.bench.record import TEACHER
+from kdzoo.bench.report.folds import parts_of
 from kdzoo.bench.report.uncertainty import Bootstrap
 
 Record = dict[str, Any]
@@ -87,7 +88,8 @@ def one_answer(record: Record) -> str:
 
 def one_answer_note(records: Sequence[Record]) -> str:
     """The same of a method's records on a task: ``one class``, ``one class in 2 of 3``, or nothing."""
-    found = [answer for answer in map(one_answer, records) if answer]
+    trained = [part for record in records for part in parts_of(record)]
+    found = [answer for answer in map(one_answer, trained) if answer]
     if not found:
         return ""
-    return found[0] + (f" in {len(found)} of {len(records)}" if len(found) < len(records) else "")
+    return found[0] + (f" in {len(found)} of {len(trained)}" if len(found) < len(trained) else "")

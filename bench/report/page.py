@@ -17,7 +17,7 @@ from markupsafe import Markup
 from kdzoo.bench.escape import printable
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.packed import SUFFIX, is_packed
-from kdzoo.bench.report import costs, course, examples, scores
+from kdzoo.bench.report import costs, course, examples, folds, scores
 from kdzoo.bench.report.cells import BASELINE, NOTHING, REACHED, Download, Record, _flat, _short
 from kdzoo.bench.report.findings import Findings, in_prose
 from kdzoo.bench.report.ranking import ranking
@@ -47,7 +47,7 @@ def write_results(path: Path, out: Path | None = None, reach: Mapping[str, float
     if out is not None and out.is_dir():
         raise KdzooError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     csv = csv_table(found.records)
-    latex = latex_table(found.records, failed=found.failed, bootstrap=found.bootstrap)
+    latex = latex_table(found.joined, failed=found.failed, bootstrap=found.bootstrap)
     page = html(found, csv, latex)
     if out is not None:
         texts = {out: page}
@@ -105,6 +105,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "comparisons": len(found.students) - (BASELINE in found.students),
         "seeds": len({record["seed"] for record in cells}),
         "cells": len(cells),
+        "folds": folds.about(found.joined),
         "unlabelled": found.bootstrap.unlabelled,
         "guess": found.guess.name,
         "shared": found.config.get("shared", {}),
@@ -113,6 +114,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "damaged": found.damaged,
         "short": scores.in_short(found),
         "scores": scores.score_table(found, ranks),
+        "of_folds": list(scores.fold_tables(found)),
         "gains": scores.gain_table(found),
         "behind": scores.behind_table(found),
         "best_two": scores.best_two_table(found),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from statistics import stdev
+from statistics import fmean, stdev
 
 from kdzoo.bench.record import TEACHER
 from kdzoo.bench.report import plots
@@ -13,6 +13,7 @@ from kdzoo.bench.report.findings import Findings, in_prose, listed
 from kdzoo.bench.report.ranking import Ranking
 from kdzoo.bench.report.rows import averages_of
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Estimate, best, holm, leading, marks
+from kdzoo.tasks.metric_words import figures, shown
 
 
 def score_table(found: Findings, ranking: Ranking | None) -> Table:
@@ -33,7 +34,7 @@ def _score_row(
     found: Findings, method: str, seen: Mapping[tuple[str, str], str], ranking: Ranking | None
 ) -> list[Cell]:
     row = found.rows[method]
-    spread = {**row.scores, AVERAGE: averages_of(found.records, method, found.tasks)}
+    spread = {**row.scores, AVERAGE: averages_of(found.joined, method, found.tasks)}
     value = {**row.means, **({AVERAGE: row.average} if found.complete(method) else {})}
     answers = {task: found.one_answer(method, task) for task in found.tasks}
     answers[AVERAGE] = "one class" if all(map(_always, answers.values())) else ""
@@ -62,6 +63,23 @@ def _guess_row(found: Findings) -> list[Cell]:
     whole = sum(scores.values()) / len(scores) if len(scores) == len(found.tasks) else None
     told = [Cell(_number(score, ".1f")) for score in (whole, *map(scores.get, found.tasks))]
     return [Cell(found.guess.name), *told, Cell(NOTHING), Cell(NOTHING)]
+
+
+def fold_tables(found: Findings) -> Iterator[Table]:
+    """Of each task that is made of folds, every metric: its mean over the folds and seeds."""
+    for task in found.tasks:
+        records = [record for record in found.joined if record["task"] == task]
+        names = list(records[0]["metrics"]) if "folds" in records[0] else []
+        if len(names) < 2:
+            continue
+        rows = []
+        for method in found.methods:
+            own = [record["metrics"] for record in records if record["method"] == method]
+            told = {name: fmean(of[name] for of in own) for name in names if own and all(name in of for of in own)}
+            values = figures(told, records[0].get("kind", ""))
+            rows.append([Cell(method), *(Cell(values.get(shown(name, names), NOTHING)) for name in names)])
+        head = ["method", *(shown(name, names) for name in names)]
+        yield Table(f"{task}: the mean over folds and seeds of each metric", head, rows)
 
 
 # --- differences ------------------------------------------------------------------------------------------------------

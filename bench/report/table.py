@@ -19,6 +19,7 @@ from kdzoo.bench.files import DamagedRecord
 from kdzoo.bench.packed import Study, read_study
 from kdzoo.bench.record import TEACHER as TEACHER
 from kdzoo.bench.record import check_answers
+from kdzoo.bench.report.folds import joined, joined_jobs
 from kdzoo.bench.report.guess import Guess, one_answer, one_answer_note
 from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, means_of, rows_of, seeds_note, seeds_of
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, leading, marks
@@ -38,6 +39,8 @@ def cells_of(
 ) -> tuple[list[str], list[list[str]]]:
     """The table's head and body as text: mean ± std over seeds, average, retention, speed, parameters.
 
+    The folds of a task are one column, see `kdzoo.bench.report.folds`.
+
     After the teacher's comes a row of what a constant guess scores, see `kdzoo.bench.report.guess`.
 
     Args:
@@ -49,6 +52,8 @@ def cells_of(
     Raises:
         KdzooError: when there is no such method.
     """
+    records = joined(records)
+    failed = joined_jobs(failed, records)
     tasks = list({record["task"]: None for record in records} | {task: None for task, _, _ in failed})
     rows = rows_of(records)
     teacher = next((row for row in rows if row.method == TEACHER), None)
@@ -127,6 +132,7 @@ def terminal_table(
     running: bool = False,
 ) -> Table:
     """The table for a rich console, as `cells_of` has it; the best student of each task in bold."""
+    records = joined(records)
     head, body = cells_of(records, against, failed, running=running)
     table = Table(title=terminal(title), title_justify="left")
     for name in head:
@@ -161,6 +167,7 @@ def latex_table(
         against, failed: as in `cells_of`.
         bootstrap: the records', where it has been made already.
     """
+    records = joined(records)
     head, body = cells_of(records, against, failed)
     seen = marks(means_of(records), bootstrap or Bootstrap(records), head[1 : head.index(AVERAGE) + 1])
     commands = {"best": "textbf", "level": "underline"}

@@ -95,7 +95,7 @@ def _asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, n
             if not Path(entry).is_file():
                 raise KdzooError(f"there is no file {entry}; a task is a name (kdzoo list --tasks) or a YAML file")
             own = from_yaml(Path(entry))
-            names.append(register_task(own.task).name)
+            names += [register_task(task).name for task in own.tasks]
             notes += own.notes
         else:
             names.append(entry)

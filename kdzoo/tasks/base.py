@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -40,6 +41,28 @@ class Columns(NamedTuple):
     read: Callable[[], Mapping[str, Sequence[Any]]]
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Which fold a task is scored on, of data that is divided into several: its training rows are all the others.
+
+    Attributes:
+        name: as the data calls it.
+        count: how many folds the data has.
+    """
+
+    name: str
+    count: int
+
+    def task(self, whole: str) -> str:
+        """What the task of this fold is called, where all folds together are called `whole`."""
+        return f"{whole}-fold{self.name}"
+
+    def whole(self, task: str) -> str:
+        """What all folds together are called, from the name of the task of this one, whose arm may follow it."""
+        before, _, arm = task.rpartition(self.task(""))
+        return before + arm
+
+
 class Task(ABC):
     """A task: its columns, the check of its rows, their encoding, its head, and how it is scored.
 
@@ -59,6 +82,7 @@ class Task(ABC):
             ones (`kdzoo.bench.grid.settings.QUICKSTART`).
         fixed_words: why the words of its rows cannot be exchanged for others, in words; empty where they can.
         parts: whether rows say where a second part begins, which a bi-encoder reads by itself.
+        fold: which fold it is scored on; None where its data has none. Tables show the mean over all folds of a whole.
     """
 
     name: str
@@ -68,6 +92,7 @@ class Task(ABC):
     headline: tuple[str, ...]
     validation_splits: tuple[str, ...] = ("validation",)
     test_split: str | None = None
+    fold: Fold | None = None
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     unit: ClassVar[str] = "row"
     generates: ClassVar[bool] = False

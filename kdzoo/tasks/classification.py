@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.tasks.base import Head
+from kdzoo.tasks.base import Fold, Head
 from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.relation_scores import metric_of_labels
 
@@ -49,6 +49,7 @@ class Classification(GivenRows):
             `labels`, and classification where there are.
         label_columns: the column of the label; of several numbers, theirs.
         separator: what parts a row's several labels where they are one text.
+        fold: see `Task`.
         read: gives the rows by split, for a task that brings its own.
 
     Raises:
@@ -66,10 +67,11 @@ class Classification(GivenRows):
     label_columns: tuple[str, ...] = ("label",)
     test_split: str | None = None
     separator: str = "|"
+    fold: Fold | None = None
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from kdzoo.tasks.metrics import get_metric
+        from kdzoo.tasks.metrics import BINARY, get_metric
 
         kind = self.kind or ("classification" if self.labels else "regression")
         if kind not in KINDS:
@@ -105,9 +107,11 @@ class Classification(GivenRows):
             raise KdzooError(
                 f"{self.name}: {errors} is an error, and less is better; name a metric for the score too, such as r2"
             )
-        if kind == "classification" and "f1" in metrics and len(self.labels) != 2:
+        of_two = [name for name in metrics if name in BINARY]
+        if kind == "classification" and of_two and len(self.labels) != 2:
             raise KdzooError(
-                f"f1 is of two classes, and {self.name} has {len(self.labels)}; take macro_f1 or weighted_f1"
+                f"{of_two[0]} is of two classes, and {self.name} has {len(self.labels)}; take macro_f1 or weighted_f1, "
+                f"or relation_f1:{self.labels[0]} of chosen classes"
             )
         for name, value in (("kind", kind), ("metrics", metrics), ("headline", headline)):
             object.__setattr__(self, name, value)

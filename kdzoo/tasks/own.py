@@ -14,6 +14,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
 from kdzoo.tasks.metrics import get_metric
+from kdzoo.tasks.own_folds import Folds, in_folds
 from kdzoo.tasks.own_graphs import GRAPHS, from_graph
 from kdzoo.tasks.own_pairs import from_pairs
 from kdzoo.tasks.own_reading import Table, tables_of
@@ -35,12 +36,18 @@ class Own:
     """A task of somebody's own data, with what there is to say of it before anything runs.
 
     Attributes:
-        task: the task, which brings its rows.
+        tasks: the task, which brings its rows; of data in folds one a fold.
         notes: a line each: what was found, what was taken.
     """
 
-    task: Task
+    tasks: tuple[Task, ...]
     notes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """The task of data that has no folds."""
+        [task] = self.tasks
+        return task
 
 
 def from_data(
@@ -57,6 +64,8 @@ def from_data(
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
     graph: Mapping[str, Any] | None = None,
+    headline: str | Sequence[str] | None = None,
+    folds: str | int | Mapping[str, Any] | None = None,
 ) -> Own:
     """A task from data of one's own.
 
@@ -78,6 +87,8 @@ def from_data(
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
         graph: settings of a knowledge graph's task.
+        headline: of texts with labels, the metrics whose mean is the score; all that are named by `metric` when None.
+        folds: of texts with labels, how the rows are divided for a cross-validation (`kdzoo.tasks.own_folds.Folds`).
 
     Raises:
         KdzooError: in one line, with file and row, for anything that makes no task.
@@ -86,6 +97,10 @@ def from_data(
     texts, columns = _listed(text), _listed(label)
     if decoding is not None and kind != "seq2seq":
         raise KdzooError("decoding is for tasks that write texts, --kind seq2seq; leave it out")
+    if kind in ("seq2seq", *SEQUENCES, *GRAPHS):
+        for setting, told in (("headline", headline), ("folds", folds)):
+            if told is not None:
+                raise KdzooError(f"{setting} is for texts with labels or numbers, and the kind is {kind}; leave it out")
     if kind in (*SEQUENCES, *GRAPHS) and separator is not None:
         raise KdzooError(f"--label-separator is for several labels a row, which {kind} does not have; leave it out")
     if graph and kind not in GRAPHS:
@@ -93,18 +108,22 @@ def from_data(
     if kind in GRAPHS:
         none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
         of_graph = name or f"{title_of(data)}-{kind}"
-        return Own(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
+        return _alone(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
     if kind == "seq2seq":
         if labels:
             raise KdzooError("a task that writes texts has no --labels; leave them out")
         own: dict[str, Any] = {"metric": _listed(metric), "decoding": decoding, "splits": splits, "seed": seed}
-        return Own(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
+        return _alone(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
     if kind in SEQUENCES:
-        told: dict[str, Any] = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
-        return Own(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **told))
-    tables, unused = tables_of(data, texts, columns, splits)
+        own = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
+        return _alone(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **own))
     title = name or title_of(data)
-    _check_columns(tables, texts, columns)
+    divided = None if folds is None else Folds.parse(folds)
+    more = divided.columns if divided is not None and texts and columns else ()
+    tables, unused = tables_of(data, texts, (*columns, *more), splits)
+    _check_columns(tables, texts, columns, more)
+    if divided is not None:
+        divided.check(title, tables)
     if len(columns) > 1:
         tables, columns, labels = _several_columns(tables, columns, kind, labels)
     parting = separator or SEPARATOR
@@ -128,7 +147,7 @@ def from_data(
         kind=found,
         label_columns=columns,
         separator=parting,
-        headline=(),
+        headline=_listed(headline),
         metrics=_listed(metric),
         test_split="test" if "test" in tables else None,
     )
@@ -136,6 +155,10 @@ def from_data(
         _check_trained(task, tables)
     rows = {split: checked(task, table.origin, table.columns) for split, table in tables.items()}
     notes = [task.describe(), *(f"{title}: the split {split} is not used" for split in unused)]
+    if divided is not None:
+        tasks, said = in_folds(task, rows["train"], divided, tables["train"], seed)
+        _try_metrics(task, rows["train"])
+        return Own(tasks, (*notes, *said))
     if "validation" not in rows:
         rows["train"], rows["validation"] = held_out(rows["train"], task, seed)
         notes.append(
@@ -144,10 +167,16 @@ def from_data(
         )
     notes += leaks(task, rows)
     _try_metrics(task, rows["validation"])
-    return Own(replace(task, read=partial(dict, rows)), tuple(notes))
+    return _alone(replace(task, read=partial(dict, rows)), notes)
 
 
-def _check_columns(tables: Mapping[str, Table], texts: Sequence[str], columns: Sequence[str]) -> None:
+def _alone(task: Task, notes: Sequence[str]) -> Own:
+    return Own((task,), tuple(notes))
+
+
+def _check_columns(
+    tables: Mapping[str, Table], texts: Sequence[str], columns: Sequence[str], more: Sequence[str] = ()
+) -> None:
     """Refuse columns that are not named, named twice or not there, and splits of no row or one.
 
     Raises:
@@ -159,10 +188,11 @@ def _check_columns(tables: Mapping[str, Table], texts: Sequence[str], columns: S
         raise KdzooError(
             f"{train.origin}: say which columns to take with {' and '.join(missing)}; it has {_named(train)}"
         )
-    named = [*texts, *columns]
+    named = [*texts, *columns, *more]
     for column in named:
         if named.count(column) > 1:
-            raise KdzooError(f"the column {column!r} is named twice, as text or label; name each once")
+            what = "text, label or fold" if more else "text or label"
+            raise KdzooError(f"the column {column!r} is named twice, as {what}; name each once")
     for table in tables.values():
         for column in named:
             if column not in table.columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ class OwnFile(BaseModel):
         name: the task's; the YAML file's stem by default.
         columns: which are taken; tagged sentences and questions need none named.
         files: a file, a folder or a hub data set's name, or one a split; paths are from the YAML file's folder.
-        kind, labels, metrics, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
+        kind, labels, metrics, headline, label_separator, decoding, folds: see `kdzoo.tasks.own.from_data`.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
-        seed: of the validation rows, where they are taken from the training rows.
+        seed: of the validation rows, where they are taken from the training rows, or of folds that are drawn.
         knowledge: a triple file, from the YAML file's folder, whose facts the teacher reads.
         arm: of the facts: none, random, blind, flat or both (`kdzoo.tasks.with_knowledge.ARMS`).
         graph: settings of a knowledge graph's task (`kdzoo.tasks.own_graphs`).
@@ -62,10 +63,12 @@ class OwnFile(BaseModel):
     kind: str | None = None
     labels: list[str] | None = None
     metrics: str | list[str] | None = None
+    headline: str | list[str] | None = None
     label_separator: str | None = Field(default=None, min_length=1)
     decoding: dict[str, StrictInt | StrictFloat] | None = None
     splits: dict[str, str] = {}
     seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
+    folds: Any = None
     knowledge: str | None = None
     arm: str = ""
     graph: dict[str, int | str] = {}
@@ -120,16 +123,19 @@ def from_yaml(path: Path) -> Own:
         kind=read.kind,
         labels=read.labels,
         metric=read.metrics,
+        headline=read.headline,
         separator=read.label_separator,
         decoding=read.decoding,
         name=read.name or path.stem,
         splits=read.splits,
         seed=read.seed,
+        folds=read.folds,
         graph=read.graph,
     )
     if read.knowledge is None:
         return own
     from kdzoo.tasks.with_knowledge import with_facts
 
-    task = with_facts(own.task, place(read.knowledge), name=own.task.name, arm=read.arm)
-    return Own(task, (task.describe(), *own.notes[1:]))
+    with_all = with_facts(own.tasks[0], place(read.knowledge), name=own.tasks[0].name, arm=read.arm)
+    tasks = tuple(replace(with_all, name=task.name, inner=task) for task in own.tasks)
+    return Own(tasks, (f"{own.notes[0]}; {with_all.about()}", *own.notes[1:]))

@@ -106,14 +106,16 @@ def _in_turn(strata: list[list[int]], share: float) -> list[int]:
 
 def leaks(task: Classification, rows: Mapping[str, Dataset]) -> list[str]:
     """A line for each split with rows whose texts are in training too."""
-    notes = []
-    known = set(zip(*(rows["train"][column][:] for column in task.columns), strict=True))
-    for split in rows:
-        if split != "train":
-            texts = zip(*(rows[split][column][:] for column in task.columns), strict=True)
-            twice = sum(row in known for row in texts)
-            if twice:
-                notes.append(
-                    f"{task.name}: {twice} of {len(rows[split])} {split} rows are in training too, by their text"
-                )
-    return notes
+    found = {split: repeated(task, rows["train"], of) for split, of in rows.items() if split != "train"}
+    return [
+        f"{task.name}: {twice} of {len(rows[split])} {split} rows are in training too, by their text"
+        for split, twice in found.items()
+        if twice
+    ]
+
+
+def repeated(task: Classification, train: Dataset, rows: Dataset) -> int:
+    """How many rows have texts that training rows have too."""
+    known, own = (zip(*(part[column][:] for column in task.columns), strict=True) for part in (train, rows))
+    texts = set(known)
+    return sum(row in texts for row in own)

@@ -100,9 +100,12 @@ class WithKnowledge(Wrapped):
                 yield f"{subject} {text}"
 
     def describe(self) -> str:
-        return f"{self.inner.describe().replace(self.inner.name, self.name, 1)}; {len(self.facts)} subjects with " + (
-            f"{sum(map(len, self.facts.values()))} facts; {ARMS[self.arm]}"
-        )
+        return f"{self.inner.describe().replace(self.inner.name, self.name, 1)}; {self.about()}"
+
+    def about(self) -> str:
+        """What there is beside the inner task, in words."""
+        facts = sum(map(len, self.facts.values()))
+        return f"{len(self.facts)} subjects with {facts} facts; {ARMS[self.arm]}"
 
     def synthetic(self, split: str, rows: int | None, seed: int) -> Mapping[str, Sequence[Any]]:
         if self.inner.name == things.NAME:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COPIED = (
     *("kind", "columns", "metrics", "headline", "validation_splits", "test_split", "label_names", "unit"),
-    "fixed_words",
+    *("fixed_words", "fold"),
 )
 
 

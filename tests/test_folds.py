@@ -26,7 +26,7 @@ from kdzoo.bench.report.guess import one_answer_note
 from kdzoo.bench.report.table import cells_of
 from kdzoo.bench.report.uncertainty import Bootstrap
 from kdzoo.errors import KdzooError
-from kdzoo.tasks import Classification
+from kdzoo.tasks import Classification, registry
 from kdzoo.tasks.base import Fold
 from kdzoo.tasks.metrics import get_metric
 from kdzoo.tasks.own import from_data
@@ -257,6 +257,23 @@ def test_folds_that_some_lack_are_counted() -> None:
     assert joined_jobs([*failed, ("gad-fold3", "kd", 1)], joined(found)) == [("gad (2 of 3 folds)", "kd", 1)]
     apart = [one for one in found if (one["method"] == "kd") == (one["task"] == "gad-fold1")]
     assert {one["task"] for one in joined(apart)} == {"gad-fold1", "gad-fold2", "gad-fold3"}  # none is of both
+
+
+def test_a_function_of_ones_own_has_intervals_on_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    metric, found = "sklearn.metrics:accuracy_score", folded()
+    for one in found:
+        one["headline"] = [metric]
+    assert Bootstrap(joined(found), resamples=5).score("kd") is None  # it is of no task that is known
+    for name in {one["task"] for one in found}:
+        registry.register_task(Classification(name, ("text",), ("no", "yes"), metrics=(metric,)))
+    estimate = Bootstrap(joined(found), resamples=5).score("teacher")
+    right = [
+        sklearn_metrics.accuracy_score(one["references"]["validation"], one["predictions"]["validation"])
+        for one in found
+        if one["method"] == "teacher"
+    ]
+    assert estimate is not None and estimate.value == pytest.approx(100 * fmean(right))
 
 
 def test_a_model_of_one_class_in_some_fold_is_told() -> None:

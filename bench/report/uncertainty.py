@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from kdzoo.bench.record import TEACHER, check_answers
+from kdzoo.bench.report.folds import parts_of
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import get_task
 from kdzoo.tasks.metrics import get_metric, resampled_values
@@ -159,7 +160,7 @@ def _resampled(
     kind, headline = _scored_by(name, records[0])
     try:
         for metric in headline:
-            if ":" in metric and metric not in get_task(name).headline:
+            if ":" in metric and metric not in get_task(parts_of(records[0])[0]["task"]).headline:
                 # A record may name any function: none is imported but that of a task that is registered here.
                 raise KdzooError(f"the metric {metric!r} is of no task that is known here")
             get_metric(metric, kind)

@@ -8,7 +8,9 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from kdzoo import hashing
-from kdzoo.models.spec import TOKENIZER_FILES, ModelSpec
+from kdzoo.models.spec import ModelSpec
+from kdzoo.models.tokenizers import TOKENIZER_FILES
+from kdzoo.tasks.source_target import FILE, FOLDER
 
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 # Of tokenizers that call theirs otherwise: Marian's, PhoBERT's, and those of SentencePiece and tiktoken.
@@ -18,6 +20,7 @@ OTHER_TOKENIZERS = ("*.model", "*.spm", "*.codes", "*.bpe", "*.tiktoken", "vocab
 MODEL_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.bin"),
     *(*TOKENIZER_FILES, *TOKENIZER_SETTINGS, *OTHER_TOKENIZERS),
+    *(FILE, f"{FOLDER}/*"),
 )
 
 

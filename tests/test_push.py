@@ -129,6 +129,15 @@ def test_what_is_trained_is_uploaded_and_loads(
         f"the model is in {student}", "not allowed", f"kdzoo export {student} --push-to-hub me/no"))  # fmt: skip
 
 
+def test_the_tokenizer_of_targets_goes_with_its_model(hub: Hub, tmp_path: Path) -> None:
+    sent = {"config.json", "tokenizer.json", "vocabularies.json", "target_tokenizer/tokenizer.json"}
+    for name in (*sent, "checkpoint-4/tokenizer.json", "checkpoint-4/target_tokenizer/tokenizer.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    pushing.push(tmp_path, "me/two")
+    assert {*hub.files["me/two"]} == sent
+
+
 def test_nobody_there(commands: Commands, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

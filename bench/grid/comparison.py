@@ -170,7 +170,7 @@ class Comparison:
                         check_targets(recipe, task)
                         objective = recipe.objective()
                         if encoder.separate:
-                            check_separate_tokens(objective, student)
+                            check_separate_tokens(objective, student, same_targets=encoder.same_targets)
                         count = len(self.work.data[task.name]["train"]) * copies
                         check_labels(objective)
                         objective.bind(student, teacher, num_samples=count)

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
+from kdzoo.models.tokenizers import told_of_targets
 from kdzoo.objectives.overrides import trained_with
 from kdzoo.objectives.recipe import Recipe, Training
 from kdzoo.tasks import get_task
@@ -150,7 +151,8 @@ class Settings(Distilled):
         # The best weights depend on how often they were looked at.
         aside = MEASURING - {"evaluations"} if self.keep == "best" else MEASURING
         found = self.model_dump(mode="json", exclude={*AXES, *aside})
-        return {name: value for name, value in found.items() if name not in OPTIONAL or name in self._changed()}
+        kept = {name: value for name, value in found.items() if name not in OPTIONAL or name in self._changed()}
+        return kept | told_of_targets(self.teacher, self.student)
 
     def _changed(self) -> set[str]:
         return {name for name in OPTIONAL if getattr(self, name) != type(self).model_fields[name].default}
@@ -159,7 +161,7 @@ class Settings(Distilled):
         """What a task's teacher depends on."""
         fields = {"data", "teacher", "finetune_teacher", "train_rows", "validation_rows", "teacher_budget"}
         fields |= {"test_rows"} & self._changed()
-        return self.model_dump(mode="json", include=fields)
+        return self.model_dump(mode="json", include=fields) | told_of_targets(self.teacher)
 
 
 class Place(Told):

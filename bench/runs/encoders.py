@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import SIZE, learned_tokenizer, reversible_tokenizer
 from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
+from kdzoo.tasks.source_target import SourceTargetTokenizer, same_words, target_part
 from kdzoo.tasks.synthetic.grammar import GRAMMARS
 
 FOLDER = "tokenizer"  # of a learned one, within an output folder
@@ -33,9 +35,11 @@ def encoder_for(
     """What encodes the rows of tasks for a teacher and a student.
 
     Args:
-        teacher: whose tokens are read; of a size, those of the synthetic sentences or of a WordPiece vocabulary learned
-            from the training rows, which is kept in ``folder``.
-        student: whose tokens its own inputs are made of, where it is loaded and has a tokenizer; None for none.
+        teacher: whose tokens are read; of a size, those of the synthetic sentences or of a vocabulary learned from the
+            training rows, which is kept in ``folder``. Where its encoder alone reads a pretrained model, that model's
+            are read and the learned ones written.
+        student: whose tokens its own inputs are made of, where it is loaded and has a tokenizer, or reads a pretrained
+            model; None for none. One that has no words to write of its own writes the teacher's.
         tasks: whose rows.
         data: by task, the splits.
         source: where the rows are from, see `kdzoo.tasks.load`.
@@ -46,11 +50,25 @@ def encoder_for(
     Raises:
         KdzooError: a model has no tokenizer.
     """
-    own = _fresh(tasks, data, source, folder) if teacher.is_size and not teacher.reads else teacher.tokenizer
-    theirs = student.tokenizer if student is not None and student.has_tokenizer else own
-    if theirs.get_vocab() == own.get_vocab():
+    learns = teacher.is_size and (teacher.separate_targets or not teacher.reads)
+    own = _fresh(tasks, data, source, folder) if learns else teacher.tokenizer
+    if learns and teacher.reads:
+        own = SourceTargetTokenizer(teacher.tokenizer, own)
+    theirs = own if student is None else _of_student(student, own)
+    if same_words(theirs, own) and isinstance(theirs, SourceTargetTokenizer) == isinstance(own, SourceTargetTokenizer):
         theirs = own
     return Encoder(theirs, own, max_length, epochs)
+
+
+def _of_student(student: ModelSpec, own: Any) -> Any:
+    """A student's tokenizer; of what it has none for, its teacher's."""
+    if student.separate_targets:
+        return SourceTargetTokenizer(student.tokenizer, target_part(own))
+    if student.has_tokenizer:
+        return student.tokenizer
+    if student.is_size or (student.path is not None and not getattr(student.config, "separate_targets", False)):
+        return target_part(own)  # it has one vocabulary
+    return own
 
 
 def _fresh(

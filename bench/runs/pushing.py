@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdzoo.errors import DistillationFailure, KdzooError
+from kdzoo.tasks.source_target import FOLDER
 
 # Of the model's folder alone: records and configurations hold this machine's paths, checkpoints the optimizer.
 PUSHED = ("README.md", "config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.bin",
           "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-          "added_tokens.json", "spiece.model", "sentencepiece*", "*.onnx", "*.onnx.data")  # fmt: skip
-LEFT = ("objective.safetensors", "*/*")  # a training's own, and all that lies deeper
+          "added_tokens.json", "spiece.model", "sentencepiece*", "*.onnx", "*.onnx.data", f"{FOLDER}/*")  # fmt: skip
+LEFT = ("objective.safetensors",)  # a training's own
 
 
 def check_push(repository: str) -> None:
@@ -60,7 +61,8 @@ def push(folder: Path, repository: str, *more: Path) -> str:
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     check_push(repository)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    paths = [path for place in (folder, folder / FOLDER) for path in place.glob("*") if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
     taken = [*filter_repo_objects(names, allow_patterns=[*PUSHED], ignore_patterns=[*LEFT])]
     if "config.json" not in taken and "adapter_config.json" not in taken:
         raise KdzooError(f"{folder} holds no model to upload; name the folder that distill, finetune or compare wrote")

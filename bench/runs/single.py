@@ -27,6 +27,7 @@ from kdzoo.models.decoders import check_decoder
 from kdzoo.models.inputs import check_abilities
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
+from kdzoo.models.tokenizers import told_of_targets
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task
@@ -82,7 +83,7 @@ def run_one(
     below = ModelSpec.parse(student) if student is not None else None
     if given.augment:
         check_augmentation(above, given.augment_model, given.glove)
-    configuration = _configuration(task, recipe, teacher, student, given, budget, seed)
+    configuration = _configuration(task, recipe, teacher, student, given, budget, seed) | told_of_targets(above, below)
     if log_gradients:
         configuration["log_gradients"] = True
     records, old = Records.of_model(folder, configuration)
@@ -230,7 +231,7 @@ def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int
     with torch.device("meta"):
         objective = recipe.objective()
         if encoder.separate:
-            check_separate_tokens(objective, model)
+            check_separate_tokens(objective, model, same_targets=encoder.same_targets)
         check_labels(objective)
         objective.bind(model, guide, num_samples=rows)
     return objective.teacher_needs()

@@ -16,6 +16,8 @@ from torch import nn
 from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.heads import has_decoder, unwrap
 from kdzoo.models.seeding import seeded
+from kdzoo.tasks import source_target
+from kdzoo.tasks.source_target import SourceTargetTokenizer
 
 HEADS = {
     "classifier": "ForSequenceClassification",
@@ -125,19 +127,33 @@ def load_model(
     return model
 
 
-def load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path, *, separate_targets: bool | None = None) -> Any:
     """The tokenizer of a folder or a hub name.
 
+    Args:
+        path: the folder or the hub name.
+        separate_targets: whether targets have one of their own (`kdzoo.tasks.source_target`); by default where the
+            folder says so.
+
     Raises:
-        KdzooError: there is none, or it says no length that it could read.
+        KdzooError: there is none, or it says no length that it could read; of two, one is missing or another than the
+            one that was saved.
     """
+    name = str(path)
+    if separate_targets is None:
+        separate_targets = any((Path(name) / part).exists() for part in (source_target.FOLDER, source_target.FILE))
+    return SourceTargetTokenizer.load(name, _tokenizer) if separate_targets else _tokenizer(name)
+
+
+def _tokenizer(name: str, within: str = "") -> Any:
+    """One tokenizer, of a folder within a folder or a hub name."""
     from transformers import AutoTokenizer
 
-    name = str(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=within, trust_remote_code=False)
     except Exception as error:  # a file of another form shows as an error of any kind; tokenizers raises Exception
-        raise KdzooError(f"no tokenizer at {name!r}: {why_not(name, error)}") from None
+        place = f"{name}/{within}" if within else name
+        raise KdzooError(f"no tokenizer at {place!r}: {why_not(name, error)}") from None
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
         raise KdzooError(

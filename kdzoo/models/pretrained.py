@@ -62,4 +62,5 @@ class Pretrained:
             config: the pretrained model's configuration.
         """
         before = "" if self.stack == "encoder" else "decoder_"
-        return {f"{before}source": config.to_dict(), f"{before}arm": self.arm}
+        own = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}  # of this machine
+        return {f"{before}source": own, f"{before}arm": self.arm}

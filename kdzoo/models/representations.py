@@ -36,6 +36,7 @@ class RepresentedConfig(BartConfig):
         source: the configuration of the pretrained model that the encoder reads, as a mapping; None for none.
         arm: ``"frozen"``, its layers mixed with learnt weights, or ``"tuned"``, its top layer, trained along.
         decoder_source, decoder_arm: of the decoder.
+        separate_targets: targets have a vocabulary of their own, which is the one that this configuration tells of.
     """
 
     model_type = "kdzoo-represented"
@@ -43,6 +44,7 @@ class RepresentedConfig(BartConfig):
     arm: str = FROZEN
     decoder_source: dict[str, Any] | None = None
     decoder_arm: str = FROZEN
+    separate_targets: bool = False
 
     def read_by(self, stack: str) -> tuple[Any, str] | None:
         """The configuration of the pretrained model that a stack reads, and the arm; None where it reads words.

@@ -16,7 +16,7 @@ from torch import nn
 from kdzoo.errors import KdzooError, out_of_memory, unknown
 from kdzoo.models.albert_students import Sharing, albert_student
 from kdzoo.models.building import POSITIONS, check_sizes, copy_layers, fresh_config, parse_layers, student_config
-from kdzoo.models.heads import has_decoder, num_layers, unwrap, vocabulary_size
+from kdzoo.models.heads import has_decoder, num_layers, unwrap
 from kdzoo.models.labels import check_config, in_task_order, unnamed
 from kdzoo.models.loading import (
     HEAD_NAMES,
@@ -27,14 +27,13 @@ from kdzoo.models.loading import (
     class_of,
     class_suffixes,
     load_model,
-    load_tokenizer,
     why_not,
 )
 from kdzoo.models.pretrained import OPTIONS as PRETRAINED
 from kdzoo.models.pretrained import Pretrained
 from kdzoo.models.seeding import seeded
 from kdzoo.models.stacks import copy_stacks, fresh_stacks, student_stacks
-from kdzoo.models.vocabulary import with_end
+from kdzoo.models.tokenizers import has_tokenizer, tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,16 +41,6 @@ if TYPE_CHECKING:
     from kdzoo.tasks import Head, Task
 
 FORMS = "a size such as '4x312' or '4x312,heads=12,ffn=1200', 'teacher:1,3,5', a folder or a hub name"
-# One of these holds a vocabulary.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "spm.model",
-)
 _OPTIONS = ("heads", "ffn", "decoder")
 BI, ALBERT = "bi:", "albert:"
 
@@ -207,45 +196,19 @@ class ModelSpec:
         return self.layers if self.layers is not None else num_layers(self.config)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model that is loaded.
-
-        Raises:
-            KdzooError: it has none, or one that does not fit its weights; the pretrained models that it reads have
-                different ones, or one that cannot end a text.
-        """
-        if self.reads:
-            first, *others = (ModelSpec(read.path, path=read.path).tokenizer for read in self.reads)
-            if others and others[0].get_vocab() != first.get_vocab():
-                raise KdzooError(
-                    f"{self.text!r}: the pretrained models of encoder and decoder have different vocabularies, and a "
-                    "model reads and writes one; take two with the same tokenizer"
-                )
-            return with_end(first, self.text)
-        assert self.path is not None
-        if self.folder is not None and not self.has_tokenizer:
-            raise KdzooError(
-                f"{self.path!r} has no tokenizer files ({', '.join(TOKENIZER_FILES[:4])} ...); copy those it was "
-                "trained with into it, with tokenizer.save_pretrained"
-            )
-        known = hasattr(self.config, "vocab_size") or self.config.is_encoder_decoder
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.path)
-        entries = vocabulary_size(self.config) if known else None
-        if entries is not None and len(tokenizer) > entries:
-            raise KdzooError(
-                f"the tokenizer at {self.path!r} has {len(tokenizer)} tokens and its model embeddings for {entries}; "
-                "take the tokenizer that the model was trained with"
-            )
-        return tokenizer
+    def tokenizer(self) -> Any:
+        """See `kdzoo.models.tokenizers.tokenizer_of`."""
+        return tokenizer_of(self)
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether its folder holds a tokenizer's vocabulary; a hub name is taken to."""
-        if self.reads:
-            return all(ModelSpec(read.path, path=read.path).has_tokenizer for read in self.reads)
-        return self.path is not None and (
-            self.folder is None or any((self.folder / name).is_file() for name in TOKENIZER_FILES)
-        )
+        """See `kdzoo.models.tokenizers.has_tokenizer`."""
+        return has_tokenizer(self)
+
+    @property
+    def separate_targets(self) -> bool:
+        """Whether it is a size whose encoder alone reads a pretrained model, so that it writes other words."""
+        return bool(self.reads) and all(read.stack == "encoder" for read in self.reads)
 
     def has_head(self, head: Head) -> bool:
         """Whether what is loaded has a head of that kind."""

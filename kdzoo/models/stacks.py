@@ -11,6 +11,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.building import POSITIONS, student_config
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.heads import num_layers, stack_config
+from kdzoo.tasks.source_target import SourceTargetTokenizer
 
 if TYPE_CHECKING:
     from kdzoo.models.spec import ModelSpec
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
 def fresh_stacks(spec: ModelSpec, tokenizer: Any, positions: int = POSITIONS) -> Any:
     """The configuration of a BART of a size, to be trained from scratch on a tokenizer's vocabulary.
 
-    The embeddings of source and target and the output layer are one table.
+    The embeddings of source and target and the output layer are one table, of the target's words where a stack reads a
+    pretrained model instead.
 
     Args:
         spec: a size; its decoder is as deep as its encoder where it does not say.
-        tokenizer: whose tokens it reads and writes.
+        tokenizer: whose tokens it reads and writes; of two parts where its encoder alone reads a pretrained model.
         positions: the most tokens a row has.
     """
     kind, read, most = _represented(spec)
+    if isinstance(tokenizer, SourceTargetTokenizer):
+        assert spec.separate_targets
+        read["separate_targets"] = True
     wanted = max(POSITIONS, positions)
     assert spec.layers is not None and spec.width is not None
     heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
@@ -151,11 +156,13 @@ def _reading(spec: ModelSpec, teacher: Any) -> Any:
             f"{spec.text!r}: only a BART can read pretrained models, and the teacher is {teacher.model_type}"
         )
     kind, read, most = _represented(spec)
-    said = ("model_type", "source", "arm", "decoder_source", "decoder_arm")
+    said = ("model_type", "source", "arm", "decoder_source", "decoder_arm", "separate_targets")
     plain = {name: value for name, value in teacher.to_dict().items() if name not in said}
     if most is not None:
         plain["max_position_embeddings"] = min(most, plain["max_position_embeddings"])
-    if spec.reads:
+    if spec.separate_targets:
+        read["separate_targets"] = True  # it writes the teacher's words
+    elif spec.reads:
         own = _words(spec.tokenizer)
         if own["vocab_size"] > teacher.vocab_size or own["eos_token_id"] != teacher.eos_token_id:
             plain |= own  # it reads and writes other words than the teacher

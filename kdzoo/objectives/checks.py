@@ -90,20 +90,28 @@ def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
         )
 
 
-def check_separate_tokens(objective: Objective, student: Any) -> None:
+def check_separate_tokens(objective: Objective, student: Any, *, same_targets: bool) -> None:
     """Refuse terms on single tokens, where teacher and student read tokens of their own.
+
+    Args:
+        objective: its terms.
+        student: the model.
+        same_targets: of encoder-decoders, whether both write the same tokens, so that terms on those work.
 
     Raises:
         KdzooError: names the term, and what works.
     """
+    writes = has_decoder(student)
     for term in objective.terms:
-        if term.loss_class.needs_teacher and has_decoder(student):
+        if term.loss_class.needs_teacher and writes and not same_targets:
             raise KdzooError(
                 f"the term {term.name!r} compares what student and teacher make of a target, and their vocabularies "
                 "differ; take a student with the teacher's tokenizer, or a method that trains on the teacher's texts "
                 "alone (seq_kd, seq_inter)"
             )
         by_token = term.feature.by_token or (term.feature == LOGITS and logits_by_token(student))
+        if writes:  # of the source's tokens
+            by_token = term.feature.by_token and (term.feature.cross or not term.feature.of_decoder)
         if not term.loss_class.needs_teacher or not by_token:
             continue
         if term.feature == LOGITS:

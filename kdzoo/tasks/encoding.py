@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
+from kdzoo.tasks.source_target import same_words, target_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 TEACHER_PREFIX = "teacher_"  # before the names of the columns that the teacher alone takes
 INDEX = "index"  # with the prefix: of each token of the student its place among the teacher's, -1 where it has none
@@ -22,21 +22,26 @@ class Encoder:
     """Encodes a task's rows for the students, and for the teacher where its tokenizer is another.
 
     Attributes:
-        student: the students' tokenizer.
+        student: the students' tokenizer, of transformers or a `kdzoo.tasks.source_target.SourceTargetTokenizer`.
         teacher: the teacher's.
         max_length: the most tokens a row keeps, special tokens counted.
         epochs: of the longest training, for tasks that draw rows anew for each.
     """
 
-    student: PreTrainedTokenizerBase
-    teacher: PreTrainedTokenizerBase
+    student: Any
+    teacher: Any
     max_length: int
     epochs: float = 1
 
     @property
     def separate(self) -> bool:
-        """Whether the two read other tokens: their vocabularies differ."""
-        return self.student is not self.teacher and self.student.get_vocab() != self.teacher.get_vocab()
+        """Whether the two read or write other tokens: their vocabularies differ."""
+        return not same_words(self.student, self.teacher)
+
+    @property
+    def same_targets(self) -> bool:
+        """Whether the two write the same tokens."""
+        return bool(target_part(self.student).get_vocab() == target_part(self.teacher).get_vocab())
 
     def for_teacher(self, task: Task, rows: Dataset) -> Dataset:
         """The rows as the teacher takes them, for its own training; see `Task.encode_for_teacher`."""
@@ -84,16 +89,25 @@ class Encoder:
     def collator(self, task: Task) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """What makes a batch of `for_students`' rows."""
         own = task.collator(self.student)
-        return Both(own, self.teacher_collator(task), task.label_names) if self.apart(task) else own
+        if not self.apart(task):
+            return own
+        return Both(own, self.teacher_collator(task), task.label_names, self.same_targets)
 
 
 @dataclass(frozen=True)
 class Both:
-    """A batch of rows that hold the inputs of two models: each side is collated, and padded, by its own."""
+    """A batch of rows that hold the inputs of two models: each side is collated, and padded, by its own.
+
+    Attributes:
+        student, teacher: each side's.
+        label_names: the labels' columns.
+        same_targets: whether a target's tokens are the same for both, so that the teacher is given the student's.
+    """
 
     student: Callable[[list[dict[str, Any]]], dict[str, Any]]
     teacher: Callable[[list[dict[str, Any]]], dict[str, Any]]
     label_names: tuple[str, ...]
+    same_targets: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:

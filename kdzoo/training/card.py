@@ -7,6 +7,7 @@ from typing import Any
 from kdzoo.models.heads import is_peft, savable, unwrap
 from kdzoo.models.loading import auto_class
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.source_target import FOLDER
 
 
 def model_card(student: Any, recipe: Recipe | None, state: Any) -> str:
@@ -23,6 +24,8 @@ def model_card(student: Any, recipe: Recipe | None, state: Any) -> str:
     loads = f"It loads with `{auto_class(inner).__name__}`"
     if inner.config.model_type.startswith("kdzoo"):
         loads += " after `import kdzoo.models.representations`"
+    if getattr(inner.config, "separate_targets", False):
+        loads += f". What it writes is decoded by the tokenizer in `{FOLDER}`"
     if is_peft(savable(student)):
         loads = "It is a PEFT adapter: load the base model, and this with `peft.PeftModel.from_pretrained`"
     title = recipe.name if recipe is not None else "an objective of its own"

@@ -19,6 +19,7 @@ import torch
 from kdzoo import hashing
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.generation_scores import closest
+from kdzoo.tasks.source_target import vocabularies
 from kdzoo.training.agreement import evaluating
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def decoded_rows(
         type(teacher).__name__,
         hashing.of_tensors(teacher.state_dict()),
         hashing.of_rows(rows, ["source"]),
-        sorted(tokenizer.get_vocab().items()),
+        *vocabularies(tokenizer),
         str(decoding),
         max_length,
     )

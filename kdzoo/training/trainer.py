@@ -121,7 +121,8 @@ class DistillationTrainer(Trainer):
             self._prefix = TEACHER_PREFIX if agreement.has_own_columns(self.teacher, train_dataset) else ""
             self._aligned = bool(self._prefix) and TEACHER_PREFIX + INDEX in agreement.columns_of(train_dataset)
             if self._prefix and not self._aligned:
-                check_separate_tokens(objective, model)
+                same_targets = getattr(arguments.get("data_collator"), "same_targets", False)
+                check_separate_tokens(objective, model, same_targets=same_targets)
             else:
                 agreement.check_vocabularies(model, self.teacher)
         # The Trainer seeds too late for projections and banks.

@@ -28,6 +28,7 @@ STUDIES = {
     "ncbi-disease": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
 }
 EARLIER = "gradient"  # as a recipe's perturbation: LRC-BERT by the norm over each token

@@ -61,11 +61,20 @@ def divisor(student: Tensor, mask: Tensor | None, count: Tensor | None) -> Tenso
     """
     dtype = accumulator(student.dtype)
     if count is not None:
-        if count.numel() != 1:
-            raise KernelError(f"count is what is divided by, a tensor of one element; got {tuple(count.shape)}")
-        return count.detach().to(dtype).reshape(()).clamp_min(EPSILON)
+        return given_divisor(count, dtype)
     if mask is not None:
         layers = student.shape[1] if student.dim() == 4 else 1
         return (mask.sum() * layers).to(dtype).clamp_min(EPSILON)
     # A tensor in each case, so that the number of rows is no constant of a compiled graph.
     return torch.full((), math.prod(student.shape[:-1]), dtype=dtype, device=student.device).clamp_min(EPSILON)
+
+
+def given_divisor(count: Tensor, dtype: torch.dtype) -> Tensor:
+    """A caller's number to divide by, as a scalar.
+
+    Raises:
+        KernelError: it has another number of elements than one.
+    """
+    if count.numel() != 1:
+        raise KernelError(f"count is what is divided by, a tensor of one element; got {tuple(count.shape)}")
+    return count.detach().to(dtype).reshape(()).clamp_min(EPSILON)

@@ -55,6 +55,7 @@ def encoder_for(
     if learns and teacher.reads:
         own = SourceTargetTokenizer(teacher.tokenizer, own)
     theirs = own if student is None else _of_student(student, own)
+    # Of the same words both take one, but each has as many parts as its model is saved with.
     if same_words(theirs, own) and isinstance(theirs, SourceTargetTokenizer) == isinstance(own, SourceTargetTokenizer):
         theirs = own
     return Encoder(theirs, own, max_length, epochs)

@@ -373,9 +373,11 @@ def _detached(value: Any) -> Any:
 def _of_one_type(student: Any, teacher: Any) -> bool:
     if isinstance(student, Tensor) and isinstance(teacher, Tensor):
         return student.dtype == teacher.dtype
-    dtype = _first(student).dtype
-    sides = ((side,) if isinstance(side, Tensor) else side for side in (student, teacher))
-    return all(tensor.dtype == dtype for side in sides for tensor in side)
+    return len({tensor.dtype for side in (student, teacher) for tensor in _tensors(side)}) == 1
+
+
+def _tensors(value: Any) -> tuple[Tensor, ...]:
+    return tuple(value) if isinstance(value, QKV) else (value,)
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:

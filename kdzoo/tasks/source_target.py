@@ -16,6 +16,10 @@ FOLDER = "target_tokenizer"  # the targets' part, within the folder that holds t
 FILE = "vocabularies.json"  # beside the sources' part: a hash of each part's vocabulary
 
 
+def _of_target(name: str) -> property:
+    return property(lambda tokenizer: getattr(tokenizer.target, name))
+
+
 @dataclass(frozen=True)
 class SourceTargetTokenizer:
     """Called as a tokenizer of transformers is: a text is a source, and ``text_target`` a target.
@@ -58,29 +62,11 @@ class SourceTargetTokenizer:
         """The most tokens of a source."""
         return int(self.source.model_max_length)
 
-    @property
-    def pad_token_id(self) -> int | None:
-        return self._special("pad")
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._special("bos")
-
-    @property
-    def eos_token_id(self) -> int | None:
-        return self._special("eos")
-
-    @property
-    def cls_token_id(self) -> int | None:
-        return self._special("cls")
-
-    @property
-    def sep_token_id(self) -> int | None:
-        return self._special("sep")
-
-    def _special(self, name: str) -> int | None:
-        found: int | None = getattr(self.target, f"{name}_token_id")
-        return found
+    pad_token_id = _of_target("pad_token_id")
+    bos_token_id = _of_target("bos_token_id")
+    eos_token_id = _of_target("eos_token_id")
+    cls_token_id = _of_target("cls_token_id")
+    sep_token_id = _of_target("sep_token_id")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the sources' part into a folder, the targets' within, and last what tells that both belong together."""

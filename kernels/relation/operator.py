@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, PLAIN, Decision, accumulator, choose, plain
+from kdzoo.kernels.backend import PLAIN, Decision, accumulator, choose, plain
+from kdzoo.kernels.layout import given_divisor
 from kdzoo.kernels.operators import Operator, gradient_room, without_autocast
 from kdzoo.kernels.relation import blocks, launch
 from kdzoo.kernels.relation.reference import relation_reference
@@ -89,7 +90,7 @@ def relation(
         queries,
         keys,
         pairs,
-        count.detach().to(accumulator(x_s.dtype)).clamp_min(EPSILON),
+        given_divisor(count, accumulator(x_s.dtype)),
         kind,
         floor,
         (x_s.requires_grad or y_s.requires_grad) and torch.is_grad_enabled(),

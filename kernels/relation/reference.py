@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.kernels.backend import EPSILON, accumulator
+from kdzoo.kernels.backend import accumulator
+from kdzoo.kernels.layout import given_divisor
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.kernels.relation.sides import Factors, finite, pair, seen_finite
 
@@ -55,16 +56,12 @@ def relation_reference(
         ours, theirs = ours.log_softmax(-1), theirs.log_softmax(-1)
         if kind == "kl" and pairs is None:  # in fewer steps
             total = F.kl_div(ours, theirs, reduction="sum", log_target=True)
-            number = max(math.prod(ours.shape[:-1]), 1) if count is None else _divisor(count, total)
+            number = max(math.prod(ours.shape[:-1]), 1) if count is None else given_divisor(count, total.dtype)
             return total / number
         values = (theirs.exp() * (theirs - ours if kind == "kl" else -ours)).sum(-1)
         pairs = None if pairs is None else pairs.any(-1)
     if pairs is not None:
         values = torch.where(pairs, values, 0.0)
     if count is not None:
-        return values.sum() / _divisor(count, values)
+        return values.sum() / given_divisor(count, values.dtype)
     return values.sum() / (max(values.numel(), 1) if pairs is None else pairs.expand_as(values).sum().clamp_min(1))
-
-
-def _divisor(count: Tensor, like: Tensor) -> Tensor:
-    return count.detach().to(like.dtype).clamp_min(EPSILON)

@@ -21,24 +21,20 @@ class Target:
 
     Attributes:
         backend: Triton's name of the maker, the architecture, and the threads of a warp.
-        program_shared: bytes of shared memory that one program may have.
-        shared: bytes of it that a multiprocessor has.
-        reserved: bytes of it that each program takes beside its own.
-        file: registers of each of a multiprocessor's four parts, for each thread of a warp.
-        granule: in how many of these a warp's registers are handed out.
-        most: registers of a thread.
-        warps: the most warps of a multiprocessor.
-        programs: the most programs of one.
+        shared: bytes of shared memory that a multiprocessor has; ``program_shared`` those that one program may have,
+            and ``reserved`` those that each takes beside its own.
+        registers: for each thread of a warp, in each of a multiprocessor's four parts; ``thread_registers`` the most
+            that a thread may have.
+        warps: the most of a multiprocessor; ``programs`` the most of these.
     """
 
     backend: tuple[str, int | str, int]
-    program_shared: int
     shared: int
+    program_shared: int
     reserved: int
-    file: int
-    granule: int
-    most: int
     warps: int
+    thread_registers: int
+    registers: int = 512
     programs: int = 32
 
     @property
@@ -47,17 +43,19 @@ class Target:
 
     def resident(self, registers: int, shared: int, warps: int) -> int:
         """How many warps a multiprocessor holds of a kernel whose programs have some."""
-        taken = -(-registers // self.granule) * self.granule
-        fit = min(self.warps, 4 * (self.file // max(taken, self.granule))) // warps
+        taken = max(-(-registers // GRANULE), 1) * GRANULE
+        fit = min(self.warps, 4 * (self.registers // taken)) // warps
         if shared + self.reserved:
             fit = min(fit, self.shared // (shared + self.reserved))
         return min(fit, self.programs) * warps
 
 
+KB = 1024
+GRANULE = 8  # registers of a thread are handed out in so many
 TARGETS = {
-    "sm_80": Target(("cuda", 80, 32), 163 * 1024, 164 * 1024, 1024, 512, 8, 255, 64),
-    "sm_90": Target(("cuda", 90, 32), 227 * 1024, 228 * 1024, 1024, 512, 8, 255, 64),
-    "gfx942": Target(("hip", "gfx942", 64), 64 * 1024, 64 * 1024, 0, 512, 8, 512, 32),
+    "sm_80": Target(("cuda", 80, 32), 164 * KB, 163 * KB, reserved=KB, warps=64, thread_registers=255),
+    "sm_90": Target(("cuda", 90, 32), 228 * KB, 227 * KB, reserved=KB, warps=64, thread_registers=255),
+    "gfx942": Target(("hip", "gfx942", 64), 64 * KB, 64 * KB, reserved=0, warps=32, thread_registers=512),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from kdzoo.kernels.divergence import divergence, divergence_reference
 from kdzoo.kernels.hidden_mse import hidden_mse, hidden_mse_reference
 from kdzoo.kernels.info_nce import info_nce, info_nce_reference
 from kdzoo.kernels.normalized_mse import normalized_mse, normalized_mse_reference
+from kdzoo.kernels.relation import relation
 
 LOGITS = (3, 15000)  # more elements than are left to plain PyTorch
 
@@ -151,9 +153,21 @@ def test_a_default_device_is_not_the_inputs(name: str) -> None:
     assert value.device.type == "cpu" and student.grad is not None and student.grad.device.type == "cpu"
 
 
-@pytest.mark.parametrize("kernel", [cos_nce, cosine, hidden_mse, info_nce, normalized_mse, divergence])
+ONE_COUNT = (
+    cos_nce,
+    cosine,
+    hidden_mse,
+    info_nce,
+    normalized_mse,
+    divergence,
+    relation,
+    partial(relation, backend="torch"),
+)
+
+
+@pytest.mark.parametrize("kernel", ONE_COUNT)
 def test_a_count_of_one_element_of_any_shape_gives_a_scalar(kernel: Callable[..., Tensor]) -> None:
-    sides = torch.randn(4, 8), torch.randn(4, 8)
+    sides = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
     plain = kernel(*sides, count=torch.tensor(3.0))
     assert torch.equal(kernel(*sides, count=torch.tensor([3.0])), plain) and plain.dim() == 0
     with pytest.raises(KernelError, match="one element"):

@@ -327,6 +327,8 @@ def test_the_best_constant_guess() -> None:
     assert Guess([known]).scores == {"rte": 33.3}, "the training rows' larger class may be the validation rows' smaller"
     words = known | {"references": {"validation": [["B-PER"], ["O"]]}}
     assert (Guess([words]).name, Guess([words]).scores) == ("constant guess", {"rte": 33.3})
+    ranked = known | {"references": {"validation": [[3, 0, 7], [1, 1, 2]]}, "kind": "ranking"}
+    assert (Guess([ranked]).name, Guess([ranked]).scores) == ("most frequent first", {"rte": 33.3})
 
 
 @pytest.mark.parametrize(

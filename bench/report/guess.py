@@ -12,10 +12,11 @@ from kdzoo.bench.report.folds import parts_of
 from kdzoo.bench.report.uncertainty import Bootstrap
 
 Record = dict[str, Any]
+_RANKINGS = ("ranking", "sampled_ranking")
 
 
 class Guess:
-    """A constant prediction of each task: the most frequent class, the mean of numbers.
+    """A constant prediction of each task: the most frequent class, the mean of numbers, the usual order of candidates.
 
     Of the training rows, where the teacher's record has its score; in older ones of the validation rows.
 
@@ -23,7 +24,8 @@ class Guess:
         records: of a comparison.
 
     Attributes:
-        name: of its row: ``larger class``, ``mean``, or both where the tasks are of both kinds.
+        name: of its row: ``larger class``, ``mean``, ``most frequent first``, or several where the tasks are of several
+            kinds.
         scores: by task.
     """
 
@@ -33,12 +35,14 @@ class Guess:
         for record in records:
             if record["method"] != TEACHER or not record.get("references") or record["task"] in self.scores:
                 continue
-            found = _constant(record["references"])
+            ranked = record.get("kind") in _RANKINGS  # whose references are triples, and no numbers to take a mean of
+            found = None if ranked else _constant(record["references"])
             score = record.get("guess", {}).get("score")
             if score is None and found is not None:
                 score = _score(record, found[1])
             if score is not None:
-                names["constant guess" if found is None else found[0]] = None
+                other = "most frequent first" if ranked else "constant guess"
+                names[other if found is None else found[0]] = None
                 self.scores[record["task"]] = score
         self.name = " or ".join(names)
 

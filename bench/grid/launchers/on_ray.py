@@ -29,7 +29,8 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 
 RAY_RETRIES = 3  # machines that may be taken away are taken away more often
 CONNECT_SECONDS = 10  # to find a port at the cluster's address
-JOIN_SECONDS = 90  # to join a cluster, and for its machines to answer
+JOIN_SECONDS = 90  # to join a cluster
+ANSWER_SECONDS = 300  # for its machines to answer: a worker of Ray's imports torch first, at a low priority
 LOOK_SECONDS = 5  # between two looks at whether the cluster's head is there
 SILENT = 3  # looks in a row that find nobody, after which it has gone
 GOES_ON = "no cell is lost but those under way, and the same command goes on with another"
@@ -168,8 +169,15 @@ class Ray(Launcher):
                 atexit.register(_leave)
 
     def _check_versions(self) -> None:
+        import ray
+
         try:
             versions = set(_everywhere(_version))
+        except ray.exceptions.GetTimeoutError:
+            raise KdzooError(
+                f"the machines of the Ray cluster did not answer in {ANSWER_SECONDS} s; Ray's workers give way to all "
+                "else that runs there, so see whether they are busy"
+            ) from None
         except Exception as error:
             said = str(error).strip().splitlines()[-1:]
             raise KdzooError(f"the machines of the Ray cluster cannot run kdzoo: {' '.join(said)}") from None
@@ -253,7 +261,7 @@ def _everywhere(function: Callable[..., Any], *arguments: Any) -> list[Any]:
         if machine["Alive"] and machine["Resources"].get("CPU")
     ]
     given = [remote.options(num_cpus=0, scheduling_strategy=s).remote(*arguments) for s in strategies]
-    found: list[Any] = ray.get(given, timeout=JOIN_SECONDS)
+    found: list[Any] = ray.get(given, timeout=ANSWER_SECONDS)
     return found
 
 

@@ -1,10 +1,11 @@
-"""A trained student's predictions on a table of text, by the labels' names."""
+"""A trained student's predictions on a table of text: by the labels' names, tags, answers or texts."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +14,20 @@ import torch
 
 from kdzoo.bench.escape import csv as safe
 from kdzoo.bench.files import read_json, write_atomically
+from kdzoo.bench.runs.predicting_by_task import COLUMNS, say, task_of
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.models.loading import MissingHead, load_model, load_tokenizer, why_not
+from kdzoo.models.loading import MissingHead, load_model, load_tokenizer, read_config, why_not
+from kdzoo.models.sembert import SemBertConfig
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
+from kdzoo.tasks.decoding import Decoding
+from kdzoo.tasks.registry import get_task
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
+from kdzoo.tasks.with_knowledge import WithKnowledge
 from kdzoo.training.agreement import accepted_inputs, positions
 
 THRESHOLD = 0.5  # of a label's probability, where a row may have several
 SEPARATOR = "|"
+TRIPLE = ("head", "relation", "tail")
 
 
 class Written(NamedTuple):
@@ -45,24 +52,36 @@ def load_student(folder: Path) -> tuple[Any, Any]:
     Raises:
         KdzooError: there is none, it has another head, or no tokenizer beside it.
     """
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        raise KdzooError(f"{folder} holds no model; name the folder that distill, finetune or compare wrote one into")
-    try:
-        heads = AutoConfig.from_pretrained(str(folder), trust_remote_code=False).architectures or []
-    except Exception as error:  # a file of another form shows as an error of any kind
-        raise KdzooError(f"the configuration of {folder} cannot be read: {why_not(str(folder), error)}") from None
-    heads = heads if isinstance(heads, list) else [heads]
-    other = [name for name in map(str, heads) if "ForSequenceClassification" not in name]
-    if other:
-        raise KdzooError(f"{folder} holds a {other[0]}; only models that classify whole rows are taken here")
+    config, head = _saved(folder)
+    if head and "ForSequenceClassification" not in head:
+        raise KdzooError(f"{folder} holds a {head}; only models that classify whole rows are taken here")
+    if config.model_type == SemBertConfig.model_type:
+        raise KdzooError(
+            f"{folder} reads semantic roles beside the words; take a student of it, which reads words alone"
+        )
     try:
         model = load_model(folder, new_head=False)
     except MissingHead as error:
         raise KdzooError(f"{error}; distil it on a task first") from None
     _check_labels(folder, model.config)
     return model, load_tokenizer(folder)
+
+
+def _saved(folder: Path) -> tuple[Any, str]:
+    """A folder's configuration, and the name of the class that was saved there; empty where it has none.
+
+    Raises:
+        KdzooError: there is none.
+    """
+    if not (folder / "config.json").is_file():
+        raise KdzooError(f"{folder} holds no model; name the folder that distill, finetune or compare wrote one into")
+    try:
+        config = read_config(folder)
+        heads = config.architectures or []
+    except Exception as error:  # a file of another form shows as an error of any kind
+        raise KdzooError(f"the configuration of {folder} cannot be read: {why_not(str(folder), error)}") from None
+    heads = [*map(str, heads if isinstance(heads, list) else [heads])]
+    return config, next((head for head in heads if "ForSequenceClassification" not in head), "".join(heads[:1]))
 
 
 def _check_labels(folder: Path, config: Any) -> None:
@@ -91,14 +110,16 @@ def predict_file(
 
     One class: its name as ``label`` and its ``probability``. Several labels a row: the names of those that are more
     likely than not, joined by ``|``, and the probability of each as ``probability_NAME``. Numbers: ``value``, or
-    ``value_NAME`` each where there are several.
+    ``value_NAME`` each where there are several. Of words: ``tags``, as many as words, joined by spaces. Of a question
+    and a paragraph: ``answer`` and its ``probability`` among the n best. Of a source: what is ``written``.
 
     Args:
         student: its folder.
         file: the table.
         out: the CSV file.
         columns: one text column, or two; by default those that the student was trained on,
-            where its record says so and the table has them, or the only one of text.
+            where its record says so and the table has them, or the only one of text. Words are lists, or texts that
+            are cut at white space.
         batch_size: rows at a time.
         max_length: most tokens a row keeps; by default as the student was trained, or what it can read.
 
@@ -111,25 +132,48 @@ def predict_file(
         raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
     table = read_table(file)
     trained = _trained_with(student)
-    own = trained.columns
-    names = _text_columns(table, columns or (own if {*own} <= {*table} else ()), file)
-    texts = [_texts(table[name], name, file) for name in names]
-    model, tokenizer = load_student(student)
-    bounds = (max_length or trained.max_length, positions(model), tokenizer.model_max_length)
-    length = min(bound for bound in bounds if bound)
-    logits, cut = _logits(model, tokenizer, texts, batch_size, length)
-    if not np.isfinite(logits).all():
-        raise KdzooError(f"{student} gives no numbers for some of the rows (NaN or infinite): its weights are broken")
-    header, rows = _named(model.config, logits)
+    if trained.columns == TRIPLE:
+        raise KdzooError(f"{student} reads the triples of a graph, by its names; distill and finetune score it on them")
+    if trained.facts:
+        raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
+    config, head = _saved(student)
+    task = task_of(head, config, trained.decoding)
+    usual = trained.columns if task is None else COLUMNS[task.kind]
+    wanted = None if task is None else len(usual)
+    names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted)
+    texts = [_texts(table[name], name, file, words=task is not None and task.kind == "tokens") for name in names]
+    if task is not None:
+        given = dict(zip(usual, texts, strict=True))
+        made = say(
+            student,
+            task,
+            given,
+            batch_size=batch_size,
+            length=max_length or trained.max_length,
+            nullable=trained.nullable,
+        )
+        header, rows, cut, length = made
+        texts = [[" ".join(words) if isinstance(words, list) else words for words in column] for column in texts]
+    else:
+        model, tokenizer = load_student(student)
+        bounds = (max_length or trained.max_length, positions(model), tokenizer.model_max_length)
+        length = min(bound for bound in bounds if bound)
+        logits, cut = _logits(model, tokenizer, texts, batch_size, length)
+        if not np.isfinite(logits).all():
+            raise KdzooError(
+                f"{student} gives no numbers for some of the rows (NaN or infinite): its weights are broken"
+            )
+        header, rows = _named(model.config, logits)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow([*names, *header])
     writer.writerows([*given, *says] for given, says in zip(zip(*texts, strict=True), rows, strict=True))
     write_atomically(out, written.getvalue())
-    return Written(len(logits), tuple(names), cut, length)
+    return Written(len(rows), tuple(names), cut, length)
 
 
-def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path) -> list[str]:
+def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path, wanted: int | None) -> list[str]:
+    """The columns to read: those asked for, or the only one that can be; ``wanted`` is how many the student reads."""
     if not table or not next(iter(table.values())):
         raise KdzooError(f"{file} has no rows")
     for name in asked:
@@ -137,9 +181,15 @@ def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path)
             raise unknown(f"column of {file}", name, table)
     if len(asked) > 2:
         raise KdzooError(f"--text names {len(asked)} columns; a student reads one or two")
+    if wanted is not None and asked and len(asked) != wanted:
+        raise KdzooError(f"--text names {len(asked)} columns, and this student reads {wanted}")
     if asked:
         return [*asked]
     found = [name for name, values in table.items() if all(isinstance(value, str) for value in values)]
+    if wanted == 2:
+        raise KdzooError(
+            f"the student reads a question and its paragraph; say which columns of {file}: --text QUESTION,CONTEXT"
+        )
     if len(found) != 1:
         raise KdzooError(
             f"{file} has {len(found)} columns of text ({', '.join(found) or 'none'}); say which the student reads, "
@@ -148,37 +198,70 @@ def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path)
     return found
 
 
-def _texts(values: Sequence[Any], name: str, file: Path) -> list[str]:
+def _texts(values: Sequence[Any], name: str, file: Path, *, words: bool = False) -> list[Any]:
+    """A column's texts, or each row's ``words``."""
+    found: list[Any] = []
     for number, value in enumerate(values, 1):
-        if not isinstance(value, str) or not value.strip():
+        listed = words and isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value)
+        if not listed and (not isinstance(value, str) or not value.strip()):
             raise KdzooError(f"{file}, row {number}: {name} is {value!r}; a row needs text there")
-    return [*values]
+        found.append(value.split() if words and not listed else value)
+    return found
 
 
 class _Trained(NamedTuple):
-    """What of a student's training decides how it reads a table."""
+    """What of a student's training decides how it reads a table.
 
-    columns: tuple[str, ...]
-    max_length: int | None
+    Attributes:
+        columns: of text.
+        max_length: of a row.
+        decoding: how texts were written.
+        nullable: whether some question had no answer.
+        facts: whether the model read facts beside the words.
+    """
+
+    columns: tuple[str, ...] = ()
+    max_length: int | None = None
+    decoding: Decoding | None = None
+    nullable: bool = False
+    facts: bool = False
 
 
 def _trained_with(student: Path) -> _Trained:
     """What the student was trained with, where its record is beside it; what a record cannot say is left out."""
-    record = student / "record.json"
-    found: Any = read_json(record).get("configuration") if record.is_file() else None
+    file = student / "record.json"
+    record: Any = read_json(file) if file.is_file() else {}
+    record = record if isinstance(record, dict) else {}
 
-    def of(*names: str) -> Any:
-        inner = found
+    def of(*names: str, within: Any = None) -> Any:
+        inner = record.get("configuration") if within is None else within
         for name in names:
             inner = inner.get(name) if isinstance(inner, dict) else None
         return inner
 
     # Beside a comparison's student what its cells share is in a part of its own.
-    columns = of("own_task", "columns") or of("shared", "own_tasks", str(of("task")), "columns")
+    task = str(of("task"))
+    own = of("own_task") or of("shared", "own_tasks", task)
+    known = None
+    if own is None:
+        with suppress(KdzooError):
+            known = get_task(task)
+    columns = of("columns", within=own or {}) if known is None else [*known.columns]
     length = of("budget", "max_length") or of("shared", "budget", "max_length")
     named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
-    return _Trained(tuple(columns) if named else (), length if counted else None)
+    said, decoding = of("decoding", within=own or {}), getattr(known, "decoding", None)
+    if isinstance(said, dict):
+        with suppress(KdzooError):
+            decoding = Decoding.parse(said)
+    golds = record.get("references")
+    golds = [gold for of in golds.values() if isinstance(of, list) for gold in of] if isinstance(golds, dict) else []
+    nullable = record.get("kind") == "spans" and any(gold == [] for gold in golds)
+    arm = getattr(known, "arm", None) if isinstance(known, WithKnowledge) else of("arm", within=own or {})
+    knows = isinstance(known, WithKnowledge) or of("facts", within=own or {}) is not None
+    # In the other arms the teacher alone reads them, which is what was fine-tuned.
+    facts = knows and arm != "none" and (arm == "both" or of("student") is None)
+    return _Trained(tuple(columns) if named else (), length if counted else None, decoding, nullable, facts)
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ def predict(
         int | None, typer.Option(min=2, max=MOST_LENGTH, help="Most tokens a row keeps; what it was trained with.")
     ] = None,
 ) -> None:
-    """Write what a student says of each row of a table: the label's name and its probability, or numbers."""
+    """Write what a student says of each row of a table: a label, numbers, tags, an answer or a text."""
     from kdzoo.bench.runs.predicting import predict_file
 
     out = out or file.with_name(f"{file.name}.predictions.csv")

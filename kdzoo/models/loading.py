@@ -53,6 +53,19 @@ def auto_class(model: nn.Module) -> Any:
     return class_of(next((head for head, suffix in HEADS.items() if suffix and name.endswith(suffix)), "none"))
 
 
+def read_config(path: str | Path) -> Any:
+    """The configuration of a folder or a hub name, of kdzoo's own kinds of models, too.
+
+    Raises:
+        Exception: transformers' own, of any kind, where there is none that it can read.
+    """
+    from transformers import AutoConfig
+
+    importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
+    importlib.import_module("kdzoo.models.sembert")
+    return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+
+
 def load_model(
     path: str | Path, num_labels: int | None = None, *, head: str = "classifier", new_head: bool = True, seed: int = 0
 ) -> Any:
@@ -72,14 +85,11 @@ def load_model(
         MissingHead: it has none, and is not to get a new one.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig
 
-    importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
-    importlib.import_module("kdzoo.models.sembert")
     name, labels = str(path), {} if num_labels is None else {"num_labels": num_labels}
     try:
         with seeded(seed), _quiet():
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            config = read_config(name)
             check_attention(config, name)
             check_size(config, name)
             check_stacks(config, class_of(head).__name__, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from kdzoo.models.loading import (
     class_of,
     class_suffixes,
     load_model,
+    read_config,
     why_not,
 )
 from kdzoo.models.pretrained import OPTIONS as PRETRAINED
@@ -168,16 +168,12 @@ class ModelSpec:
         Raises:
             KdzooError: there is none, or it is not a path.
         """
-        from transformers import AutoConfig
-
-        importlib.import_module("kdzoo.models.representations")  # kinds of models that transformers does not know
-        importlib.import_module("kdzoo.models.sembert")
         if self.path is None:
             raise KdzooError(
                 f"{self.text!r} is neither a folder nor a hub name; only those have a configuration of their own"
             )
         try:
-            config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+            config = read_config(self.path)
             check_attention(config, self.path)
             check_size(config, self.path)
             return config

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import spans
-from kdzoo.tasks.answers import decode
+from kdzoo.tasks.answers import Answer, decode
 from kdzoo.tasks.base import Columns, Head
 from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import RightPadded
@@ -203,9 +203,20 @@ class QuestionAnswering(GivenRows):
         """The answer to each question, from start and end logits, (N, S) each."""
         if rows is None or not isinstance(outputs, tuple) or len(outputs) < 2 or len(outputs[0]) != len(rows):
             raise KdzooError(f"{self.name} needs its rows, and start and end logits (N, S) of each")
-        starts, ends = outputs[:2]
-        found = []
         nullable = any(not gold for gold in self.references(rows))
+        starts, ends = outputs[:2]
+        return [answer.text for answer in self.answers(starts, ends, rows, nullable=nullable)]
+
+    def answers(self, starts: Any, ends: Any, rows: Dataset, *, nullable: bool) -> list[Answer]:
+        """What is answered to each question, with the n best.
+
+        Args:
+            starts, ends: logits (N, S).
+            rows: encoded.
+            nullable: whether a question may have no answer.
+        """
+        threshold = self.null_threshold if nullable else None
+        found = []
         for first, last in _units(rows):
             own = rows[first:last]
             windows, paragraph = _rebuilt(own)
@@ -214,8 +225,7 @@ class QuestionAnswering(GivenRows):
                 [np.where(at, values[: len(at)], -np.inf) for at, values in zip(places, side[first:last], strict=True)]
                 for side in (starts, ends)
             )
-            answer = decode(windows, start, end, paragraph, null_threshold=self.null_threshold if nullable else None)
-            found.append(answer.text)
+            found.append(decode(windows, start, end, paragraph, null_threshold=threshold))
         return found
 
     def references(self, rows: Dataset) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,7 @@ def compare(
     metric: str | Sequence[str] | None = None,
     label_separator: str | None = None,
     decoding: str | None = None,
+    folds: str | int | Mapping[str, Any] | None = None,
     knowledge: str | None = None,
     roles: str | None = None,
     arms: str | Sequence[str] | None = None,
@@ -102,7 +103,7 @@ def compare(
         tasks: names of tasks, or YAML files that describe data of one's own.
         data: ``"synthetic"``, ``"hub"`` or a folder of GLUE files; or with ``text`` and ``label`` data of one's own: a
             path, a hub data set's name, a pandas DataFrame, a `datasets.Dataset`, or a mapping of splits to these.
-        text, label, kind, labels, metric, label_separator, decoding: see `kdzoo.tasks.own.from_data`.
+        text, label, kind, labels, metric, label_separator, decoding, folds: see `kdzoo.tasks.own.from_data`.
         knowledge: a triple file, whose facts the teacher reads (`kdzoo.tasks.with_knowledge`).
         roles: a folder with the rows' semantic roles, which the teacher reads (`kdzoo.tasks.with_roles`).
         arms: ways of reading them, each a task of its own: of facts ``"facts"``, ``"none"``, ``"random"``, ``"blind"``,
@@ -137,6 +138,7 @@ def compare(
         "metric": metric,
         "label_separator": label_separator,
         "decoding": decoding,
+        "folds": folds,
         "knowledge": knowledge,
         "roles": roles,
         "arms": arms,

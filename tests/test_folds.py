@@ -25,6 +25,7 @@ from kdzoo.bench.report.folds import joined, joined_jobs
 from kdzoo.bench.report.guess import one_answer_note
 from kdzoo.bench.report.table import cells_of
 from kdzoo.bench.report.uncertainty import Bootstrap
+from kdzoo.bench.runs.tasks import asked_for
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import Classification, registry
 from kdzoo.tasks.base import Fold
@@ -191,6 +192,26 @@ def test_metrics_beside_the_score_and_chosen_classes_from_yaml(tmp_path: Path) -
     positive = {"labels": [0, 2], "average": "micro", "zero_division": 0}
     assert found["relation_f1[0+2]"] == pytest.approx(sklearn_metrics.f1_score(true, guessed, **positive))
     assert own.tasks[0].score(found) == pytest.approx(100 * found["relation_f1[0+2]"])
+
+
+@pytest.mark.parametrize(
+    ("folds", "names"), [("part", "123"), ("2", "12"), (2, "12"), ({"number": 3, "take": [2]}, "2")]
+)
+def test_folds_of_a_table_that_no_file_describes(folds: Any, names: str) -> None:
+    """As `kdzoo.compare` and ``--folds`` give them."""
+    asked = asked_for((), TABLE, {"text": "text", "label": "label", "folds": folds}, name="mine")
+    assert asked.tasks == tuple(f"mine-fold{name}" for name in names)
+    count = 2 if folds in (2, "2") else 3
+    assert [registry.get_task(name).fold for name in asked.tasks] == [Fold(name, count) for name in names]
+
+
+def test_folds_on_the_command_line(commands: Commands, tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "re.csv", index=False)
+    models = ("--teacher", "1x16,heads=2", "--student", "1x16,heads=2", "--methods", "none", "--dry-run")
+    own = ("--data", tmp_path / "re.csv", "--text", "text", "--label", "label")
+    said = commands.works("compare", *own, "--folds", 3, *models, "--out", tmp_path / "out")
+    assert all(f"re-fold{number}" in said for number in (1, 2, 3))
+    commands.fails("finetune", *own, "--folds", 3, "--model", "1x16", "--out", tmp_path / "m", says=("--folds",))
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ class OwnColumns(Told):
     """What parts several labels in one text; | by default."""
     decoding: str | None = None
     """How --kind seq2seq writes texts: beam=4,length_penalty=1,no_repeat_ngram=0,min_length=0,max_target=128."""
+    folds: str | None = None
+    """The column that names each row's fold, or how many to draw: each is a task, and tables show their mean."""
     knowledge: str | None = None
     """A triple file (subject, predicate, object), whose facts the teacher reads beside the sentences: K-BERT."""
     roles: str | None = None

@@ -11,7 +11,7 @@ from kdzoo.cli.options import Fields, Given, Out, Tasks, said, tasks_of
 
 
 def tag(
-    columns: Annotated[Given, Fields(OwnColumns, but=("knowledge", "roles", "arms"))],
+    columns: Annotated[Given, Fields(OwnColumns, but=("folds", "knowledge", "roles", "arms"))],
     out: Out,
     rows: Annotated[Given, Fields(Rows, "data")],
     tasks: Tasks = "",

@@ -34,7 +34,7 @@ SeedOption = Annotated[Given, Fields(Seeded)]
 
 
 def finetune(
-    columns: Annotated[Given, Fields(OwnColumns)],
+    columns: Annotated[Given, Fields(OwnColumns, but=("folds",))],
     model: Annotated[str, typer.Option(help="Folder or hub name of a pretrained model, or a size such as 4x128.")],
     out: Out,
     rows: Annotated[Given, Fields(Rows)],
@@ -52,7 +52,7 @@ def finetune(
 
 
 def distill(
-    columns: Annotated[Given, Fields(OwnColumns)],
+    columns: Annotated[Given, Fields(OwnColumns, but=("folds",))],
     method: Annotated[str, typer.Option(help="A recipe's name or YAML file, or an expression: 'kd*0.5 + ce'.")],
     teacher: Annotated[str, typer.Option(help="Folder or hub name of a teacher fine-tuned on the task.")],
     out: Out,

@@ -19,6 +19,8 @@ from hostile import models
 
 from kdzoo.bench.runs import exporting
 from kdzoo.bench.runs.predicting import _named, _trained_with
+from kdzoo.tasks import get_task
+from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path
 
 def finetuned(commands: Commands, folder: Path, task: str) -> tuple[dict[str, Any], Any]:
     """The record of a small model of a task, trained for a moment, and its validation rows."""
-    from kdzoo.tasks import get_task, load
+    from kdzoo.tasks import load
 
     rows = {"train_rows": 64, "validation_rows": 12}
     shape = ("--model", "1x16,heads=2", "--epochs", 1, "--max-length", 24, "--learning-rate", 1e-2)
@@ -137,6 +139,27 @@ def test_tags_answers_and_texts_are_those_of_the_training(
     assert len({row[says] for row in found}) > 1, "or any order would do"
     shown = rows[0][columns[0]]
     assert found[0][columns[0]] == (" ".join(shown) if task == "ner" else shown)
+
+
+def test_no_answer_is_given_where_training_had_such_questions_and_by_its_threshold(
+    commands: Commands, tmp_path: Path
+) -> None:
+    record, _ = finetuned(commands, tmp_path / "m", "squad")
+    task = get_task("squad")
+    assert ANSWERS not in record["scored_by"]
+    assert task.scored_by({"validation": [["a"], []]}) == {ANSWERS: NULLABLE}
+    table = tmp_path / "q.jsonl"
+    table.write_text(json.dumps({"question": "Where is it?", "context": "It is in the old house."}))
+    for said, threshold, empty in (
+        ({}, -1e9, False),
+        ({ANSWERS: NULLABLE}, -1e9, True),
+        ({ANSWERS: NULLABLE}, 1e9, False),
+    ):
+        own = task.identity() | {"null_threshold": threshold}
+        changed = record | {"scored_by": said, "configuration": record["configuration"] | {"own_task": own}}
+        (tmp_path / "m" / "record.json").write_text(json.dumps(changed))
+        commands.works("predict", tmp_path / "m", table)
+        assert (rows_of(tmp_path / "q.jsonl.predictions.csv")[0]["answer"] == "") == empty
 
 
 def test_words_that_leave_no_piece_have_a_tag_all_the_same(commands: Commands, tmp_path: Path) -> None:

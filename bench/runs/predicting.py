@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,9 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.models.loading import MissingHead, load_model, load_tokenizer, read_config, why_not
 from kdzoo.models.sembert import SemBertConfig
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
-from kdzoo.tasks.decoding import Decoding
+from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
 from kdzoo.tasks.registry import get_task
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
-from kdzoo.tasks.with_knowledge import WithKnowledge
 from kdzoo.training.agreement import accepted_inputs, positions
 
 THRESHOLD = 0.5  # of a label's probability, where a row may have several
@@ -137,21 +137,15 @@ def predict_file(
     if trained.facts:
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     config, head = _saved(student)
-    task = task_of(head, config, trained.decoding)
+    task = task_of(head, config, trained.own)
     usual = trained.columns if task is None else COLUMNS[task.kind]
     wanted = None if task is None else len(usual)
     names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted)
     texts = [_texts(table[name], name, file, words=task is not None and task.kind == "tokens") for name in names]
     if task is not None:
         given = dict(zip(usual, texts, strict=True))
-        made = say(
-            student,
-            task,
-            given,
-            batch_size=batch_size,
-            length=max_length or trained.max_length,
-            nullable=trained.nullable,
-        )
+        most = max_length or trained.max_length
+        made = say(student, task, given, batch_size=batch_size, length=most, nullable=trained.nullable)
         header, rows, cut, length = made
         texts = [[" ".join(words) if isinstance(words, list) else words for words in column] for column in texts]
     else:
@@ -215,14 +209,14 @@ class _Trained(NamedTuple):
     Attributes:
         columns: of text.
         max_length: of a row.
-        decoding: how texts were written.
+        own: the task's settings, as its `Task.identity` has them.
         nullable: whether some question had no answer.
         facts: whether the model read facts beside the words.
     """
 
     columns: tuple[str, ...] = ()
     max_length: int | None = None
-    decoding: Decoding | None = None
+    own: Mapping[str, Any] = MappingProxyType({})
     nullable: bool = False
     facts: bool = False
 
@@ -231,37 +225,29 @@ def _trained_with(student: Path) -> _Trained:
     """What the student was trained with, where its record is beside it; what a record cannot say is left out."""
     file = student / "record.json"
     record: Any = read_json(file) if file.is_file() else {}
-    record = record if isinstance(record, dict) else {}
 
-    def of(*names: str, within: Any = None) -> Any:
-        inner = record.get("configuration") if within is None else within
+    def of(*names: str) -> Any:
+        inner = record
         for name in names:
             inner = inner.get(name) if isinstance(inner, dict) else None
         return inner
 
     # Beside a comparison's student what its cells share is in a part of its own.
-    task = str(of("task"))
-    own = of("own_task") or of("shared", "own_tasks", task)
-    known = None
+    task, shared = str(of("configuration", "task")), ("configuration", "shared")
+    own = of("configuration", "own_task") or of(*shared, "own_tasks", task)
     if own is None:
         with suppress(KdzooError):
-            known = get_task(task)
-    columns = of("columns", within=own or {}) if known is None else [*known.columns]
-    length = of("budget", "max_length") or of("shared", "budget", "max_length")
-    named = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+            own = get_task(task).identity()
+    own = own if isinstance(own, dict) else {}
+    columns: Any = own.get("columns")
+    length = of("configuration", "budget", "max_length") or of(*shared, "budget", "max_length")
+    named = isinstance(columns, (list, tuple)) and all(isinstance(name, str) for name in columns)
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
-    said, decoding = of("decoding", within=own or {}), getattr(known, "decoding", None)
-    if isinstance(said, dict):
-        with suppress(KdzooError):
-            decoding = Decoding.parse(said)
-    golds = record.get("references")
-    golds = [gold for of in golds.values() if isinstance(of, list) for gold in of] if isinstance(golds, dict) else []
-    nullable = record.get("kind") == "spans" and any(gold == [] for gold in golds)
-    arm = getattr(known, "arm", None) if isinstance(known, WithKnowledge) else of("arm", within=own or {})
-    knows = isinstance(known, WithKnowledge) or of("facts", within=own or {}) is not None
+    nullable = of("scored_by", ANSWERS) == NULLABLE
     # In the other arms the teacher alone reads them, which is what was fine-tuned.
-    facts = knows and arm != "none" and (arm == "both" or of("student") is None)
-    return _Trained(tuple(columns) if named else (), length if counted else None, decoding, nullable, facts)
+    reads = own.get("arm") == "both" or (own.get("arm") != "none" and of("configuration", "student") is None)
+    facts = own.get("facts") is not None and reads
+    return _Trained(tuple(columns) if named else (), length if counted else None, own, nullable, facts)
 
 
 @torch.inference_mode()

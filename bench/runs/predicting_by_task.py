@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from kdzoo.training.agreement import accepted_inputs, positions
 NAME = "predict"
 COLUMNS = {"tokens": ("words",), "spans": ("question", "context"), "seq2seq": ("source",)}  # of a table, by kind
 _TOKENS, _SPANS, _WRITTEN = "ForTokenClassification", "ForQuestionAnswering", "ForConditionalGeneration"
+WINDOWS = ("stride", "max_question", "null_threshold")  # settings of a task of questions
 _OTHER_WRITERS = ("EncoderDecoderModel", "MarianMTModel")
 
 ReadTask = TokenClassification | QuestionAnswering | SequenceToSequence
@@ -45,23 +47,23 @@ class Said(NamedTuple):
     max_length: int
 
 
-def task_of(head: str, config: Any, decoding: Decoding | None) -> ReadTask | None:
+def task_of(head: str, config: Any, own: Mapping[str, Any]) -> ReadTask | None:
     """The task whose rows a model of such a head reads; None where there is no such head.
 
     Args:
         head: the class's name, as its configuration has it.
         config: its configuration.
-        decoding: how it wrote texts in training; None for the defaults.
+        own: the settings of the task that it was trained on, the defaults where they are missing.
 
     Raises:
-        KdzooError: its labels are no tags.
+        KdzooError: its labels are no tags, or a setting is none that a task can have.
     """
     if head.endswith(_TOKENS):
         return TokenClassification(NAME, tuple(config.id2label[at] for at in range(config.num_labels)))
     if head.endswith(_SPANS):
-        return QuestionAnswering(NAME)
+        return QuestionAnswering(NAME, **{name: own[name] for name in WINDOWS if name in own})
     if head.endswith(_WRITTEN) or head in _OTHER_WRITERS:
-        return SequenceToSequence(NAME, decoding=decoding or Decoding())
+        return SequenceToSequence(NAME, decoding=Decoding.parse(own.get("decoding")))
     return None
 
 
@@ -94,9 +96,8 @@ def say(
         found = _tags(model, tokenizer, task, table["words"], batch_size, size)
         return Said(["tags"], [[" ".join(map(safe, tags))] for tags in found], 0, size)
     if isinstance(task, QuestionAnswering):
-        return Said(
-            ["answer", "probability"], _answers(model, tokenizer, task, table, batch_size, size, nullable), 0, size
-        )
+        answers = _answers(model, tokenizer, task, table, batch_size, size, nullable)
+        return Said(["answer", "probability"], answers, 0, size)
     sources = table["source"]
     cut = sum(len(ids) > size for ids in tokenizer(sources, truncation=False, verbose=False)["input_ids"])
     return Said(["written"], [[text] for text in _texts(model, tokenizer, task, sources, batch_size, size)], cut, size)
@@ -114,10 +115,7 @@ def _tags(
     pieces = tokenizer_pieces(tokenizer)
     read = [[bool(pieces(word)) for word in words] for words in sentences]
     other = "O" if "O" in task.labels else task.labels[0]
-    kept = [
-        [w for w, reads in zip(words, marks, strict=True) if reads]
-        for words, marks in zip(sentences, read, strict=True)
-    ]
+    kept = [[*compress(words, marks)] for words, marks in zip(sentences, read, strict=True)]
     given = [words for words in kept if words]
     said: list[list[str]] = []
     if given:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 METRICS = ("f1", "exact_match")
+ANSWERS, NULLABLE = "answers", "spans, or none where that scores more"  # of `scored_by`
 FILES = {  # what a split's file may be called
     "train": ("train", "training", "train-v1.1", "train-v2.0"),
     "validation": ("validation", "valid", "val", "dev", "dev-v1.1", "dev-v2.0", "eval"),
@@ -232,6 +233,10 @@ class QuestionAnswering(GivenRows):
         """The gold texts of each question, none where it has no answer."""
         answers = rows["answers"][:]
         return [list(answers[first]) for first, _ in _units(rows)]
+
+    def scored_by(self, references: Mapping[str, Any]) -> dict[str, str]:
+        """Whether a question may have no answer, where some has none."""
+        return {ANSWERS: NULLABLE} if any(not gold for of in references.values() for gold in of) else {}
 
     def constant(self, train: Dataset, references: Any) -> list[str] | None:
         """No answer to any question, where some have none."""

@@ -19,7 +19,7 @@ from hostile import models
 
 from kdzoo.bench.runs import exporting
 from kdzoo.bench.runs.predicting import _named, _trained_with
-from kdzoo.tasks import get_task
+from kdzoo.tasks import get_task, load
 from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
 
 
@@ -112,27 +112,41 @@ def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path
     commands.fails("predict", tmp_path / "words", table, says=("BertForMaskedLM", "whole rows"))
 
 
-def finetuned(commands: Commands, folder: Path, task: str) -> tuple[dict[str, Any], Any]:
-    """The record of a small model of a task, trained for a moment, and its validation rows."""
-    from kdzoo.tasks import load
+class Models:
+    """Small models of tasks, trained for a moment and once each, with their records and their validation rows."""
 
-    rows = {"train_rows": 64, "validation_rows": 12}
-    shape = ("--model", "1x16,heads=2", "--epochs", 1, "--max-length", 24, "--learning-rate", 1e-2)
-    given = [part for name, count in rows.items() for part in (f"--{name.replace('_', '-')}", count)]
-    commands.works("finetune", "--task", task, *shape, *given, "--out", folder)
-    return json.loads((folder / "record.json").read_text()), load(get_task(task), "synthetic", **rows)["validation"]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, task: str) -> tuple[Path, dict[str, Any], Any]:
+        from kdzoo.cli.main import main
+
+        folder, rows = self.folder / task, {"train_rows": 64, "validation_rows": 12}
+        if not folder.exists():
+            shape = ["--model", "1x16,heads=2", "--epochs", "1", "--max-length", "24", "--learning-rate", "1e-2"]
+            given = [part for name, count in rows.items() for part in (f"--{name.replace('_', '-')}", str(count))]
+            with pytest.raises(SystemExit) as ended:
+                main(["finetune", "--task", task, *shape, *given, "--out", str(folder)])
+            assert ended.value.code == 0
+        valid = load(get_task(task), "synthetic", **rows)["validation"]
+        return folder, json.loads((folder / "record.json").read_text()), valid
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.mark.parametrize(("task", "columns", "says"), [
     ("ner", ("words",), "tags"), ("squad", ("question", "context"), "answer"), ("transduction", ("source",), "written"),
 ])  # fmt: skip
 def test_tags_answers_and_texts_are_those_of_the_training(
-    task: str, columns: tuple[str, ...], says: str, commands: Commands, tmp_path: Path
+    task: str, columns: tuple[str, ...], says: str, trained: Models, commands: Commands, tmp_path: Path
 ) -> None:
-    record, rows = finetuned(commands, tmp_path / "m", task)
+    model, record, rows = trained(task)
     table = tmp_path / "new.jsonl"
     table.write_text("".join(json.dumps({name: row[name] for name in columns}) + "\n" for row in rows))
-    commands.works("predict", tmp_path / "m", table, "--batch-size", 5)
+    commands.works("predict", model, table, "--batch-size", 5)
     found = rows_of(tmp_path / "new.jsonl.predictions.csv")
     (true,) = record["predictions"].values()
     assert [row[says] for row in found] == [" ".join(one) if task == "ner" else one for one in true]
@@ -142,9 +156,10 @@ def test_tags_answers_and_texts_are_those_of_the_training(
 
 
 def test_no_answer_is_given_where_training_had_such_questions_and_by_its_threshold(
-    commands: Commands, tmp_path: Path
+    trained: Models, commands: Commands, tmp_path: Path
 ) -> None:
-    record, _ = finetuned(commands, tmp_path / "m", "squad")
+    model, record, _ = trained("squad")
+    shutil.copytree(model, tmp_path / "m")
     task = get_task("squad")
     assert ANSWERS not in record["scored_by"]
     assert task.scored_by({"validation": [["a"], []]}) == {ANSWERS: NULLABLE}
@@ -162,25 +177,38 @@ def test_no_answer_is_given_where_training_had_such_questions_and_by_its_thresho
         assert (rows_of(tmp_path / "q.jsonl.predictions.csv")[0]["answer"] == "") == empty
 
 
-def test_words_that_leave_no_piece_have_a_tag_all_the_same(commands: Commands, tmp_path: Path) -> None:
-    finetuned(commands, tmp_path / "m", "ner")
+def test_words_that_leave_no_piece_have_a_tag_all_the_same(trained: Models, commands: Commands, tmp_path: Path) -> None:
+    model, *_ = trained("ner")
     table = tmp_path / "t.csv"
     table.write_text("text\nThe \u200b man\n\u200b\n" + " ".join(["man"] * 60) + "\n", encoding="utf-8")
-    commands.works("predict", tmp_path / "m", table)
+    commands.works("predict", model, table)
     found = rows_of(tmp_path / "t.csv.predictions.csv")
     assert [len(row["tags"].split()) for row in found] == [3, 1, 60]
     assert found[0]["tags"].split()[1] == found[1]["tags"] == "O"
-    commands.fails("predict", tmp_path / "m", table, "--text", "text,text", says=("2 columns", "reads 1"))
+    commands.fails("predict", model, table, "--text", "text,text", says=("2 columns", "reads 1"))
 
 
-@pytest.mark.parametrize(("task", "says"), [("wn11", "triples"), ("kbert", "facts"), ("sembert", "roles")])
-def test_students_that_read_more_than_text_are_refused(
-    task: str, says: str, commands: Commands, tmp_path: Path
+@pytest.mark.parametrize(
+    ("configuration", "config", "says"),
+    [
+        ({"task": "wn11"}, {}, "triples"),
+        ({"task": "kbert", "student": None}, {}, "facts"),
+        ({"task": "mine", "own_task": {"facts": "a1", "arm": "both"}, "student": "1x16"}, {}, "facts"),
+        (
+            {"task": "sembert"},
+            {"model_type": "sembert", "architectures": ["SemBertForSequenceClassification"]},
+            "roles",
+        ),
+    ],
+)
+def test_models_that_read_more_than_text_are_refused(
+    configuration: dict[str, Any], config: dict[str, Any], says: str, commands: Commands, tmp_path: Path
 ) -> None:
-    finetuned(commands, tmp_path / "m", task)
+    (tmp_path / "record.json").write_text(json.dumps({"configuration": configuration}))
+    (tmp_path / "config.json").write_text(json.dumps(config or {"model_type": "bert"}))
     table = tmp_path / "t.csv"
     table.write_text("a\nx\n")
-    commands.fails("predict", tmp_path / "m", table, says=(says,))
+    commands.fails("predict", tmp_path, table, says=(says,))
 
 
 @pytest.mark.parametrize(("name", "content", "says"), models.STUDENTS, ids=lambda case: ascii(case)[:40])

@@ -295,6 +295,20 @@ def test_an_onnx_file_gives_the_students_logits(student: Path, commands: Command
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["student.onnx"]
 
 
+def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    said = commands.works("export", trained("squad")[0], "--onnx", "--out", tmp_path / "m.onnx")
+    assert "onnxruntime gives the student's logits" in said
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["start_logits", "end_logits"]
+
+
+def test_a_model_that_writes_is_not_exported(trained: Models, commands: Commands) -> None:
+    pytest.importorskip("onnxscript")
+    commands.fails("export", trained("transduction")[0], "--onnx", says=("many passes",))
+
+
 def test_a_file_that_gives_something_else_is_not_kept(
     student: Path, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

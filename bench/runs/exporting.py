@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.bench.runs.predicting import load_student
+from kdzoo.bench.runs.predicting import load_student, saved
+from kdzoo.bench.runs.predicting_by_task import load, task_of
 from kdzoo.errors import KdzooError
 from kdzoo.training.agreement import accepted_inputs
 
@@ -36,15 +37,15 @@ class Exported(NamedTuple):
 
 
 class _Logits(nn.Module):
-    """The student from its inputs in order to its logits."""
+    """The student from its inputs in order to its logits; to those of starts and ends where it answers questions."""
 
-    def __init__(self, model: Any, inputs: tuple[str, ...]) -> None:
+    def __init__(self, model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.outputs = model, inputs, outputs
 
-    def forward(self, *values: Tensor) -> Tensor:
-        logits: Tensor = self.model(**dict(zip(self.inputs, values, strict=True))).logits
-        return logits
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        made = self.model(**dict(zip(self.inputs, values, strict=True)))
+        return tuple(made[name] for name in self.outputs)
 
 
 def export_onnx(student: Path, out: Path) -> Exported:
@@ -63,10 +64,10 @@ def export_onnx(student: Path, out: Path) -> Exported:
         raise KdzooError(
             f"an ONNX file needs {' and '.join(missing)}: pip install 'kdzoo[onnx]', or onnx onnxscript onnxruntime"
         )
-    model, tokenizer = load_student(student)
+    model, tokenizer, outputs = _loaded(student)
     encoded = tokenizer([*TEXTS], padding=True, return_tensors="pt")
     inputs = tuple(name for name in encoded if name in accepted_inputs(model))
-    wrapped = _Logits(model, inputs).eval()
+    wrapped = _Logits(model, inputs, outputs).eval()
     values = tuple(encoded[name] for name in inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
@@ -80,7 +81,7 @@ def export_onnx(student: Path, out: Path) -> Exported:
                 values,
                 str(file),
                 input_names=[*inputs],
-                output_names=["logits"],
+                output_names=[*outputs],
                 dynamic_shapes=(tuple({0: rows, 1: tokens} for _ in values),),  # of the one *values
                 dynamo=True,
                 external_data=False,
@@ -96,8 +97,23 @@ def export_onnx(student: Path, out: Path) -> Exported:
     return Exported(inputs, out.stat().st_size, apart)
 
 
+def _loaded(student: Path) -> tuple[Any, Any, tuple[str, ...]]:
+    """The model, its tokenizer, and what its outputs are called.
+
+    Raises:
+        KdzooError: it is none that one forward pass has the answer of.
+    """
+    config, head = saved(student)
+    task = task_of(head, config, {})
+    if task is None:
+        return (*load_student(student), ("logits",))
+    if task.generates:
+        raise KdzooError(f"{student} holds a {head}, which writes its texts in many passes; one pass is exported")
+    return (*load(student, task), ("start_logits", "end_logits") if task.kind == "spans" else ("logits",))
+
+
 @torch.inference_mode()
-def _apart(file: Path, wrapped: nn.Module, tokenizer: Any, inputs: tuple[str, ...]) -> float | None:
+def _apart(file: Path, wrapped: _Logits, tokenizer: Any, inputs: tuple[str, ...]) -> float | None:
     """How far onnxruntime's logits lie from the student's, on other numbers of rows and tokens than were exported."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -108,6 +124,7 @@ def _apart(file: Path, wrapped: nn.Module, tokenizer: Any, inputs: tuple[str, ..
     for texts in ([TEXTS[0]], [*TEXTS, " ".join(TEXTS)]):
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
         wanted = wrapped(*(encoded[name] for name in inputs))
-        (found,) = session.run(["logits"], {name: encoded[name].numpy() for name in inputs})
-        most = max(most, float((torch.from_numpy(found) - wanted).abs().max()))
+        found = session.run([*wrapped.outputs], {name: encoded[name].numpy() for name in inputs})
+        for one, true in zip(found, wanted, strict=True):
+            most = max(most, float((torch.from_numpy(one) - true).abs().max()))
     return most

@@ -52,7 +52,7 @@ def load_student(folder: Path) -> tuple[Any, Any]:
     Raises:
         KdzooError: there is none, it has another head, or no tokenizer beside it.
     """
-    config, head = _saved(folder)
+    config, head = saved(folder)
     if head and "ForSequenceClassification" not in head:
         raise KdzooError(f"{folder} holds a {head}; only models that classify whole rows are taken here")
     if config.model_type == SemBertConfig.model_type:
@@ -67,7 +67,7 @@ def load_student(folder: Path) -> tuple[Any, Any]:
     return model, load_tokenizer(folder)
 
 
-def _saved(folder: Path) -> tuple[Any, str]:
+def saved(folder: Path) -> tuple[Any, str]:
     """A folder's configuration, and the name of the class that was saved there; empty where it has none.
 
     Raises:
@@ -136,7 +136,7 @@ def predict_file(
         raise KdzooError(f"{student} reads the triples of a graph, by its names; distill and finetune score it on them")
     if trained.facts:
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
-    config, head = _saved(student)
+    config, head = saved(student)
     task = task_of(head, config, trained.own)
     usual = trained.columns if task is None else COLUMNS[task.kind]
     wanted = None if task is None else len(usual)

@@ -67,6 +67,19 @@ def task_of(head: str, config: Any, own: Mapping[str, Any]) -> ReadTask | None:
     return None
 
 
+def load(folder: Path, task: ReadTask) -> tuple[Any, Any]:
+    """A student that was trained on such a task, in evaluation mode, and its tokenizer.
+
+    Raises:
+        KdzooError: it cannot be loaded, or has no head.
+    """
+    tokenizer = ModelSpec.parse(str(folder)).tokenizer
+    try:
+        return load_model(folder, head=task.head().auto_class, new_head=False).eval(), tokenizer
+    except MissingHead as error:
+        raise KdzooError(f"{error}; distil it on a task first") from None
+
+
 @torch.inference_mode()
 def say(
     folder: Path, task: ReadTask, table: dict[str, list[Any]], *, batch_size: int, length: int | None, nullable: bool
@@ -85,11 +98,7 @@ def say(
         KdzooError: the student cannot be loaded, or gives no numbers.
     """
     quiet()
-    tokenizer = ModelSpec.parse(str(folder)).tokenizer
-    try:
-        model = load_model(folder, head=task.head().auto_class, new_head=False).eval()
-    except MissingHead as error:
-        raise KdzooError(f"{error}; distil it on a task first") from None
+    model, tokenizer = load(folder, task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     size = min(bound for bound in (length, positions(model), tokenizer.model_max_length) if bound)
     if isinstance(task, TokenClassification):

@@ -132,11 +132,15 @@ class Models:
         return folder, json.loads((folder / "record.json").read_text()), valid
 
 
+once = pytest.mark.xdist_group("trained")  # in one process, so that each is trained once
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(tmp_path_factory.mktemp("trained"))
 
 
+@once
 @pytest.mark.parametrize(("task", "columns", "says"), [
     ("ner", ("words",), "tags"), ("squad", ("question", "context"), "answer"), ("transduction", ("source",), "written"),
 ])  # fmt: skip
@@ -155,6 +159,7 @@ def test_tags_answers_and_texts_are_those_of_the_training(
     assert found[0][columns[0]] == (" ".join(shown) if task == "ner" else shown)
 
 
+@once
 def test_no_answer_is_given_where_training_had_such_questions_and_by_its_threshold(
     trained: Models, commands: Commands, tmp_path: Path
 ) -> None:
@@ -177,6 +182,7 @@ def test_no_answer_is_given_where_training_had_such_questions_and_by_its_thresho
         assert (rows_of(tmp_path / "q.jsonl.predictions.csv")[0]["answer"] == "") == empty
 
 
+@once
 def test_words_that_leave_no_piece_have_a_tag_all_the_same(trained: Models, commands: Commands, tmp_path: Path) -> None:
     model, *_ = trained("ner")
     table = tmp_path / "t.csv"
@@ -295,6 +301,7 @@ def test_an_onnx_file_gives_the_students_logits(student: Path, commands: Command
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["student.onnx"]
 
 
+@once
 def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -304,6 +311,7 @@ def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: 
     assert [output.name for output in session.get_outputs()] == ["start_logits", "end_logits"]
 
 
+@once
 def test_a_model_that_writes_is_not_exported(trained: Models, commands: Commands) -> None:
     pytest.importorskip("onnxscript")
     commands.fails("export", trained("transduction")[0], "--onnx", says=("many passes",))

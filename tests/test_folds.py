@@ -194,14 +194,12 @@ def test_metrics_beside_the_score_and_chosen_classes_from_yaml(tmp_path: Path) -
     assert own.tasks[0].score(found) == pytest.approx(100 * found["relation_f1[0+2]"])
 
 
-@pytest.mark.parametrize(
-    ("folds", "names"), [("part", "123"), ("2", "12"), (2, "12"), ({"number": 3, "take": [2]}, "2")]
-)
+@pytest.mark.parametrize(("folds", "names"), [("part", "123"), (2, "12"), ({"number": 3, "take": [2]}, "2")])
 def test_folds_of_a_table_that_no_file_describes(folds: Any, names: str) -> None:
     """As `kdzoo.compare` and ``--folds`` give them."""
     asked = asked_for((), TABLE, {"text": "text", "label": "label", "folds": folds}, name="mine")
     assert asked.tasks == tuple(f"mine-fold{name}" for name in names)
-    count = 2 if folds in (2, "2") else 3
+    count = 2 if folds == 2 else 3
     assert [registry.get_task(name).fold for name in asked.tasks] == [Fold(name, count) for name in names]
 
 

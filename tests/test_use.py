@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import own_data
+import pandas as pd
 import pytest
 import torch
 from command_line import Commands
@@ -109,7 +110,7 @@ def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path
     BertForMaskedLM(BertConfig(**sizes, intermediate_size=8)).save_pretrained(tmp_path / "words")
     table = tmp_path / "t.csv"
     table.write_text("a\nx\n")
-    commands.fails("predict", tmp_path / "words", table, says=("BertForMaskedLM", "whole rows"))
+    commands.fails("predict", tmp_path / "words", table, says=("BertForMaskedLM", "classify rows"))
 
 
 class Models:
@@ -156,7 +157,7 @@ def test_tags_answers_and_texts_are_those_of_the_training(
     assert [row[says] for row in found] == [" ".join(one) if task == "ner" else one for one in true]
     assert len({row[says] for row in found}) > 1, "or any order would do"
     shown = rows[0][columns[0]]
-    assert found[0][columns[0]] == (" ".join(shown) if task == "ner" else shown)
+    assert found[0][columns[0]] == (json.dumps(shown, ensure_ascii=False) if task == "ner" else shown)
 
 
 @once
@@ -191,7 +192,58 @@ def test_words_that_leave_no_piece_have_a_tag_all_the_same(trained: Models, comm
     found = rows_of(tmp_path / "t.csv.predictions.csv")
     assert [len(row["tags"].split()) for row in found] == [3, 1, 60]
     assert found[0]["tags"].split()[1] == found[1]["tags"] == "O"
-    commands.fails("predict", model, table, "--text", "text,text", says=("2 columns", "reads 1"))
+    commands.fails("predict", model, table, "--text", "text,text", says=("text, text", "reads 1"))
+    listed = tmp_path / "t.jsonl"
+    rows = [{"id": "doc", "tokens": ["New York", "\xa0", "", "is"]}, {"id": "other", "tokens": ["a\rb"]}]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands.works("predict", model, listed)
+    told = pd.read_csv(tmp_path / "t.jsonl.predictions.csv")
+    assert [*told.columns] == ["tokens", "tags"] and [len(tags.split()) for tags in told["tags"]] == [4, 1]
+    assert [json.loads(words) for words in told["tokens"]] == [row["tokens"] for row in rows]
+
+
+def test_a_carriage_return_ends_no_row(student: Path, commands: Commands, tmp_path: Path) -> None:
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("the\rgoal", "a match")))
+    commands.works("predict", student, table)
+    assert len(pd.read_csv(tmp_path / "t.jsonl.predictions.csv")) == 2
+
+
+@once
+def test_a_student_in_a_folder_called_like_a_size(
+    trained: Models, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained("ner")[0], tmp_path / "2x64")
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("text\nThe man\n")
+    commands.works("predict", "2x64", "t.csv")
+
+
+@once
+@pytest.mark.parametrize(
+    ("task", "file", "content", "says"),
+    [
+        ("ner", "config.json", {"id2label": {"0": "O", "9": "B-X"}}, "names its"),
+        ("ner", "config.json", {"id2label": {"0": "NOUN", "1": "VERB"}, "label2id": {}}, "is no BIO tag"),
+        ("ner", "config.json", {"architectures": []}, "names no architectures"),
+        ("squad", "record.json", {"own_task": {"null_threshold": "x"}}, "null_threshold is a number"),
+        ("transduction", "record.json", {"own_task": {"decoding": ["beam"]}}, "decoding is ['beam']"),
+        ("transduction", "record.json", {"own_task": {"decoding": {"max_target": 10**30}}}, "tokens at most"),
+        ("transduction", "config.json", {"decoder_start_token_id": None}, "has no decoder_start_token_id"),
+        ("transduction", "generation_config.json", {"eos_token_id": "x"}, "does not write"),
+    ],
+)
+def test_a_folder_that_was_changed_is_refused_in_a_line(
+    task: str, file: str, content: dict[str, Any], says: str, trained: Models, commands: Commands, tmp_path: Path
+) -> None:
+    shutil.copytree(trained(task)[0], tmp_path / "m", ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = tmp_path / "m" / file
+    old = json.loads(path.read_text())
+    new = {"configuration": old["configuration"] | content} if file == "record.json" else content
+    path.write_text(json.dumps(old | new))
+    table = tmp_path / "t.jsonl"
+    table.write_text(json.dumps({"words": ["a"], "question": "What?", "context": "It is.", "source": "a"}))
+    commands.fails("predict", tmp_path / "m", table, says=(says,))
 
 
 @pytest.mark.parametrize(

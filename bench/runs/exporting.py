@@ -104,7 +104,7 @@ def _loaded(student: Path) -> tuple[Any, Any, tuple[str, ...]]:
         KdzooError: it is none that one forward pass has the answer of.
     """
     config, head = saved(student)
-    task = task_of(head, config, {})
+    task = task_of(student, head, config, {})
     if task is None:
         return (*load_student(student), ("logits",))
     if task.generates:

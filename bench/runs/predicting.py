@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,15 +16,17 @@ import torch
 
 from kdzoo.bench.escape import csv as safe
 from kdzoo.bench.files import read_json, write_atomically
-from kdzoo.bench.runs.predicting_by_task import COLUMNS, say, task_of
+from kdzoo.bench.record import TEACHER
+from kdzoo.bench.runs.predicting_by_task import COLUMNS, room, say, task_of
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.models.loading import MissingHead, load_model, load_tokenizer, read_config, why_not
 from kdzoo.models.sembert import SemBertConfig
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
+from kdzoo.tasks import WithKnowledge, WithRoles, get_task
 from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
-from kdzoo.tasks.registry import get_task
+from kdzoo.tasks.reading import half_letters
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
-from kdzoo.training.agreement import accepted_inputs, positions
+from kdzoo.training.agreement import accepted_inputs
 
 THRESHOLD = 0.5  # of a label's probability, where a row may have several
 SEPARATOR = "|"
@@ -54,7 +57,7 @@ def load_student(folder: Path) -> tuple[Any, Any]:
     """
     config, head = saved(folder)
     if head and "ForSequenceClassification" not in head:
-        raise KdzooError(f"{folder} holds a {head}; only models that classify whole rows are taken here")
+        raise KdzooError(f"{folder} holds a {head}; taken are models that classify rows, tag, answer or write")
     if config.model_type == SemBertConfig.model_type:
         raise KdzooError(
             f"{folder} reads semantic roles beside the words; take a student of it, which reads words alone"
@@ -137,37 +140,56 @@ def predict_file(
     if trained.facts:
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     config, head = saved(student)
-    task = task_of(head, config, trained.own)
+    if not head and trained.kind in COLUMNS:
+        raise KdzooError(f"the configuration of {student} names no architectures, by which its head would be known")
+    task = task_of(student, head, config, trained.own)
     usual = trained.columns if task is None else COLUMNS[task.kind]
     wanted = None if task is None else len(usual)
-    names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted)
-    texts = [_texts(table[name], name, file, words=task is not None and task.kind == "tokens") for name in names]
+    tags = task is not None and task.kind == "tokens"
+    names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted, words=tags)
+    texts = [_texts(table[name], name, file, words=tags) for name in names]
     if task is not None:
-        given = dict(zip(usual, texts, strict=True))
+        given = dict(zip(usual, [[*map(_words, texts[0])]] if tags else texts, strict=True))
         most = max_length or trained.max_length
         made = say(student, task, given, batch_size=batch_size, length=most, nullable=trained.nullable)
         header, rows, cut, length = made
-        texts = [[" ".join(words) if isinstance(words, list) else words for words in column] for column in texts]
     else:
         model, tokenizer = load_student(student)
-        bounds = (max_length or trained.max_length, positions(model), tokenizer.model_max_length)
-        length = min(bound for bound in bounds if bound)
+        length = room(model, tokenizer, max_length or trained.max_length)
         logits, cut = _logits(model, tokenizer, texts, batch_size, length)
         if not np.isfinite(logits).all():
             raise KdzooError(
                 f"{student} gives no numbers for some of the rows (NaN or infinite): its weights are broken"
             )
         header, rows = _named(model.config, logits)
+    for name in header:
+        if name in names:
+            raise KdzooError(f"the column {name!r} of {file} has the name of what is written; rename it")
+    # A list of words is written as such, so that there are as many as tags whatever is in them.
+    shown = ([json.dumps(t, ensure_ascii=False) if isinstance(t, list) else t for t in column] for column in texts)
     written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow([*names, *header])
-    writer.writerows([*given, *says] for given, says in zip(zip(*texts, strict=True), rows, strict=True))
+    writers = [csv.writer(written, lineterminator="\n", quoting=form) for form in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)]
+    for line in (
+        [*names, *header],
+        *([*given, *says] for given, says in zip(zip(*shown, strict=True), rows, strict=True)),
+    ):
+        writers["\r" in "".join(line)].writerow(line)  # which readers take for the end of a line
     write_atomically(out, written.getvalue())
     return Written(len(rows), tuple(names), cut, length)
 
 
-def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path, wanted: int | None) -> list[str]:
-    """The columns to read: those asked for, or the only one that can be; ``wanted`` is how many the student reads."""
+def _text_columns(
+    table: dict[str, list[Any]], asked: Sequence[str], file: Path, wanted: int | None, *, words: bool
+) -> list[str]:
+    """The columns to read: those asked for, or the only one that can be.
+
+    Args:
+        table: by column.
+        asked: for which columns.
+        file: the table's.
+        wanted: how many the student reads, where it is known.
+        words: whether a row may be a list of words.
+    """
     if not table or not next(iter(table.values())):
         raise KdzooError(f"{file} has no rows")
     for name in asked:
@@ -175,11 +197,14 @@ def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path,
             raise unknown(f"column of {file}", name, table)
     if len(asked) > 2:
         raise KdzooError(f"--text names {len(asked)} columns; a student reads one or two")
-    if wanted is not None and asked and len(asked) != wanted:
-        raise KdzooError(f"--text names {len(asked)} columns, and this student reads {wanted}")
+    if len({*asked}) < len(asked) or (wanted is not None and asked and len(asked) != wanted):
+        raise KdzooError(f"--text names {', '.join(asked)}; this student reads {wanted or 'one column, or two others'}")
     if asked:
         return [*asked]
     found = [name for name, values in table.items() if all(isinstance(value, str) for value in values)]
+    if words:
+        listed = [name for name, values in table.items() if all(isinstance(value, list) for value in values)]
+        found = listed if len(listed) == 1 else [*listed, *found]
     if wanted == 2:
         raise KdzooError(
             f"the student reads a question and its paragraph; say which columns of {file}: --text QUESTION,CONTEXT"
@@ -192,15 +217,19 @@ def _text_columns(table: dict[str, list[Any]], asked: Sequence[str], file: Path,
     return found
 
 
-def _texts(values: Sequence[Any], name: str, file: Path, *, words: bool = False) -> list[Any]:
-    """A column's texts, or each row's ``words``."""
-    found: list[Any] = []
+def _texts(values: Sequence[Any], name: str, file: Path, *, words: bool) -> list[Any]:
+    """A column's texts, or where there may be ``words`` each row's text or list of them; checked."""
     for number, value in enumerate(values, 1):
-        listed = words and isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value)
+        listed = words and isinstance(value, list) and value and all(isinstance(word, str) for word in value)
         if not listed and (not isinstance(value, str) or not value.strip()):
             raise KdzooError(f"{file}, row {number}: {name} is {value!r}; a row needs text there")
-        found.append(value.split() if words and not listed else value)
-    return found
+        if half_letters(value):
+            raise KdzooError(f"{file}, row {number}: {name} holds half of a letter (a surrogate by itself)")
+    return [*values]
+
+
+def _words(row: str | list[str]) -> list[str]:
+    return row.split() if isinstance(row, str) else row
 
 
 class _Trained(NamedTuple):
@@ -210,13 +239,15 @@ class _Trained(NamedTuple):
         columns: of text.
         max_length: of a row.
         own: the task's settings, as its `Task.identity` has them.
-        nullable: whether some question had no answer.
+        kind: of the task.
+        nullable: whether some question that it was scored on had no answer.
         facts: whether the model read facts beside the words.
     """
 
     columns: tuple[str, ...] = ()
     max_length: int | None = None
     own: Mapping[str, Any] = MappingProxyType({})
+    kind: str = ""
     nullable: bool = False
     facts: bool = False
 
@@ -236,18 +267,33 @@ def _trained_with(student: Path) -> _Trained:
     task, shared = str(of("configuration", "task")), ("configuration", "shared")
     own = of("configuration", "own_task") or of(*shared, "own_tasks", task)
     if own is None:
-        with suppress(KdzooError):
-            own = get_task(task).identity()
+        own = _identity(task)
     own = own if isinstance(own, dict) else {}
     columns: Any = own.get("columns")
     length = of("configuration", "budget", "max_length") or of(*shared, "budget", "max_length")
     named = isinstance(columns, (list, tuple)) and all(isinstance(name, str) for name in columns)
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
-    nullable = of("scored_by", ANSWERS) == NULLABLE
-    # In the other arms the teacher alone reads them, which is what was fine-tuned.
-    reads = own.get("arm") == "both" or (own.get("arm") != "none" and of("configuration", "student") is None)
-    facts = own.get("facts") is not None and reads
-    return _Trained(tuple(columns) if named else (), length if counted else None, own, nullable, facts)
+    golds = of("references")
+    golds = [*golds.values()] if isinstance(golds, dict) else []  # which a comparison's students have not
+    nullable = of("scored_by", ANSWERS) == NULLABLE or any([] in rows for rows in golds if isinstance(rows, list))
+    # In the other arms the teacher alone reads them.
+    method = of("configuration", "method")
+    above = method == TEACHER if method is not None else of("configuration", "student") is None
+    facts = own.get("facts") is not None and (own.get("arm") == "both" or (above and own.get("arm") != "none"))
+    kind = str(of("kind"))
+    return _Trained(tuple(columns) if named else (), length if counted else None, own, kind, nullable, facts)
+
+
+def _identity(task: str) -> Any:
+    """The settings of a registered task, or of one in an arm; none of another."""
+    with suppress(KdzooError):
+        return get_task(task).identity()
+    inner, _, arm = task.rpartition("-")
+    with suppress(KdzooError):
+        found = get_task(inner)
+        if isinstance(found, (WithKnowledge, WithRoles)):
+            return found.in_arm(arm).identity()
+    return {}
 
 
 @torch.inference_mode()

@@ -12,9 +12,11 @@ import torch
 from datasets import Dataset
 
 from kdzoo.bench.escape import csv as safe
+from kdzoo.bench.runs.budget import MOST_LENGTH
 from kdzoo.bench.runs.train import quiet
 from kdzoo.errors import KdzooError
-from kdzoo.models.loading import MissingHead, load_model
+from kdzoo.models.decoders import check_decoder
+from kdzoo.models.loading import MissingHead, class_suffixes, load_model
 from kdzoo.models.spec import ModelSpec
 from kdzoo.tasks.decoding import Decoding
 from kdzoo.tasks.generation import SequenceToSequence
@@ -23,11 +25,8 @@ from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.token_classification import TokenClassification
 from kdzoo.training.agreement import accepted_inputs, positions
 
-NAME = "predict"
 COLUMNS = {"tokens": ("words",), "spans": ("question", "context"), "seq2seq": ("source",)}  # of a table, by kind
-_TOKENS, _SPANS, _WRITTEN = "ForTokenClassification", "ForQuestionAnswering", "ForConditionalGeneration"
-WINDOWS = ("stride", "max_question", "null_threshold")  # settings of a task of questions
-_OTHER_WRITERS = ("EncoderDecoderModel", "MarianMTModel")
+_SETTINGS = ("stride", "max_question", "null_threshold")  # of a task of questions
 
 ReadTask = TokenClassification | QuestionAnswering | SequenceToSequence
 
@@ -47,10 +46,11 @@ class Said(NamedTuple):
     max_length: int
 
 
-def task_of(head: str, config: Any, own: Mapping[str, Any]) -> ReadTask | None:
+def task_of(folder: Path, head: str, config: Any, own: Mapping[str, Any]) -> ReadTask | None:
     """The task whose rows a model of such a head reads; None where there is no such head.
 
     Args:
+        folder: the model's, by which it is called in messages.
         head: the class's name, as its configuration has it.
         config: its configuration.
         own: the settings of the task that it was trained on, the defaults where they are missing.
@@ -58,12 +58,19 @@ def task_of(head: str, config: Any, own: Mapping[str, Any]) -> ReadTask | None:
     Raises:
         KdzooError: its labels are no tags, or a setting is none that a task can have.
     """
-    if head.endswith(_TOKENS):
-        return TokenClassification(NAME, tuple(config.id2label[at] for at in range(config.num_labels)))
-    if head.endswith(_SPANS):
-        return QuestionAnswering(NAME, **{name: own[name] for name in WINDOWS if name in own})
-    if head.endswith(_WRITTEN) or head in _OTHER_WRITERS:
-        return SequenceToSequence(NAME, decoding=Decoding.parse(own.get("decoding")))
+
+    if head.endswith(class_suffixes("AutoModelForTokenClassification")):
+        names = [config.id2label.get(at) for at in range(config.num_labels)]
+        if not all(isinstance(name, str) for name in names):
+            raise KdzooError(
+                f"the configuration of {folder} names its {config.num_labels} labels {names[:10]}; each needs a name, "
+                "as id2label"
+            )
+        return TokenClassification(folder.name, tuple(names))
+    if head.endswith(class_suffixes("AutoModelForQuestionAnswering")):
+        return QuestionAnswering(folder.name, **{name: own[name] for name in _SETTINGS if name in own})
+    if head.endswith(class_suffixes("AutoModelForSeq2SeqLM")):
+        return SequenceToSequence(folder.name, decoding=Decoding.parse(own.get("decoding")))
     return None
 
 
@@ -71,13 +78,20 @@ def load(folder: Path, task: ReadTask) -> tuple[Any, Any]:
     """A student that was trained on such a task, in evaluation mode, and its tokenizer.
 
     Raises:
-        KdzooError: it cannot be loaded, or has no head.
+        KdzooError: it cannot be loaded, has no head, or cannot write what the task asks for.
     """
-    tokenizer = ModelSpec.parse(str(folder)).tokenizer
+    tokenizer = ModelSpec(str(folder), path=str(folder)).tokenizer  # not parsed: a folder may be called like a size
     try:
-        return load_model(folder, head=task.head().auto_class, new_head=False).eval(), tokenizer
+        model = load_model(folder, head=task.head().auto_class, new_head=False).eval()
     except MissingHead as error:
         raise KdzooError(f"{error}; distil it on a task first") from None
+    check_decoder(model, str(folder), task.longest_target)
+    return model, tokenizer
+
+
+def room(model: Any, tokenizer: Any, length: int | None) -> int:
+    """The most tokens of a row: as many as asked for, or as the model and its tokenizer take."""
+    return int(min(bound for bound in (length, positions(model), tokenizer.model_max_length, MOST_LENGTH) if bound))
 
 
 @torch.inference_mode()
@@ -100,7 +114,7 @@ def say(
     quiet()
     model, tokenizer = load(folder, task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    size = min(bound for bound in (length, positions(model), tokenizer.model_max_length) if bound)
+    size = room(model, tokenizer, length)
     if isinstance(task, TokenClassification):
         found = _tags(model, tokenizer, task, table["words"], batch_size, size)
         return Said(["tags"], [[" ".join(map(safe, tags))] for tags in found], 0, size)
@@ -165,7 +179,11 @@ def _texts(
     rows = task.encode(Dataset.from_dict(columns, features=task.features()), tokenizer, size)
     found: list[str] = []
     for batch in _batches(model, tokenizer, task, rows, batch_size):
-        found += task.decoded(task.outputs(model, batch).cpu().numpy(), tokenizer)
+        try:
+            written = task.outputs(model, batch)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # of a generation_config of any form
+            raise KdzooError(f"{task.name} does not write: {type(error).__name__}: {error}") from error
+        found += task.decoded(written.cpu().numpy(), tokenizer)
     return found
 
 
@@ -179,7 +197,7 @@ def _outputs(
         made = task.outputs(model, batch)
         for parts, name in zip(found, names, strict=True):
             values = made[name].float().cpu().numpy()
-            if not np.isfinite(values).all():
+            if (np.isnan(values) | np.isposinf(values)).any():  # a head may mask places with -inf
                 raise KdzooError(
                     "the student gives no numbers for some of the rows (NaN or infinite): its weights are broken"
                 )
@@ -190,7 +208,7 @@ def _outputs(
 
 def _batches(model: Any, tokenizer: Any, task: ReadTask, rows: Dataset, batch_size: int) -> Any:
     """The model's inputs, batch by batch, without labels."""
-    names, collator = accepted_inputs(model) - {*task.label_names}, task.collator(tokenizer)
+    names, collator = accepted_inputs(model), task.collator(tokenizer)
     for start in range(0, len(rows), batch_size):
-        made = collator([rows[at] for at in range(start, min(start + batch_size, len(rows)))])
+        made = collator(rows.select(range(start, min(start + batch_size, len(rows)))).to_list())
         yield {name: value.to(model.device) for name, value in made.items() if name in names}

@@ -115,10 +115,8 @@ def _asked_for(tasks: Sequence[str], data: Any, columns: Mapping[str, Any], *, n
             f"--data {_short(data)} is data of your own, so {', '.join(names)} has no source; describe your data in a "
             "YAML file, name that in --tasks too, and give --data for the others"
         )
-    told = {option: value for option, value in columns.items() if option not in ("label_separator", "folds")}
-    folds = columns.get("folds")
-    folds = int(folds) if isinstance(folds, str) and folds.isascii() and folds.isdecimal() else folds
-    own = from_data(data, separator=columns.get("label_separator"), name=name, folds=folds, **told)
+    told = {option: value for option, value in columns.items() if option != "label_separator"}
+    own = from_data(data, separator=columns.get("label_separator"), name=name, **told)
     return Asked(tuple(register_task(task).name for task in own.tasks), _short(data), own.notes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,7 +131,10 @@ def tasks_of(tasks: str, given: Given, columns: Given) -> Asked:
     """The tasks that are asked for, data of one's own among them, of which it says what was found."""
     from kdzoo.bench.runs.tasks import asked_for
 
-    asked = asked_for(listed(tasks), given.get("data", "synthetic"), validated(OwnColumns, **columns).model_dump())
+    told = validated(OwnColumns, **columns).model_dump()
+    if re.fullmatch("[0-9]{1,6}", told["folds"] or ""):
+        told["folds"] = int(told["folds"])  # a number of folds, and no column's name
+    asked = asked_for(listed(tasks), given.get("data", "synthetic"), told)
     for note in asked.notes:
         said(note)
     return asked

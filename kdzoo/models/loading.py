@@ -132,7 +132,7 @@ def load_model(
             "put back the configuration that it was saved with"
         )
     if not new_head and any(not _in_base(key, model) for key in report["missing_keys"]):
-        what = {"classifier": "classification", "masked_lm": "masked-language-model"}.get(head, head)
+        what = {"classifier": "classification", "masked_lm": "masked-language-model", **HEAD_NAMES}.get(head, head)
         raise MissingHead(f"the model {name!r} has no {what} head")
     return model
 
@@ -276,14 +276,6 @@ def class_of(head: str) -> Any:
     if head not in HEADS:
         raise unknown("head", head, HEADS)
     return getattr(transformers, _AUTO.get(head, f"AutoModel{HEADS[head]}"))
-
-
-HEAD_NAMES = {
-    "AutoModelForSequenceClassification": "classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
-}
 
 
 def class_suffixes(auto_class: str) -> tuple[str, ...]:

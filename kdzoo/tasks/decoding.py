@@ -11,6 +11,8 @@ from kdzoo.errors import KdzooError, unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_TARGET = 2**17
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -40,6 +42,8 @@ class Decoding:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise KdzooError(f"decoding: {name} is a whole number of {low} or more, got {value!r}")
+        if self.max_target > MOST_TARGET:
+            raise KdzooError(f"decoding: max_target is {self.max_target}; {MOST_TARGET} tokens at most")
         penalty = self.length_penalty
         if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not -100 <= penalty <= 100:
             raise KdzooError(f"decoding: length_penalty is a number from -100 to 100, got {penalty!r}")
@@ -64,6 +68,8 @@ class Decoding:
                 raise KdzooError(f"decoding: {twice[0]} is named twice")
             told = {name.strip(): _number(name.strip(), value.strip()) for name, _, value in pairs}
         known = [field.name for field in fields(cls)]
+        if not isinstance(told, Mapping):
+            raise KdzooError(f"decoding is {told!r}; give beam=4,max_target=128 or a mapping of such settings")
         for name in told:
             if name not in known:
                 raise unknown("setting of decoding", str(name), known)

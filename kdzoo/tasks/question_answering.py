@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -68,6 +69,9 @@ class QuestionAnswering(GivenRows):
     fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
+        threshold: Any = self.null_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
+            raise KdzooError(f"{self.name}: null_threshold is a number, got {threshold!r}")
         self._choose_metrics(METRICS)
 
     @property

@@ -29,7 +29,7 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 
 RAY_RETRIES = 3  # machines that may be taken away are taken away more often
 CONNECT_SECONDS = 10  # to find a port at the cluster's address
-JOIN_SECONDS = 90  # to join a cluster
+JOIN_SECONDS = 90  # to join a cluster, and for its machines to do something short
 ANSWER_SECONDS = 300  # for its machines to answer: a worker of Ray's imports torch first, at a low priority
 LOOK_SECONDS = 5  # between two looks at whether the cluster's head is there
 SILENT = 3  # looks in a row that find nobody, after which it has gone
@@ -172,7 +172,7 @@ class Ray(Launcher):
         import ray
 
         try:
-            versions = set(_everywhere(_version))
+            versions = set(_everywhere(_version, seconds=ANSWER_SECONDS))
         except ray.exceptions.GetTimeoutError:
             raise KdzooError(
                 f"the machines of the Ray cluster did not answer in {ANSWER_SECONDS} s; Ray's workers give way to all "
@@ -249,8 +249,8 @@ def _answers() -> bool:
     return True
 
 
-def _everywhere(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What a function gives on each machine of the cluster."""
+def _everywhere(function: Callable[..., Any], *arguments: Any, seconds: float = JOIN_SECONDS) -> list[Any]:
+    """What a function gives on each machine of the cluster, if all answer in so many seconds."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -261,7 +261,7 @@ def _everywhere(function: Callable[..., Any], *arguments: Any) -> list[Any]:
         if machine["Alive"] and machine["Resources"].get("CPU")
     ]
     given = [remote.options(num_cpus=0, scheduling_strategy=s).remote(*arguments) for s in strategies]
-    found: list[Any] = ray.get(given, timeout=ANSWER_SECONDS)
+    found: list[Any] = ray.get(given, timeout=seconds)
     return found
 
 

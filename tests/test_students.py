@@ -233,3 +233,38 @@ def test_broken_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     fails_with(r"no file named model\.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": ')
     fails_with("not a valid JSON file")
+
+
+@pytest.mark.parametrize(
+    "head", ["BertForTokenClassification", "BertForQuestionAnswering", "BertForSequenceClassification"]
+)
+def test_a_student_has_its_teachers_head(head: str) -> None:
+    import transformers
+
+    sizes = {
+        "vocab_size": 30,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    teacher = getattr(transformers, head)(transformers.BertConfig(**sizes, num_labels=2))
+    for student in (make_student("teacher:1", teacher), make_student("1x8,heads=2", teacher)):
+        assert type(student).__name__ == head
+    layer = make_student("teacher:1", teacher).state_dict()
+    own = [name for name in layer if not name.startswith("bert.")]
+    assert own and all(torch.equal(layer[name], teacher.state_dict()[name]) for name in own)
+
+
+def test_a_writing_teacher_has_a_student_that_writes() -> None:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    sizes = {
+        "d_model": 8,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    teacher = BartForConditionalGeneration(BartConfig(vocab_size=30, encoder_ffn_dim=8, decoder_ffn_dim=8, **sizes))
+    assert isinstance(make_student("teacher:1/0", teacher), BartForConditionalGeneration)

@@ -302,3 +302,11 @@ def test_ranking_scores():
     for bad in ([], [0.5], [math.nan], [[1.0]]):
         with pytest.raises(KdzooError):
             ranking_scores(bad)
+
+
+def test_questions_of_which_some_have_no_answer_are_scored_by_the_later_script() -> None:
+    """The two differ where nothing is left of prediction and gold answer once the articles are gone."""
+    assert squad_scores({"q": "the"}, {"q": ["a"]}) == {"exact_match": 100.0, "f1": 0.0}
+    mixed = {"q": ["a"], "r": []}
+    assert squad_scores({"q": "the", "r": ""}, mixed) == {"exact_match": 100.0, "f1": 100.0}
+    assert squad_scores({"q": "the", "r": ""}, mixed, version="1.1")["f1"] == 50.0

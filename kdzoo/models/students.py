@@ -10,10 +10,10 @@ from torch import nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import check_sizes
 from kdzoo.models.heads import check_transformers, unwrap
-from kdzoo.models.loading import class_of, load_model
+from kdzoo.models.loading import class_of, class_suffixes, load_model
 from kdzoo.models.spec import ModelSpec
 
-LABELLED = ("classifier", "pretraining")  # heads with the teacher's number of labels
+LABELLED = ("classifier", "token_classifier", "pretraining")  # heads with the teacher's number of labels
 
 
 def make_student(
@@ -23,7 +23,7 @@ def make_student(
     num_labels: int | None = None,
     heads: int | None = None,
     feed_forward: int | None = None,
-    head: str = "classifier",
+    head: str | None = None,
     seed: int = 0,
 ) -> Any:
     """A student for a teacher, as a transformers model in float32 and training mode.
@@ -38,8 +38,9 @@ def make_student(
         teacher: a transformers encoder.
         num_labels: the task's labels, the teacher's by default; 1 is regression.
         heads, feed_forward: override those of a fresh student's ``spec``.
-        head: what the student has on top: ``"classifier"``, ``"masked_lm"``, ``"pretraining"`` (words and the order of
-            two segments) or ``"none"``.
+        head: what the student has on top: ``"classifier"``, ``"token_classifier"``, ``"question_answering"``,
+            ``"seq2seq_lm"``, ``"masked_lm"``, ``"pretraining"`` (words and the order of two segments) or ``"none"``.
+            By default the teacher's, where that tags words, answers questions or writes, and else a classifier.
         seed: for every weight that is not copied or loaded. The caller's random state is left alone.
 
     Raises:
@@ -53,6 +54,7 @@ def make_student(
         )
     check_transformers(teacher)
     parsed, teacher_model = ModelSpec.parse(spec), unwrap(teacher)
+    head = _head_of(teacher_model) if head is None else head
     wanted = teacher_model.config
     if num_labels is not None and num_labels != wanted.num_labels:
         raise KdzooError(f"the teacher has {wanted.num_labels} labels, the student is to have {num_labels}")
@@ -69,3 +71,12 @@ def make_student(
         student = load_model(parsed.path, wanted.num_labels if head in LABELLED else None, head=head, seed=seed)
         return student.train()
     return parsed.student_of(teacher_model, class_of(head), seed).train()
+
+
+def _head_of(teacher: nn.Module) -> str:
+    """The head of a teacher that does not classify rows, and a classifier for all others."""
+    name = type(teacher).__name__
+    for head in ("token_classifier", "question_answering", "seq2seq_lm"):
+        if name.endswith(class_suffixes(class_of(head).__name__)):
+            return head
+    return "classifier"

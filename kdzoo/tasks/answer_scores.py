@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kdzoo.errors import KdzooError
 
@@ -20,15 +20,16 @@ def normalize_answer(text: str) -> str:
 
 
 def squad_scores(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, version: str = "1.1"
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, version: str | None = None
 ) -> dict[str, float]:
     """SQuAD's scores in percent: the best over a question's gold answers, the mean over all questions.
 
     Args:
         predictions: question id → text. A question that is missing scores 0; one that is not asked for is left out.
         references: question id → gold texts; none for a question without an answer, which "" alone answers.
-        version: of the official script. They differ where prediction and gold answer are both empty once
-            normalised: F1 is 0 in ``"1.1"`` and 1 in ``"2.0"``, which also drops gold answers that are.
+        version: of the official script; by default ``"2.0"`` where some question has no answer, and else ``"1.1"``.
+            They differ where prediction and gold answer are both empty once normalised: F1 is 0 in ``"1.1"`` and 1 in
+            ``"2.0"``, which also drops gold answers that are.
 
     Returns:
         ``exact_match`` and ``f1``.
@@ -38,10 +39,13 @@ def squad_scores(
 
     Source: Rajpurkar et al. (2016, 2018) and the official evaluation scripts.
     """
+    questions = list(_questions(references))
+    if version is None:
+        version = version_for(golds for _, golds in questions)
     if version not in ("1.1", "2.0"):
         raise KdzooError(f"version must be '1.1' or '2.0', got {version!r}")
     scores = []
-    for question, golds in _questions(references):
+    for question, golds in questions:
         right = [_text(gold, f"a reference of {question!r}") for gold in golds]
         guess = predictions.get(question)
         scores.append(
@@ -51,6 +55,11 @@ def squad_scores(
         )
     exact, overlap = zip(*scores, strict=True)
     return {"exact_match": 100.0 * sum(exact) / len(exact), "f1": 100.0 * sum(overlap) / len(overlap)}
+
+
+def version_for(references: Iterable[Sequence[str]]) -> str:
+    """The official script that scores such gold answers: the later one is for questions of which some have none."""
+    return "1.1" if all(references) else "2.0"
 
 
 def answer_score(guess: str, golds: Sequence[str], version: str = "1.1") -> tuple[float, float]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import generation_scores, resampling
-from kdzoo.tasks.answer_scores import answer_score, factoid_scores, normalize_answer, squad_scores
+from kdzoo.tasks.answer_scores import answer_score, factoid_scores, normalize_answer, squad_scores, version_for
 from kdzoo.tasks.entity_scores import entity_counts, entity_f1
 from kdzoo.tasks.ranking import rank, ranking_scores
 from kdzoo.tasks.relation_scores import MICRO, relation_f1, semeval_f1, specificity
@@ -289,7 +289,7 @@ def _of_entities(what: str, sums: np.ndarray) -> np.ndarray:
 
 def _answer_scores(place: int, predictions: Values, references: Values) -> np.ndarray:
     """By question (N, 2): its exact match or F1, and 1."""
-    version = "1.1" if all(references) else "2.0"  # the later script is for questions without an answer
+    version = version_for(references)
     scores = [answer_score(guess, golds, version)[place] for guess, golds in zip(predictions, references, strict=True)]
     return np.stack([scores, np.ones(len(scores))], axis=1)
 

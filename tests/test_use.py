@@ -19,7 +19,8 @@ from command_line import Commands
 from hostile import models
 
 from kdzoo.bench.runs import exporting
-from kdzoo.bench.runs.predicting import _named, _trained_with
+from kdzoo.bench.runs.predictions import named
+from kdzoo.bench.runs.student_folder import trained_with
 from kdzoo.tasks import get_task, load
 from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
 
@@ -217,6 +218,8 @@ def test_a_student_in_a_folder_called_like_a_size(
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("text\nThe man\n")
     commands.works("predict", "2x64", "t.csv")
+    (row,) = rows_of(Path("t.csv.predictions.csv"))
+    assert row["text"] == "The man" and len(row["tags"].split()) == 2
 
 
 @once
@@ -317,7 +320,7 @@ def test_a_comparisons_student_reads_as_it_was_trained(student: Path, tmp_path: 
         ([], ((), None)),
     ):
         (tmp_path / "record.json").write_text(json.dumps({"configuration": configuration}))
-        assert _trained_with(tmp_path)[:2] == trained
+        assert trained_with(tmp_path)[:2] == trained
 
 
 def config(kind: str | None, *names: str) -> Any:
@@ -325,14 +328,14 @@ def config(kind: str | None, *names: str) -> Any:
 
 
 def test_each_kind_of_problem_has_its_columns() -> None:
-    header, rows = _named(config("multi_label_classification", "=red", "blue"), np.array([[2.0, 1.0], [-3.0, 0.5]]))
+    header, rows = named(config("multi_label_classification", "=red", "blue"), np.array([[2.0, 1.0], [-3.0, 0.5]]))
     assert header == ["labels", "probability_'=red", "probability_blue"], "a spreadsheet computes nothing"
     assert rows == [["'=red|blue", "0.8808", "0.7311"], ["blue", "0.0474", "0.6225"]]
-    assert _named(config("regression", "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
-    assert _named(config(None, "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
-    assert _named(config("regression", "x", "y"), np.array([[1, 2.5]])) == (["value_x", "value_y"], [["1", "2.5"]])
+    assert named(config("regression", "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
+    assert named(config(None, "LABEL_0"), np.array([[1.25]])) == (["value"], [["1.25"]])
+    assert named(config("regression", "x", "y"), np.array([[1, 2.5]])) == (["value_x", "value_y"], [["1", "2.5"]])
     large = np.array([[1000.0, 999.0]])
-    assert _named(config(None, "a", "b"), large) == (["label", "probability"], [["a", "0.7311"]])
+    assert named(config(None, "a", "b"), large) == (["label", "probability"], [["a", "0.7311"]])
 
 
 def test_an_onnx_file_gives_the_students_logits(student: Path, commands: Commands, tmp_path: Path) -> None:

@@ -36,13 +36,13 @@ class Guess:
             if record["method"] != TEACHER or not record.get("references") or record["task"] in self.scores:
                 continue
             ranked = record.get("kind") in _RANKINGS  # whose references are triples, and no numbers to take a mean of
-            found = None if ranked else _constant(record["references"])
+            known = None if ranked else _constant(record["references"])
             score = record.get("guess", {}).get("score")
-            if score is None and found is not None:
-                score = _score(record, found[1])
+            if score is None and known is not None:
+                score = _score(record, known[1])
             if score is not None:
-                other = "most frequent first" if ranked else "constant guess"
-                names[other if found is None else found[0]] = None
+                name = "most frequent first" if ranked else known[0] if known else "constant guess"
+                names[name] = None
                 self.scores[record["task"]] = score
         self.name = " or ".join(names)
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.bench.runs.predicting import load_student, saved
-from kdzoo.bench.runs.predicting_by_task import load, task_of
+from kdzoo.bench.runs.student_folder import load_student
 from kdzoo.errors import KdzooError
 from kdzoo.training.agreement import accepted_inputs
 
@@ -64,7 +63,10 @@ def export_onnx(student: Path, out: Path) -> Exported:
         raise KdzooError(
             f"an ONNX file needs {' and '.join(missing)}: pip install 'kdzoo[onnx]', or onnx onnxscript onnxruntime"
         )
-    model, tokenizer, outputs = _loaded(student)
+    model, tokenizer, task = load_student(student)
+    if task is not None and task.generates:
+        raise KdzooError(f"{student} writes its texts in many passes, and one pass is exported; take another student")
+    outputs = ("start_logits", "end_logits") if task is not None and task.kind == "spans" else ("logits",)
     encoded = tokenizer([*TEXTS], padding=True, return_tensors="pt")
     inputs = tuple(name for name in encoded if name in accepted_inputs(model))
     wrapped = _Logits(model, inputs, outputs).eval()
@@ -95,21 +97,6 @@ def export_onnx(student: Path, out: Path) -> Exported:
             raise KdzooError(f"the ONNX file gives logits that are {apart:.2g} from the student's; nothing was written")
         os.replace(file, out)
     return Exported(inputs, out.stat().st_size, apart)
-
-
-def _loaded(student: Path) -> tuple[Any, Any, tuple[str, ...]]:
-    """The model, its tokenizer, and what its outputs are called.
-
-    Raises:
-        KdzooError: it is none that one forward pass has the answer of.
-    """
-    config, head = saved(student)
-    task = task_of(student, head, config, {})
-    if task is None:
-        return (*load_student(student), ("logits",))
-    if task.generates:
-        raise KdzooError(f"{student} holds a {head}, which writes its texts in many passes; one pass is exported")
-    return (*load(student, task), ("start_logits", "end_logits") if task.kind == "spans" else ("logits",))
 
 
 @torch.inference_mode()

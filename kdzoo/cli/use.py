@@ -28,7 +28,7 @@ def predict(
     ] = None,
 ) -> None:
     """Write what a student says of each row of a table: a label, numbers, tags, an answer or a text."""
-    from kdzoo.bench.runs.predicting import predict_file
+    from kdzoo.bench.runs.predict_table import predict_file
 
     out = out or file.with_name(f"{file.name}.predictions.csv")
     check_file(out)

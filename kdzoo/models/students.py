@@ -10,10 +10,10 @@ from torch import nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import check_sizes
 from kdzoo.models.heads import check_transformers, unwrap
-from kdzoo.models.loading import class_of, class_suffixes, load_model
+from kdzoo.models.loading import HEAD_NAMES, auto_class, class_of, load_model
 from kdzoo.models.spec import ModelSpec
 
-LABELLED = ("classifier", "token_classifier", "pretraining")  # heads with the teacher's number of labels
+LABELLED = ("SequenceClassification", "TokenClassification", "PreTraining")  # heads with the teacher's number of labels
 
 
 def make_student(
@@ -54,7 +54,9 @@ def make_student(
         )
     check_transformers(teacher)
     parsed, teacher_model = ModelSpec.parse(spec), unwrap(teacher)
-    head = _head_of(teacher_model) if head is None else head
+    if head is None:
+        own = auto_class(teacher_model).__name__
+        head = own if own in HEAD_NAMES else "classifier"
     wanted = teacher_model.config
     if num_labels is not None and num_labels != wanted.num_labels:
         raise KdzooError(f"the teacher has {wanted.num_labels} labels, the student is to have {num_labels}")
@@ -68,15 +70,6 @@ def make_student(
         )
         check_sizes(parsed)
     if parsed.path is not None:
-        student = load_model(parsed.path, wanted.num_labels if head in LABELLED else None, head=head, seed=seed)
-        return student.train()
+        labels = wanted.num_labels if class_of(head).__name__.endswith(LABELLED) else None
+        return load_model(parsed.path, labels, head=head, seed=seed).train()
     return parsed.student_of(teacher_model, class_of(head), seed).train()
-
-
-def _head_of(teacher: nn.Module) -> str:
-    """The head of a teacher that does not classify rows, and a classifier for all others."""
-    name = type(teacher).__name__
-    for head in ("token_classifier", "question_answering", "seq2seq_lm"):
-        if name.endswith(class_suffixes(class_of(head).__name__)):
-            return head
-    return "classifier"

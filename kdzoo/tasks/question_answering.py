@@ -66,6 +66,7 @@ class QuestionAnswering(GivenRows):
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
     label_names: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
     unit: ClassVar[str] = "question"
+    settings: ClassVar[tuple[str, ...]] = ("stride", "max_question", "null_threshold")
     fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
@@ -79,8 +80,7 @@ class QuestionAnswering(GivenRows):
         return ("id", "question", "context", "answers", "starts")
 
     def identity(self) -> dict[str, Any]:
-        names = ("stride", "max_question", "null_threshold")
-        return {**super().identity(), **{name: getattr(self, name) for name in names}}
+        return {**super().identity(), **{name: getattr(self, name) for name in self.settings}}
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         yield from rows["question"][:]

@@ -162,7 +162,7 @@ def test_tags_answers_and_texts_are_those_of_the_training(
 
 
 @once
-def test_no_answer_is_given_where_training_had_such_questions_and_by_its_threshold(
+def test_no_answer_is_given_where_its_scores_had_such_questions_and_by_its_threshold(
     trained: Models, commands: Commands, tmp_path: Path
 ) -> None:
     model, record, _ = trained("squad")
@@ -254,7 +254,6 @@ def test_a_folder_that_was_changed_is_refused_in_a_line(
     [
         ({"task": "wn11"}, {}, "triples"),
         ({"task": "kbert", "student": None}, {}, "facts"),
-        ({"task": "mine", "own_task": {"facts": "a1", "arm": "both"}, "student": "1x16"}, {}, "facts"),
         (
             {"task": "sembert"},
             {"model_type": "sembert", "architectures": ["SemBertForSequenceClassification"]},
@@ -321,6 +320,28 @@ def test_a_comparisons_student_reads_as_it_was_trained(student: Path, tmp_path: 
     ):
         (tmp_path / "record.json").write_text(json.dumps({"configuration": configuration}))
         assert trained_with(tmp_path)[:2] == trained
+
+
+@pytest.mark.parametrize(
+    ("configuration", "facts"),
+    [
+        ({"task": "kbert", "student": None}, True),  # finetune's, to be a teacher
+        ({"task": "kbert", "student": "1x16"}, False),
+        ({"task": "kbert", "method": "teacher", "shared": {"student": "1x16"}}, True),
+        ({"task": "kbert", "method": "kd", "shared": {"student": "1x16"}}, False),
+        ({"task": "kbert-flat", "method": "teacher"}, True),
+        ({"task": "kbert-flat", "method": "kd"}, False),
+        ({"task": "kbert-both", "method": "kd"}, True),
+        ({"task": "kbert-none", "method": "teacher"}, False),
+        ({"task": "mine", "own_task": {"facts": "a1", "arm": "both"}, "student": "1x16"}, True),
+        ({"task": "mine", "own_task": {"facts": "a1", "arm": ""}, "student": "1x16"}, False),
+        ({"task": "rte", "student": None}, False),
+        ({"task": "unheard-of"}, False),
+    ],
+)
+def test_who_has_read_facts(configuration: dict[str, Any], facts: bool, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"configuration": configuration}))
+    assert trained_with(tmp_path).facts == facts
 
 
 def config(kind: str | None, *names: str) -> Any:

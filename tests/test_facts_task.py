@@ -12,6 +12,7 @@ import torch
 from command_line import ROWS, Commands, records
 from tasks_by_unit import losses, model
 from tiny_models import tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainingArguments
 
 import kdzoo
@@ -22,6 +23,7 @@ from kdzoo.models.vocabulary import learned_tokenizer
 from kdzoo.tasks import Classification, QuestionAnswering, TokenClassification, WithKnowledge, get_task, load
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.knowledge import Facts, inject
+from kdzoo.tasks.own_file import from_yaml
 from kdzoo.tasks.pieces import IGNORED, tokenizer_pieces
 from kdzoo.tasks.sources.rows import checked
 from kdzoo.training.cache import TeacherCache
@@ -205,6 +207,43 @@ def test_what_is_captured_is_gathered_first() -> None:
     assert torch.equal(found.cls[2], whole.cls[2])
 
 
+class Largest(TorchDispatchMode):
+    """The most memory, in bytes, of a tensor whose last two dimensions are a row's length."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length, self.bytes, self.seen = length, 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for part in found if isinstance(found, tuple) else (found,):
+            if isinstance(part, torch.Tensor) and part.dim() > 2 and part.shape[-2:] == (self.length, self.length):
+                self.seen += 1
+                self.bytes = max(self.bytes, part.untyped_storage().nbytes())
+        return found
+
+
+def test_the_visible_matrix_has_no_axis_of_heads() -> None:
+    """Neither forward pass nor capture makes one of (B, A, S, S): one float a pair serves all heads and layers."""
+    task = tagged()
+    _, both, encoder = encoded(task, 40)
+    names = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+    batch = encoder.collator(task)([both[at] for at in range(3)])
+    inputs = {name: batch[f"teacher_{name}"] for name in names}
+    size, _, length, _ = inputs["attention_mask"].shape
+    net = model(task, encoder.teacher, "2x32,heads=4")
+    net.set_attn_implementation("sdpa")
+    needs = Needs(hidden=frozenset({1}), qkv=frozenset({0, 1}))
+    with torch.no_grad(), Largest(length) as whole, capture(net, needs) as recorder:
+        found = recorder.activations(net(**inputs), mask=inputs["attention_mask"])
+    assert found.visible and whole.seen
+    assert whole.bytes <= 4 * size * length * length
+    net.set_attn_implementation("eager")
+    with torch.no_grad(), Largest(length) as eager:
+        net(**inputs)
+    assert eager.bytes >= 4 * 4 * size * length * length, "what is looked for is found where it is"
+
+
 def recorder_states(net: Any, inputs: dict[str, Any], layer: int) -> torch.Tensor:
     with torch.no_grad():
         return net(**inputs, output_hidden_states=True).hidden_states[layer]
@@ -362,8 +401,12 @@ def test_data_and_triples_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) 
     ):
         (tmp_path / "facts.spo").write_text(text)
         kdzoo_command.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", "--teacher", "1x16", says=(named,))
-    (tmp_path / "mine.yaml").write_text(described.replace("knowledge: facts.spo", "arm: none"))
-    kdzoo_command.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", says=("arm: it is of facts",))
+    (tmp_path / "facts.spo").write_text("".join(lines))
+    (tmp_path / "mine.yaml").write_text(f"{described}max_entities: 1\n")
+    assert from_yaml(tmp_path / "mine.yaml").task.identity()["max_entities"] == 1
+    for key, setting in (("arm", "none"), ("max_entities", "1")):
+        (tmp_path / "mine.yaml").write_text(described.replace("knowledge: facts.spo", f"{key}: {setting}"))
+        kdzoo_command.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", says=(f"{key}: it is of facts",))
     kdzoo_command.fails("check", "kd", "--tasks", "rte", "--arms", "none", says=("rte has none",))
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "value",
 ]
 
+FACTOID = {"strict_accuracy": "strict", "lenient_accuracy": "lenient", "mrr": "mrr"}  # of answers pooled by question
 BINARY = ("f1", "precision", "recall", "specificity")  # of two classes: of class 1, the second of the labels
 _OF_CLASSES = re.compile(r"(relation_(?:f1|precision|recall)|semeval_f1)\[([-+,\d]+)\]")
 Values = Any  # (N,) or (N, C) numbers by row, or a list of what a task predicts by unit
@@ -294,6 +295,13 @@ def _answer_scores(place: int, predictions: Values, references: Values) -> np.nd
     return np.stack([scores, np.ones(len(scores))], axis=1)
 
 
+def _factoid_scores(name: str, predictions: Values, references: Values) -> np.ndarray:
+    """By question (N, 2): what its answers, best first, score by BioASQ's measure, and 1."""
+    pairs = zip(predictions, references, strict=True)
+    scores = [factoid_scores({"": answers}, {"": golds})[name] for answers, golds in pairs]
+    return np.stack([scores, np.ones(len(scores))], axis=1)
+
+
 def _mean(sums: np.ndarray) -> np.ndarray:
     """The mean of scores by unit, from sums of the scores and of ones."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
@@ -392,7 +400,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         )
     ),
     "spans": _table(
-        *(additive(name, partial(_answer_scores, place), _mean) for place, name in enumerate(("exact_match", "f1")))
+        *(additive(name, partial(_answer_scores, place), _mean) for place, name in enumerate(("exact_match", "f1"))),
+        *(additive(name, partial(_factoid_scores, of), _mean) for name, of in FACTOID.items()),
     ),
     "seq2seq": _table(
         *(additive(name, partial(_G.sacre_statistics, name), partial(_G.sacre_score, name)) for name in _G.SACRE),

@@ -64,6 +64,7 @@ def from_data(
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
     graph: Mapping[str, Any] | None = None,
+    questions: Mapping[str, Any] | None = None,
     headline: str | Sequence[str] | None = None,
     folds: str | int | Mapping[str, Any] | None = None,
 ) -> Own:
@@ -87,6 +88,7 @@ def from_data(
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
         graph: settings of a knowledge graph's task.
+        questions: settings of `kdzoo.tasks.QuestionAnswering`, ``stride``, ``max_question`` and ``null_threshold``.
         headline: of texts with labels, the metrics whose mean is the score; all that are named by `metric` when None.
         folds: of texts with labels, how the rows are divided for a cross-validation (`kdzoo.tasks.own_folds.Folds`).
 
@@ -105,6 +107,8 @@ def from_data(
         raise KdzooError(f"--label-separator is for several labels a row, which {kind} does not have; leave it out")
     if graph and kind not in GRAPHS:
         raise KdzooError(f"the settings {', '.join(graph)} are for graphs; set kind to one of {', '.join(GRAPHS)}")
+    if questions and kind != "spans":
+        raise KdzooError(f"the settings {', '.join(questions)} are for questions; set kind to spans")
     if kind in GRAPHS:
         none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
         of_graph = name or f"{title_of(data)}-{kind}"
@@ -116,6 +120,7 @@ def from_data(
         return _alone(*from_pairs(data, text=texts, label=columns, name=name or title_of(data), **own))
     if kind in SEQUENCES:
         own = {"labels": _listed(labels), "metric": _listed(metric), "splits": splits, "seed": seed}
+        own |= {"questions": questions or {}}
         return _alone(*from_sequences(data, kind, text=texts, label=columns, name=name or title_of(data), **own))
     title = name or title_of(data)
     divided = None if folds is None else Folds.parse(folds)

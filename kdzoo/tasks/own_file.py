@@ -52,7 +52,9 @@ class OwnFile(BaseModel):
         seed: of the validation rows, where they are taken from the training rows, or of folds that are drawn.
         knowledge: a triple file, from the YAML file's folder, whose facts the teacher reads.
         arm: of the facts: none, random, blind, flat or both (`kdzoo.tasks.with_knowledge.ARMS`).
+        max_entities: the most facts of a subject in a sentence.
         graph: settings of a knowledge graph's task (`kdzoo.tasks.own_graphs`).
+        questions: settings of questions (`kdzoo.tasks.QuestionAnswering`).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -71,7 +73,9 @@ class OwnFile(BaseModel):
     folds: Any = None
     knowledge: str | None = None
     arm: str = ""
+    max_entities: int | None = Field(default=None, ge=0, strict=True)
     graph: dict[str, int | str] = {}
+    questions: dict[str, StrictInt | StrictFloat] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -114,8 +118,9 @@ def from_yaml(path: Path) -> Own:
         return path.parent / text if (path.parent / text).exists() else text
 
     data = place(read.files) if isinstance(read.files, str) else {s: place(f) for s, f in read.files.items()}
-    if read.arm and read.knowledge is None:
-        raise KdzooError(f"{path}: arm: it is of facts, and there are none; name a triple file with knowledge")
+    for key, value in (("arm", read.arm), ("max_entities", read.max_entities)):
+        if value not in ("", None) and read.knowledge is None:
+            raise KdzooError(f"{path}: {key}: it is of facts, and there are none; name a triple file with knowledge")
     own = from_data(
         data,
         text=read.columns.text if read.columns else None,
@@ -131,11 +136,13 @@ def from_yaml(path: Path) -> Own:
         seed=read.seed,
         folds=read.folds,
         graph=read.graph,
+        questions=read.questions,
     )
     if read.knowledge is None:
         return own
     from kdzoo.tasks.with_knowledge import with_facts
 
-    with_all = with_facts(own.tasks[0], place(read.knowledge), name=own.tasks[0].name, arm=read.arm)
+    told = {} if read.max_entities is None else {"max_entities": read.max_entities}
+    with_all = with_facts(own.tasks[0], place(read.knowledge), name=own.tasks[0].name, arm=read.arm, **told)
     tasks = tuple(replace(with_all, name=task.name, inner=task) for task in own.tasks)
     return Own(tasks, (f"{own.notes[0]}; {with_all.about()}", *own.notes[1:]))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def from_sequences(
     name: str,
     splits: Mapping[str, str] | None = None,
     seed: int = 0,
+    questions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Made:
     """A task of tagged sentences or of questions, and what there is to say of it.
 
@@ -51,10 +53,14 @@ def from_sequences(
         name: the task's.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
         seed: of the validation rows that are taken from training where there are none.
+        questions: settings of `QuestionAnswering`.
 
     Raises:
         KdzooError: in one line, with file and row, for anything that makes no task.
     """
+    for setting in questions:
+        if setting not in QuestionAnswering.settings:
+            raise unknown("setting of questions", setting, QuestionAnswering.settings)
     if kind == "spans" and (text or label or labels):
         raise KdzooError(f"{name}: questions have no --text, --label or --labels: SQuAD's form names its own columns")
     if len(text) > 1 or len(label) > 1:
@@ -67,7 +73,7 @@ def from_sequences(
     test = "test" if "test" in read else None
     task: TokenClassification | QuestionAnswering
     if kind == "spans":
-        task = QuestionAnswering(name, headline=tuple(metric), test_split=test)
+        task = QuestionAnswering(name, headline=tuple(metric), test_split=test, **questions)
     else:
         if "tags" not in read["train"]:
             there = ", ".join(read["train"]) or "none"
@@ -77,12 +83,18 @@ def from_sequences(
         task = TokenClassification(name, found, headline=tuple(metric), test_split=test)
     rows = {split: checked(task, sources[split].origin, columns) for split, columns in read.items()}
     notes = [task.describe()]
+    together = ""
+    if isinstance(task, QuestionAnswering):
+        together = ", by question" if task.pooled else ", by paragraph"
     if "validation" not in rows:
         rows["train"], rows["validation"] = task.held_out(rows["train"], seed)
         notes.append(
             f"{name}: no validation rows: {len(rows['validation'])} of {len(read['train'][task.fields[0]])} training "
-            f"{task.unit}s are taken{', by paragraph' * (kind == 'spans')}, with seed {seed}"
+            f"{task.unit}s are taken{together}, with seed {seed}"
         )
+    if isinstance(task, QuestionAnswering) and task.pooled:
+        for split in rows.keys() - {"train"}:
+            task.check_answered(rows[split], sources[split if split in sources else "train"].origin)
     notes += _leaks(name, kind, task.unit, rows)
     return replace(task, read=partial(dict, rows)), tuple(notes)
 

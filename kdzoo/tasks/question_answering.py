@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.tasks import spans
-from kdzoo.tasks.answers import Answer, decode
+from kdzoo.tasks.answers import Answer, asked, decode, pool
 from kdzoo.tasks.base import Columns, Head
 from kdzoo.tasks.given import GivenRows
+from kdzoo.tasks.metrics import FACTOID
 from kdzoo.tasks.padding import RightPadded
 from kdzoo.tasks.pieces import IGNORED, token_ids, tokenizer_pieces
 from kdzoo.tasks.reading import find_file
@@ -42,6 +44,10 @@ class QuestionAnswering(GivenRows):
     token's where a window does not hold all of it, or there is none, and -100 where the answer's text does not stand
     at its place, so that such a question trains nothing on the logits. What is compared and predicted are starts and
     ends among the places that `counted` names: the paragraph's tokens, and the first token for "not here".
+
+    With BioASQ's metrics (`kdzoo.tasks.metrics.FACTOID`) a row is a question with one of its abstracts, its id the
+    question's, ``_`` and a number; what is predicted is one list of up to five answers a question, best first, pooled
+    over its abstracts (`kdzoo.tasks.answers.pool`), and right are the answers of all of them.
 
     Attributes:
         name: see `Task`.
@@ -70,10 +76,27 @@ class QuestionAnswering(GivenRows):
     fixed_words: ClassVar[str] = "labels at its words, and exchanged words shift them"
 
     def __post_init__(self) -> None:
+        for setting, number in (("stride", self.stride), ("max_question", self.max_question)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise KdzooError(f"{self.name}: {setting} is a whole number of 1 or more, got {number!r}")
         threshold: Any = self.null_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
             raise KdzooError(f"{self.name}: null_threshold is a number, got {threshold!r}")
-        self._choose_metrics(METRICS)
+        named = (*self.metrics, *self.headline)
+        self._choose_metrics(tuple(FACTOID) if self.pooled else METRICS)
+        if self.pooled:
+            if plain := [metric for metric in self.metrics if metric in METRICS]:
+                first = next(metric for metric in self.metrics if metric in FACTOID)
+                raise KdzooError(
+                    f"{self.name}: {plain[0]} is of single answers, and {first} of answers pooled over a question's "
+                    "abstracts; name one of the two"
+                )
+            object.__setattr__(self, "metrics", tuple(dict.fromkeys((*named, *FACTOID))))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the answers to a question are pooled over several abstracts (BioASQ)."""
+        return any(metric in FACTOID for metric in (*self.metrics, *self.headline))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -104,7 +127,21 @@ class QuestionAnswering(GivenRows):
             raise KdzooError(f"question {row['id']!r}: {len(answers)} answers and {len(starts)} places")
         for text, start in zip(answers, starts, strict=True):
             spans.check_answer(row["context"], text, start, f"question {row['id']!r}")
+        if self.pooled:
+            asked(row["id"])  # which refuses an id without a number
         return {**{name: row[name] for name in ("id", "question", "context")}, "answers": answers, "starts": starts}
+
+    def check_answered(self, rows: Dataset, origin: str) -> None:
+        """Refuse a pooled question that no answer is right for, before anything is trained; rows are as loaded.
+
+        Raises:
+            KdzooError: names the split's file and the question.
+        """
+        golds: dict[str, int] = {}
+        for name, answers in zip(rows["id"][:], rows["answers"][:], strict=True):
+            golds[asked(name)] = golds.get(asked(name), 0) + len(answers)
+        if without := [question for question, number in golds.items() if not number]:
+            raise KdzooError(f"{origin}: question {without[0]!r} has no answer in any paragraph; leave it out")
 
     def features(self) -> Any:
         from datasets import Features, Sequence, Value
@@ -118,10 +155,11 @@ class QuestionAnswering(GivenRows):
         return None if path is None else Columns(str(path), partial(questions, path))
 
     def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-        """See `Task.held_out`; a paragraph's questions stay together, for one tells of another."""
+        """See `Task.held_out`; a paragraph's questions stay together, for one tells of another, or a question's rows."""
         from kdzoo.tasks.splitting import held_out_groups
 
-        return held_out_groups(rows, rows["context"][:], self.name, seed)
+        groups = [asked(one) for one in rows["id"][:]] if self.pooled else rows["context"][:]
+        return held_out_groups(rows, groups, self.name, seed)
 
     # --- models ---
 
@@ -163,6 +201,7 @@ class QuestionAnswering(GivenRows):
                         "max_context": window.max_context,
                         "tokens": window.tokens,
                         # Of a question the first row alone has these.
+                        "asked": asked(batch["id"][at]) if self.pooled and not place else "",
                         "context": "" if place else batch["context"][at],
                         "pieces": [] if place else paragraph.pieces,
                         "piece_word": [] if place else paragraph.piece_word,
@@ -177,7 +216,7 @@ class QuestionAnswering(GivenRows):
         features = dict.fromkeys(by_token, lists) | {"max_context": Sequence(Value("bool"))}
         features |= dict.fromkeys((*self.label_names, "unit_ids", "length"), numbers)
         features |= {name: Sequence(Value("string")) for name in ("tokens", "pieces", "answers")}
-        features["context"] = Value("string")
+        features |= dict.fromkeys(("asked", "context"), Value("string"))
         made = rows.map(
             encoded,
             batched=True,
@@ -204,13 +243,16 @@ class QuestionAnswering(GivenRows):
 
     # --- scores ---
 
-    def predictions(self, outputs: Any, rows: Dataset | None = None) -> list[str]:
-        """The answer to each question, from start and end logits, (N, S) each."""
+    def predictions(self, outputs: Any, rows: Dataset | None = None) -> list[Any]:
+        """The answer to each question, from start and end logits, (N, S) each; of pooled ones up to five, best first."""
         if rows is None or not isinstance(outputs, tuple) or len(outputs) < 2 or len(outputs[0]) != len(rows):
             raise KdzooError(f"{self.name} needs its rows, and start and end logits (N, S) of each")
-        nullable = any(not gold for gold in self.references(rows))
-        starts, ends = outputs[:2]
-        return [answer.text for answer in self.answers(starts, ends, rows, nullable=nullable)]
+        golds = rows["answers"][:]
+        nullable = any(not golds[first] for first, _ in _units(rows))
+        found = self.answers(*outputs[:2], rows, nullable=nullable)
+        if not self.pooled:
+            return [answer.text for answer in found]
+        return [pool(answer.candidates for answer in of) for of in self._by_question(found, rows).values()]
 
     def answers(self, starts: Any, ends: Any, rows: Dataset, *, nullable: bool) -> list[Answer]:
         """What is answered to each question, with the n best.
@@ -236,7 +278,20 @@ class QuestionAnswering(GivenRows):
     def references(self, rows: Dataset) -> list[list[str]]:
         """The gold texts of each question, none where it has no answer."""
         answers = rows["answers"][:]
-        return [list(answers[first]) for first, _ in _units(rows)]
+        golds = [list(answers[first]) for first, _ in _units(rows)]
+        if not self.pooled:
+            return golds
+        by_question = self._by_question(golds, rows).values()
+        return [list(dict.fromkeys(text for texts in of for text in texts)) for of in by_question]
+
+    @staticmethod
+    def _by_question(values: Sequence[Any], rows: Dataset) -> dict[str, list[Any]]:
+        """What each pooled question's rows have, in the order in which questions come first."""
+        names = rows["asked"][:]
+        found: dict[str, list[Any]] = {}
+        for (first, _), value in zip(_units(rows), values, strict=True):
+            found.setdefault(names[first], []).append(value)
+        return found
 
     def scored_by(self, references: Mapping[str, Any]) -> dict[str, str]:
         """Whether a question may have no answer, where some has none."""
@@ -249,12 +304,20 @@ class QuestionAnswering(GivenRows):
     def describe(self) -> str:
         others = [name for name in self.metrics if name not in self.headline]
         measured = f"scored by {' and '.join(self.headline)}" + (f"; also {', '.join(others)}" if others else "")
-        return f"{self.name}: questions answered by a span of their paragraph; {measured}"
+        pooled = ", the answers of a question's paragraphs pooled" if self.pooled else ""
+        return f"{self.name}: questions answered by a span of their paragraph{pooled}; {measured}"
 
 
 def questions(path: Path) -> dict[str, list[Any]]:
     """A file's questions by column: ``id``, ``question``, ``context``, ``answers`` and ``starts``."""
     found = spans.read_squad(path)
+    if often := sum(one.occurrences > 1 for one in found):
+        warnings.warn(
+            f"{path}: {often} of {len(found)} questions say that their answer occurs more than once in its paragraph "
+            "(occurrences), so that answer_start may be another one's place; they are kept",
+            KdzooWarning,
+            stacklevel=2,
+        )
     columns = {name: [getattr(one, name) for one in found] for name in ("id", "question", "context")}
     return {**columns, "answers": [[*one.answers] for one in found], "starts": [[*one.starts] for one in found]}
 

@@ -1,12 +1,17 @@
 """One training step of every recipe and stage, beside plain fine-tuning and the teacher's forward pass alone.
 
 The target is a step of at most plain fine-tuning (``none``) plus the teacher's forward pass plus 15 %. LRC-BERT's
-gradient perturbation runs the student twice, by its definition.
+gradient perturbation runs the student twice, by its definition. A step that tags tokens or answers with a span is
+measured beside a step of the same recipe that classifies rows of the same shape, the two taking turns: its target is
+the same time, and the ratio is in ``extra_info``.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +87,68 @@ def test_teacher_forward(benchmark: Any, setting: SimpleNamespace) -> None:
     with torch.no_grad():
         output = benchmark.pedantic(lambda: setting.teacher(**taken), rounds=7, warmup_rounds=2)
     assert output.logits.shape == (ROWS, 3)
+
+
+KINDS = {"tokens": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}
+
+
+def _step(kind: str, setting: SimpleNamespace, name: str, folder: Any) -> Callable[[], float]:
+    """One training step on the setting's rows, labelled as the kind has it."""
+    import transformers
+
+    config = setting.teacher.config
+    batch = {name: setting.batch[name] for name in ("input_ids", "attention_mask", "sample_ids")}
+    real = batch["attention_mask"]
+    generator = torch.Generator().manual_seed(1)
+    places = [(torch.rand(ROWS, generator=generator) * real.sum(1)).long() for _ in range(2)]
+    if kind == "tokens":
+        drawn = torch.randint(0, config.num_labels, real.shape, generator=generator)
+        labels = {"labels": drawn.masked_fill(real == 0, -100)}
+    elif kind == "spans":
+        config = type(config).from_dict({**config.to_dict(), "num_labels": 2})
+        labels = {"start_positions": places[0], "end_positions": places[1], "counted": real}
+    else:
+        labels = {"labels": setting.batch["labels"]}
+    made = getattr(transformers, KINDS.get(kind, "BertForSequenceClassification"))
+    torch.manual_seed(0)
+    teacher = made(config).eval()
+    student = kdzoo.make_student("teacher:1,3,5", teacher)
+    args = transformers.TrainingArguments(output_dir=str(folder), report_to="none", disable_tqdm=True, use_cpu=True)
+    columns = {name: values.tolist() for name, values in {**batch, **labels}.items()}
+    trainer = kdzoo.DistillationTrainer(
+        model=student, teacher=teacher, recipe=name, args=args, train_dataset=Dataset.from_dict(columns)
+    )
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.state.max_steps, trainer.state.global_step = 1000, 500
+
+    def step() -> float:
+        loss = trainer.training_step(trainer.model, {**batch, **labels})
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        return float(loss)
+
+    return step
+
+
+@pytest.mark.benchmark(group="training step by kind")
+@pytest.mark.parametrize("name", ["none", "kd", "tinybert", "lrc"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_step_by_kind(benchmark: Any, setting: SimpleNamespace, tmp_path: Any, kind: str, name: str) -> None:
+    plain = _step("rows", setting, name, tmp_path)
+    step = _step(kind, setting, name, tmp_path)
+    beside: list[float] = []
+    own: list[float] = []
+
+    def turn() -> float:
+        began = time.perf_counter()
+        plain()
+        middle = time.perf_counter()
+        loss = step()
+        beside.append(middle - began)
+        own.append(time.perf_counter() - middle)
+        return loss
+
+    loss = benchmark.pedantic(turn, rounds=7, warmup_rounds=2)
+    benchmark.extra_info["over a step of rows"] = round(statistics.median(own[2:]) / statistics.median(beside[2:]), 3)
+    assert math.isfinite(loss)

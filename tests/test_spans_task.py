@@ -331,7 +331,7 @@ def test_answers_pooled_over_abstracts(kdzoo_command: Commands, tmp_path: Path) 
         for candidate in answer.candidates:
             if candidate.text:
                 of[candidate.text.lower()] = of.get(candidate.text.lower(), 0.0) + candidate.probability
-    ranked = [sorted(of, key=lambda text: -of[text])[:5] for of in shares.values()]  # noqa: B023
+    ranked = [sorted(of, key=lambda text: -of[text])[:5] for of in shares.values()]
     found = own.predictions(outputs, rows)
     assert [[text.lower() for text in answers] for answers in found] == ranked
     scores = own.evaluate(found, own.references(rows))

@@ -155,7 +155,7 @@ class QuestionAnswering(GivenRows):
         return None if path is None else Columns(str(path), partial(questions, path))
 
     def held_out(self, rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-        """See `Task.held_out`; a paragraph's questions stay together, for one tells of another, or a question's rows."""
+        """See `Task.held_out`; a paragraph's questions stay together, as one tells of another, or a question's rows."""
         from kdzoo.tasks.splitting import held_out_groups
 
         groups = [asked(one) for one in rows["id"][:]] if self.pooled else rows["context"][:]
@@ -244,7 +244,7 @@ class QuestionAnswering(GivenRows):
     # --- scores ---
 
     def predictions(self, outputs: Any, rows: Dataset | None = None) -> list[Any]:
-        """The answer to each question, from start and end logits, (N, S) each; of pooled ones up to five, best first."""
+        """The answer to each question, from start and end logits, (N, S) each; if pooled, up to five, best first."""
         if rows is None or not isinstance(outputs, tuple) or len(outputs) < 2 or len(outputs[0]) != len(rows):
             raise KdzooError(f"{self.name} needs its rows, and start and end logits (N, S) of each")
         golds = rows["answers"][:]

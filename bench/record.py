@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
-from kdzoo.bench.trials import MARK
+from kdzoo.bench.trials import MARK, is_trial
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
@@ -21,6 +21,7 @@ _Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 _Count = Annotated[int, Field(ge=0, le=2**63)]
 # Names of earlier versions may be longer than `kdzoo.errors.check_name` has them.
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=250)]
+_TrialName = Annotated[str, Field(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9_.-]*{MARK}[0-9]+$", max_length=260)]
 _Batch = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 _NUMBERED = ("classification", "regression", "multilabel")  # kinds whose answers are one number a row, or several
 
@@ -30,10 +31,10 @@ class _Strict(BaseModel):
 
 
 class _Failed(_Strict):
-    """What is read of a training that failed."""
+    """What is read of a training that failed, a trial's among them."""
 
     task: _Name
-    method: _Name
+    method: _Name | _TrialName
     seed: _Count
     error: str
 
@@ -138,7 +139,7 @@ class _Record(_Strict):
 class _Trial(_Record):
     """One training of a tuning, scored on training rows."""
 
-    method: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9_.-]*{MARK}[0-9]+$", max_length=260)]
+    method: _TrialName
     tried: dict[str, _Number] = {}
 
 
@@ -200,8 +201,9 @@ def failure_paths(folder: Path) -> list[Path]:
 
 
 def jobs_of(failures: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """Task, method and seed of failed trainings."""
-    return [(failure["task"], failure["method"], failure["seed"]) for failure in failures]
+    """Task, method and seed of failed trainings; trials are none of a table's."""
+    jobs = [(failure["task"], failure["method"], failure["seed"]) for failure in failures]
+    return [job for job in jobs if not is_trial(job)]
 
 
 def read_failure(path: Path) -> dict[str, Any]:
@@ -346,15 +348,22 @@ def _unfit(kind: type[BaseModel], data: dict[str, Any]) -> list[str]:
     return []
 
 
+# Where a recipe's numbers come from, and how its settings were asked for: what is trained stands in the recipe.
+_SAID = {"recipe": {"sources"}, "": {"overrides"}, "shared": {"overrides"}}
+
+
 def differences(old: Any, new: Any) -> list[str]:
     """Which settings differ, in words; see `differing`."""
     return [f"{name} is {one!r} there and {other!r} here" for name, one, other in differing(old, new)]
 
 
 def differing(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Which settings differ: name, old and new; mappings and lists of one length are looked into."""
+    """Which settings differ: name, old and new; mappings and lists of one length are looked into.
+
+    Left out is what is no setting, though records of before have it among theirs (`_SAID`).
+    """
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
+        keys = sorted({*old, *new} - _SAID.get(name, set()))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
         keys = list(old)

@@ -18,6 +18,11 @@ def parted(method: str) -> tuple[str, int | None]:
     return name, int(trial) if trial else None
 
 
+def is_trial(job: tuple[str, str, int]) -> bool:
+    """Whether a job (task, method, seed) is a trial."""
+    return MARK in job[1]
+
+
 def best_trial(scores: Mapping[int, float]) -> int:
     """The trial with the highest score, the first of those that are level: 0 has the recipe's own settings."""
     return max(scores, key=lambda trial: (scores[trial], -trial))

@@ -10,6 +10,7 @@ import pytest
 from command_line import Commands
 from rich.console import Console
 
+from kdzoo.bench.grid.cells import Cells
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import Settings, resolve
 from kdzoo.bench.grid.tuning import RATE, proposals, set_to, space_of
@@ -104,6 +105,120 @@ def test_a_killed_tuning_goes_on(tmp_path: Path) -> None:
     for path in (tmp_path / "whole" / "cells").iterdir():
         again = json.loads((tmp_path / "part" / "cells" / path.name).read_text())
         assert again["predictions"] == json.loads(path.read_text())["predictions"]
+
+
+class Chosen:
+    """Trains with made-up scores of the trials, some of which fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **scores: float | None) -> None:
+        self.scores: dict[str, float | None] = {name.replace("_", "#"): score for name, score in scores.items()}
+        self.trained: list[Any] = []
+        train = Cells.train
+
+        def made_up(work: Cells, job: Any, progress: Any = None) -> dict[str, Any]:
+            self.trained.append(job)
+            if self.scores.get(job[1], 0.0) is None:
+                raise RuntimeError("made to fail")
+            record = train(work, job, progress)
+            return record | {"score": self.scores[job[1]]} if job[1] in self.scores else record
+
+        monkeypatch.setattr(Cells, "train", made_up)
+
+
+def budgets(folder: Path, method: str = "kd") -> set[float]:
+    """The rates that a method's cells were trained with."""
+    found = [json.loads(path.read_text())["configuration"] for path in (folder / "cells").glob(f"*-{method}-*.json")]
+    return {one.get("budget", TINY["budget"])["learning_rate"] for one in found}
+
+
+def test_a_trial_that_fails_is_read_back_and_is_no_method(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = Chosen(monkeypatch, kd_0=0.1, kd_1=None)
+    comparison = run(tmp_path / "run")
+    assert {*comparison.failed} == {("sst2", "kd#1", 0)} and not comparison.failed_cells
+    own = TINY["budget"]["learning_rate"]
+    assert budgets(tmp_path / "run") == {own}, "of the trials that ended, the best"
+    ran = commands("table", tmp_path / "run")
+    assert ran.code == 0 and "kd#1" not in ran.out and "left out" not in ran.err
+    commands.works("pack", tmp_path / "run", tmp_path / "run.jsonl.gz")
+    chosen.trained.clear()
+    again = run(tmp_path / "run")
+    assert not chosen.trained and {*again.failed} == {("sst2", "kd#1", 0)}, "it failed before, and is not tried again"
+    assert not [*(tmp_path / "run").rglob("*damaged*")]
+    # Where it works at last and is the best, the cells have its settings.
+    chosen.scores["kd#1"] = 0.9
+    comparison = Comparison(resolve(**TINY), tmp_path / "run", Console(quiet=True))
+    comparison.run(retry_failed=True)
+    [rate] = budgets(tmp_path / "run")
+    assert not comparison.failed and rate != own and rate == comparison.work.chosen["sst2", "kd"][RATE]
+    assert {job[1] for job in chosen.trained} == {"kd#1", "kd"}
+    assert len([*(tmp_path / "run" / "cells").glob("*.before-1")]) == 2
+    chosen.trained.clear()
+    run(tmp_path / "run")
+    assert not chosen.trained
+
+
+def test_trials_do_not_depend_on_the_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = Chosen(monkeypatch)
+    for seeds, new in (((7,), 7), ((3, 7), 3), ((0, 3, 7), 0)):
+        chosen.trained.clear()
+        Comparison(resolve(**TINY | {"seeds": seeds}), tmp_path, Console(quiet=True)).run()
+        cells = {job for job in chosen.trained if job[1] in ("none", "kd")}
+        assert cells == {("sst2", method, new) for method in ("none", "kd")}
+        assert seeds == (7,) or len(chosen.trained) == 2, "no trial is run again"
+
+
+def test_workers_tune_alike(commands: Commands, tmp_path: Path) -> None:
+    given = (
+        "compare", "--tasks", "sst2", "--methods", "kd", "--tune", 2, "--seeds", 1, "--teacher", "1x16,heads=2",
+        "--student", "1x8,heads=2", "--train-rows", 40, "--validation-rows", 12, "--epochs", 1, "--batch-size", 8,
+        "--max-length", 16, "--evaluations", 0,
+    )  # fmt: skip
+    for workers in (1, 2):
+        assert commands(*given, "--workers", workers, "--out", tmp_path / str(workers)).code == 0
+    alone, together = trials(tmp_path / "1"), trials(tmp_path / "2")
+    assert alone.keys() == together.keys() and len(alone) == 2
+    for name in alone:
+        assert alone[name]["tried"] == together[name]["tried"]
+        assert alone[name]["score"] == pytest.approx(together[name]["score"], abs=0.26)  # of four rows, one may differ
+
+
+@pytest.mark.parametrize(
+    ("tunable", "says"),
+    [
+        ({"kd.temperature": [4, 2]}, "kd.temperature is from 4 to 2; the first number must be the smaller"),
+        ({"foo.bar": [2, 4]}, "unknown term of tunable 'foo'"),
+        ({"kd.temprature": [2, 4]}, "unknown tunable option of 'kd' 'temprature'.*did you mean 'temperature'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_when_it_is_read(tunable: Any, says: str) -> None:
+    data = Recipe.load("kd").model_dump(mode="json", exclude_defaults=True) | {"tunable": tunable}
+    with pytest.raises(KdzooError, match=says):
+        Recipe.parse(data)
+
+
+def test_temperatures_of_softened_predictions_are_sought() -> None:
+    assert Recipe.load("kd").ranges["kd.temperature"] == (1.0, 10.0)
+    assert Recipe.load("dkd").ranges["dkd.temperature"] == (1.0, 10.0)
+    assert Recipe.load("ckd").ranges["soft_ce.temperature"][0] == 1.0
+    assert Recipe.load("alp").ranges["kd.temperature"] == (1.0, 20.0), "its own is 20"
+    assert not [name for name in Recipe.load("crd").ranges if "crd.temperature" in name]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"tune": 0, "overrides": ("kd:tunable={kd.temperature: [2, 4]}",)}, "is about what --tune seeks"),
+        (
+            {"tune": 0, "recipe_training": True, "overrides": ("training.epochs=2",)},
+            "--epochs and --set training.epochs both say",
+        ),
+    ],
+)
+def test_settings_that_would_have_no_effect(told: dict[str, Any], says: str) -> None:
+    with pytest.raises(KdzooError, match=says):
+        resolve(**TINY | told)
 
 
 @pytest.mark.parametrize(

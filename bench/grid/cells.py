@@ -35,7 +35,7 @@ from kdzoo.training.cache import TeacherCache
 from kdzoo.training.decoded import decoded_rows
 
 # Of a recipe; no cell depends on them.
-UNUSED = {"title", "citation", "general", "student", "training", "notes", "tunable"}
+UNUSED = {"title", "citation", "general", "student", "training", "notes", "sources", "tunable"}
 
 
 class Cells:

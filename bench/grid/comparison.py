@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console
 
 from kdzoo.bench.contents import contents_of
+from kdzoo.bench.files import read_json
 from kdzoo.bench.folder import Records
 from kdzoo.bench.grid.cells import Cells
 from kdzoo.bench.grid.launchers.base import Job, Launcher
@@ -20,15 +22,15 @@ from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.running import Grid, Running
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
-from kdzoo.bench.grid.tuning import chosen_of
+from kdzoo.bench.grid.tuning import SEED, chosen_of
 from kdzoo.bench.progress import progress
-from kdzoo.bench.record import TEACHER
+from kdzoo.bench.record import TEACHER, differences
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
 from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
-from kdzoo.bench.trials import trial_name
+from kdzoo.bench.trials import is_trial, parted, trial_name
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.decoders import check_decoder
 from kdzoo.models.inputs import check_abilities
@@ -37,6 +39,7 @@ from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.overrides import ALL, load_recipes
 from kdzoo.tasks import Task, get_task
+from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import megabytes
 from kdzoo.training.decoded import check_targets
 from kdzoo.training.kept import never_kept
@@ -158,9 +161,9 @@ class Comparison:
             # The teacher first: what it lacks, a student made of it lacks too.
             check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target)
             check_decoder(student, f"the student {self.work.student}", task.longest_target)
-            for split, rows in self.work.data[task.name].items():
+            for split, of in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
-                    task.check_rows(split, rows, tokenizer)
+                    task.check_rows(split, of, tokenizer)
             check_abilities(teacher, task.abilities(teacher=True), task.name)
             check_abilities(student, task.abilities(teacher=False), task.name)
             for name, recipe in self.recipes.items():
@@ -171,9 +174,11 @@ class Comparison:
                         objective = recipe.objective()
                         if encoder.separate:
                             check_separate_tokens(objective, student, same_targets=encoder.same_targets)
-                        count = len(self.work.data[task.name]["train"]) * copies
+                        rows = len(self.work.data[task.name]["train"]) * copies
                         check_labels(objective)
-                        objective.bind(student, teacher, num_samples=count)
+                        objective.bind(student, teacher, num_samples=rows)
+                        budget = self.settings.budget_of(recipe)
+                        say_micro_batches(objective, budget.gradient_accumulation, budget.batch_size)
                 except KdzooError as error:
                     if not leave_out:
                         raise KdzooError(f"{name} on {task.name}: {error}") from None
@@ -240,44 +245,63 @@ class Comparison:
                 self._say(f"warning: {line}")
             teachers: Grid = {(task.name, TEACHER, 0): [] for task in self.tasks}
             if self.settings.tune:
-                for job in self._trials():
+                trials = [*self._trials()]
+                for job in trials:
                     teachers[job[0], TEACHER, 0].append(job)
-                self._run_grid(teachers, launcher, retry_failed)
+                missing = [job for job in trials if self.work.find(job) is None]
+                tried = self._run_grid(teachers, launcher, retry_failed)
                 self.work.chosen = chosen_of(self.work, self.recipes, self.tasks, self._say)
+                self._set_aside({(job[0], parted(job[1])[0]) for job in missing if job in tried})
             grid: Grid = {teacher: [] for teacher in teachers}
             for task, method, seed in self.cells():
                 grid[task.name, TEACHER, 0].append((task.name, method, seed))
             done = self._run_grid(grid, launcher, retry_failed)
             if self.settings.save_students != "none":
-                self._say_what_is_not_kept(done)
-            if self.settings.save_students == "best":
-                self._keep_the_best(done)
+                self._keep_students(done)
             if done and self.printer is not None:
                 self.printer.write(self.records.folder)
         return [done[job] for teacher, cells in grid.items() for job in (teacher, *cells) if job in done]
 
-    def _say_what_is_not_kept(self, done: dict[Job, dict[str, Any]]) -> None:
-        """Cells that an earlier run finished without keeping their students have none."""
-        kept = {job[:2] for job in done if self.work.path(self.work.student_part(job)).is_dir()}
-        without = [job for job in done if job[1] != TEACHER and job[:2] not in kept]
-        if without:
-            first = self.work.place(without[0])
-            self._say(
-                f"no student is kept of {len(without)} cells that were done before; remove {first} and the "
-                "others, and they are trained again"
-            )
+    def _set_aside(self, methods: set[tuple[str, str]]) -> None:
+        """Put away the cells of methods that new trials gave other settings than they were trained with."""
+        for task, method, seed in self.cells():
+            job = (task.name, method, seed)
+            path = self.work.place(job)
+            if job[:2] not in methods or not path.exists():
+                continue
+            if differences(read_json(path).get("configuration", {}), self.work.configuration(job)):
+                aside = next(free for number in count(1) if not (free := Path(f"{path}.before-{number}")).exists())
+                path.rename(aside)
+                self._say(f"{task.name:<6} {method} seed {seed} is trained again, as another trial is the best now; {aside}")
 
-    def _keep_the_best(self, done: dict[Job, dict[str, Any]]) -> None:
-        """Of each method's students on a task, remove all but the seed with the highest score."""
+    def _keep_students(self, done: dict[Job, dict[str, Any]]) -> None:
+        """Keep the students that are asked for, and name the cells that an earlier run finished without theirs."""
         by_method: dict[tuple[str, str], list[Job]] = {}
         for job in done:
             if job[1] != TEACHER:
                 by_method.setdefault(job[:2], []).append(job)
+        without: list[Job] = []
         for jobs in by_method.values():
-            best = max(jobs, key=lambda job: (done[job]["score"], -job[2]))
-            for job in jobs:
-                if job != best:
-                    shutil.rmtree(self.work.path(self.work.student_part(job)), ignore_errors=True)
+            kept = [job for job in jobs if self.work.path(self.work.student_part(job)).is_dir()]
+            if self.settings.save_students == "all":
+                without += [job for job in jobs if job not in kept]
+                continue
+
+            def rank(job: Job) -> tuple[float, int]:
+                return done[job]["score"], -job[2]
+
+            best = max(jobs, key=rank)
+            without += [best] * (best not in kept)
+            for job in sorted(kept, key=rank)[:-1]:
+                shutil.rmtree(self.work.path(self.work.student_part(job)), ignore_errors=True)
+        if without:
+            first = self.work.place(without[0])
+            what = "the best student" if self.settings.save_students == "best" else "the student"
+            more = f" and of {len(without) - 1} more" if len(without) > 1 else ""
+            self._say(
+                f"warning: {what} is not kept of {' '.join(map(str, without[0]))}{more}, done before it was asked for; "
+                f"remove {first}{' and the others' if more else ''}, and run this again"
+            )
 
     def _trials(self) -> Iterator[Job]:
         """The trials of all methods, those of one task together."""
@@ -285,7 +309,7 @@ class Comparison:
             for trial in range(self.settings.tune):
                 for method in self.recipes:
                     if (task.name, method) not in self.impossible:
-                        yield task.name, trial_name(method, trial), self.settings.seeds[0]
+                        yield task.name, trial_name(method, trial), SEED
 
     def _run_grid(self, grid: Grid, launcher: Launcher | None, retry_failed: bool) -> dict[Job, dict[str, Any]]:
         """Run what is missing of a grid; the records of what is done."""
@@ -298,6 +322,11 @@ class Comparison:
         done = running.run(launcher or InProcess(), self.console, self._table, self._wide)
         self.failed |= running.failed
         return done
+
+    @property
+    def failed_cells(self) -> list[Job]:
+        """The teachers and cells that failed, without the trials."""
+        return [job for job in self.failed if not is_trial(job)]
 
     def summary_of_failures(self) -> str:
         """One line about the trainings that failed."""
@@ -336,7 +365,8 @@ class Comparison:
             self._say(f"{task.name:<6} the teacher runs live for {', '.join(live)}: over --cache-limit, {limit}")
 
     def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
-        return "" if self.printer is None else self.printer.table(records, self.title, failed=failed, running=True)
+        cells = [job for job in failed if not is_trial(job)]
+        return "" if self.printer is None else self.printer.table(records, self.title, failed=cells, running=True)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.tokenizers import told_of_targets
 from kdzoo.objectives.overrides import trained_with
+from kdzoo.objectives.reading import split_setting
 from kdzoo.objectives.recipe import Recipe, Training
 from kdzoo.tasks import get_task
 from kdzoo.tasks.sources import check_source
@@ -139,6 +140,11 @@ class Settings(Distilled):
             return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"
         if self.keep == "best" and self.augment:
             return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
+        if not self.tune and (given := [s for s in self.overrides if split_setting(s)[1].split(".")[0] == "tunable"]):
+            return f"setting {given[0]!r} is about what --tune seeks, and nothing is tuned; leave one out, or add --tune"
+        if self.recipe_training and (both := sorted({*self.first} & trained_with(self.overrides, ""))):
+            option = f"--{both[0].replace('_', '-')}"
+            return f"{option} and --set training.{both[0]} both say what all methods are trained with; leave one out"
         return super().idle()
 
     def _idle_cache(self) -> str:
@@ -150,7 +156,8 @@ class Settings(Distilled):
         """What all cells have in common and depend on: neither the axes of the grid nor what changes no result."""
         # The best weights depend on how often they were looked at.
         aside = MEASURING - {"evaluations"} if self.keep == "best" else MEASURING
-        found = self.model_dump(mode="json", exclude={*AXES, *aside})
+        # A setting of a recipe stands in the recipes of the cells that it is for.
+        found = self.model_dump(mode="json", exclude={*AXES, *aside, "overrides"})
         kept = {name: value for name, value in found.items() if name not in OPTIONAL or name in self._changed()}
         return kept | told_of_targets(self.teacher, self.student)
 

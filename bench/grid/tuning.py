@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 WIDER = 5.0  # a rate is sought between a fifth of the budget's and five times as much
-SEED = 0  # of the rows that are held out and of the settings that are tried
+SEED = 0  # of the rows that are held out, of the settings that are tried and of the trials
 
 Params = dict[str, float]
 
@@ -74,7 +74,7 @@ def chosen_of(
             tried = proposals(recipe, work.settings.budget_of(recipe), work.settings.tune)
             scores = {}
             for trial in range(len(tried)):
-                record = work.find((task.name, trial_name(method, trial), work.settings.seeds[0]))
+                record = work.find((task.name, trial_name(method, trial), SEED))
                 if record is not None:
                     scores[trial] = float(record["score"])
             if scores:
@@ -82,5 +82,7 @@ def chosen_of(
                 chosen[task.name, method] = tried[best]
                 told = in_words(tried[best])
                 gain = f", {scores[best] - scores[0]:+.1f} to its own" if best and 0 in scores else ""
-                say(f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}")
+                lost = len(tried) - len(scores)
+                failed = f"; {lost} of {len(tried)} trials failed" if lost else ""
+                say(f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}{failed}")
     return chosen

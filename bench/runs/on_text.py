@@ -31,6 +31,7 @@ from kdzoo.models.teachers import check_length
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.segments import ORDER_LABELS, Segments
 from kdzoo.tasks.text import Text, packed
+from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.agreement import accepted_inputs, check_vocabularies
 from kdzoo.training.trainer import DistillationTrainer
 
@@ -130,6 +131,7 @@ def pretrain(
     rows = packed(source, tokenizer, budget.max_length, folder / "text", pack=pack, segments=segments)
     rows, held = (rows, None) if segments is None else held_out(rows)
     check_on_text(recipe, model, guide, collator([rows[at] for at in range(min(2, len(rows)))]), len(rows))
+    say_micro_batches(recipe.objective(), budget.gradient_accumulation, budget.batch_size)
     total = steps or total_steps(budget, len(rows))
     arguments = training_arguments(
         budget, total, seed, folder, max_steps=total, save_strategy="steps", save_steps=max(1, total // CHECKPOINTS)

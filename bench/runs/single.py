@@ -32,6 +32,7 @@ from kdzoo.objectives.checks import check_labels, check_separate_tokens
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task
 from kdzoo.tasks.encoding import Encoder
+from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import TeacherCache, megabytes
 from kdzoo.training.decoded import check_targets, decoded_rows
 from kdzoo.training.kept import never_kept
@@ -97,7 +98,7 @@ def run_one(
     check_targets(recipe, task)
     for split, split_rows in rows.items():
         task.check_rows(split, split_rows, encoder.student)
-    needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment))
+    needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)
     records.check_contents(contents_of(above, below, {task.name: rows}))
 
     if given.augment:
@@ -226,7 +227,7 @@ def _models(
     return model, guide
 
 
-def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int) -> Needs | None:
+def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int, budget: Budget) -> Needs | None:
     """Refuse a recipe that cannot work on the models and the rows; what it needs of the teacher."""
     with torch.device("meta"):
         objective = recipe.objective()
@@ -234,4 +235,5 @@ def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int
             check_separate_tokens(objective, model, same_targets=encoder.same_targets)
         check_labels(objective)
         objective.bind(model, guide, num_samples=rows)
+    say_micro_batches(objective, budget.gradient_accumulation, budget.batch_size)
     return objective.teacher_needs()

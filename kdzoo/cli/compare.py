@@ -76,7 +76,7 @@ def compare(
     with undone(out):
         comparison = Comparison(settings, out, console, trackers, printer=printer)
         records = comparison.run(launcher, command=context.obj, retry_failed=retry_failed)
-    console.print(printer.table(records, comparison.title, failed=[*comparison.failed]))
+    console.print(printer.table(records, comparison.title, failed=comparison.failed_cells))
     if records:
         written = f"report: {out}/report.html, tables: {out}/results.csv and {out}/results.tex, records: {out}/cells"
         console.print(written, highlight=False, soft_wrap=True)

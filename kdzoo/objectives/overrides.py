@@ -11,6 +11,7 @@ from kdzoo.objectives.recipe import Recipe
 from kdzoo.objectives.registry import available
 
 ALL = "all"  # in place of a method: every registered recipe
+OWN = ("perturbation", "targets")  # what a recipe has or has not; without METHOD: a setting is for those that have it
 WORDS = ("title", "citation", "notes", "sources")  # of a recipe; nothing is trained by them
 
 
@@ -20,7 +21,8 @@ def load_recipes(
     *,
     training: Literal["one budget", "own", "none"] = "one budget",
 ) -> dict[str, Recipe]:
-    """Recipes by name, with settings changed: a loss's in those that hold it, a recipe's own in all.
+    """Recipes by name, with settings changed: a loss's in those that hold it, a perturbation's and the targets' in
+    those that have one, and what every recipe has in all.
 
     Args:
         methods: names, YAML files or expressions; ``"all"`` stands for every registered recipe.
@@ -50,7 +52,13 @@ def load_recipes(
         if first == "training":
             _check_training(setting, method, training)
         recipes = [by_name[method]] if method else [*by_name.values()]
-        if not method and first not in Recipe.model_fields:
+        if not method and first in OWN:
+            recipes = [recipe for recipe in recipes if getattr(recipe, first) is not None]
+            if not recipes:
+                raise KdzooError(
+                    f"setting {setting!r}: none of the methods has {first}; write METHOD:{setting} for one that is to"
+                )
+        elif not method and first not in Recipe.model_fields:
             recipes = [recipe for recipe in recipes if first in recipe.losses]
             if not recipes:
                 raise unknown("term", first, {name for recipe in by_name.values() for name in recipe.losses})

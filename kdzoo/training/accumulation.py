@@ -57,9 +57,14 @@ def _counts(batch: Mapping[str, Any]) -> Tensor:
     return torch.stack([rows, tokens.sum(), of_one, counted, of_target, across, orders])
 
 
-def say_micro_batches(objective: Objective, args: Any) -> None:
-    """Warn where losses relate rows to each other and a step's rows come in several micro-batches."""
-    pieces, rows = args.gradient_accumulation_steps, args.per_device_train_batch_size
+def say_micro_batches(objective: Objective, pieces: int, rows: int) -> None:
+    """Warn where losses relate rows to each other and a step's rows come in several micro-batches.
+
+    Args:
+        objective: what is trained on.
+        pieces: micro-batches a step.
+        rows: of each of them, on one process.
+    """
     relating = [term.name for term in objective.terms if term.loss_class.contrastive]
     if pieces > 1 and relating:
         warnings.warn(

@@ -134,7 +134,7 @@ class DistillationTrainer(Trainer):
         agreement.check_columns(objective, train_dataset)
         check_spans(model, agreement.columns_of(train_dataset))
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
-        say_micro_batches(objective, args)
+        say_micro_batches(objective, args.gradient_accumulation_steps, args.per_device_train_batch_size)
         if args.label_names is None:
             args.label_names = label_names(model)
         if args.ddp_broadcast_buffers is None:

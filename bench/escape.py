@@ -20,6 +20,7 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
          "[": "{[}", "]": "{]}",  # after \\ and \midrule they would hold an argument
          **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
 ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+PLAIN = re.compile(r"[-+](\d+(\.\d+)?([eE][-+]?\d+)?)?")  # a number with its sign, or a sign alone: computes nothing
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
@@ -71,4 +72,4 @@ def csv(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = printable(value)
-    return f"'{shown}" if shown.startswith(FORMULA) else shown
+    return f"'{shown}" if shown.startswith(FORMULA) and not PLAIN.fullmatch(shown) else shown

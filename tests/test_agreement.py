@@ -18,7 +18,7 @@ from tiny_models import tiny
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import OWN_OPTIONS, Term
-from kdzoo.training.agreement import accepted_inputs, positions
+from kdzoo.training.agreement import accepted_inputs
 from kdzoo.training.cache import TeacherCache
 
 

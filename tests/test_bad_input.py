@@ -437,3 +437,59 @@ def test_an_error_of_our_own_making(commands: Commands, monkeypatch: pytest.Monk
     ran = commands("finetune", "--task", "sst2", "--model", TEACHER, "--out", tmp_path)
     assert ran.code == 1
     assert ran.err == "kdzoo: unexpected ZeroDivisionError: division by zero; --debug shows where\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (("--epochs", "1", "--set", "training.epochs=5"), "--epochs and --set training.epochs say the same thing"),
+        (
+            ("--set", "kd:training.learning_rate=1", "--learning-rate", "1"),
+            "--learning-rate and --set training.learning_rate",
+        ),
+        (("--set", "tunable={kd.temperature: [2, 4]}"), "kdzoo compare --tune seeks, and nothing is sought here"),
+    ],
+)
+def test_what_is_told_twice_or_for_nothing(
+    told: tuple[str, ...], says: str, commands: Commands, models: Path, tmp_path: Path
+) -> None:
+    given = ("distill", "--task", "sst2", "--teacher", models / "sst2", "--student", STUDENT, "--method", "kd")
+    commands.fails(*given, *told, "--out", tmp_path / "out", says=(says,))
+
+
+def test_losses_that_relate_rows_see_a_micro_batch_and_it_is_said(
+    commands: Commands, models: Path, tmp_path: Path
+) -> None:
+    """In a comparison and in a training of one model, before it begins."""
+    small = (
+        "--train-rows",
+        "32",
+        "--validation-rows",
+        "16",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--max-length",
+        "16",
+    )
+    more = ("--gradient-accumulation", "2")
+    said = "relates rows to each other and sees the 8 of a micro-batch, not the 16 of a step"
+    given = (
+        "compare",
+        "--tasks",
+        "sst2",
+        "--teacher",
+        TEACHER,
+        "--student",
+        STUDENT,
+        "--methods",
+        "lrc,kd",
+        "--seeds",
+        "1",
+    )
+    lines = commands.works(*given, *small, *more, "--out", tmp_path / "out").splitlines()
+    assert [line.split()[:2] for line in lines if said in " ".join(line.split())] == [["sst2", "lrc"]]
+    given = ("distill", "--task", "sst2", "--teacher", models / "sst2", "--student", STUDENT, "--method", "lrc")
+    ran = commands(*given, *small, *more, "--out", tmp_path / "student")
+    assert ran.code == 0 and said in ran.out + ran.err

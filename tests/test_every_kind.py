@@ -13,7 +13,18 @@ METHODS = ("none", "kd", "pkd", "tinybert", "minilmv2", "crd", "lrc")
 # Beside single rows of GLUE: tags, spans, triples that are true or not, relations, links, facts, roles, texts.
 KINDS = ("ner", "squad", "wn11", "wn18rr", "umls", "kbert", "sembert", "transduction")
 ENCODER_ALONE = {"transduction": ("none", "tinybert", "minilmv2", "lrc", "word_kd", "seq_kd", "seq_inter")}
-SMALL = ("--teacher", "3x24,heads=4", "--student", "2x16,heads=4", "--seeds", "1", "--epochs", "2", "--batch-size", "16")
+SMALL = (
+    "--teacher",
+    "3x24,heads=4",
+    "--student",
+    "2x16,heads=4",
+    "--seeds",
+    "1",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -73,7 +84,8 @@ def test_kinds_on_ray(kdzoo_command: Commands, tmp_path: Path) -> None:
         out = ("--launcher", launcher, "--out", tmp_path / launcher)
         assert kdzoo_command("compare", "--tasks", ",".join(kinds), *whole, *rows, *out).code == 0
     here, there = (
-        {name: record["score"] for name, record in records(tmp_path / launcher).items()} for launcher in ("local", "ray")
+        {name: record["score"] for name, record in records(tmp_path / launcher).items()}
+        for launcher in ("local", "ray")
     )
     assert here.keys() == there.keys() and len(here) == 3 * len(kinds)
     assert there == pytest.approx(here, abs=0.02)

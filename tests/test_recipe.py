@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 import kdzoo
 from kdzoo.errors import KdzooError
+from kdzoo.objectives.overrides import load_recipes
 from kdzoo.objectives.recipe import Perturbation, Recipe, Stage, TermSpec, WeightSchedule
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -221,7 +222,6 @@ def test_wrong_terms(term: dict[str, Any], message: str) -> None:
             r"\(which 'gradient' stood for\), or null for none",
         ),
         ({"perturbation": {"norm": "row"}}, "perturbation.norm: Input should be 'tensor', 'sample' or 'token'"),
-        ({"perturbation": {"epsilon": 2.0}}, "perturbation.norm: Field required"),
         ({"perturbation": {"norm": "token", "epsilon": 0}}, "perturbation.epsilon: Input should be greater than 0"),
         ({"perturbation": {"nrom": "token"}}, "perturbation: unknown key 'nrom'; did you mean 'norm'"),
         ({"trainin": {}}, "unknown key 'trainin'; did you mean 'training'"),
@@ -409,3 +409,21 @@ def test_lrc_has_a_projection_a_layer_or_one_for_all(name: str, setting: list[st
 def what_trains(recipe: Recipe, **update: Any) -> dict[str, Any]:
     """What trains: stages, perturbation and hyper-parameters, where wanted with changes."""
     return recipe.model_copy(update=update).model_dump(include={"stages", "perturbation", "balance", "training"})
+
+
+def test_a_perturbation_is_set_where_there_is_one() -> None:
+    """Without METHOD: its settings are for the methods that have one; elsewhere they would perturb a baseline."""
+    found = load_recipes(["none", "kd", "lrc"], ["perturbation.norm=token"])
+    assert found["lrc"].perturbation == Perturbation(norm="token") and not found["none"].perturbation
+    assert load_recipes(["none", "lrc"], ["perturbation=null"])["lrc"].perturbation is None
+    assert load_recipes(["kd", "lrc"], ["kd:perturbation.norm=token"])["kd"].perturbation == Perturbation(norm="token")
+    with pytest.raises(KdzooError, match="none of the methods has perturbation; write METHOD:perturbation.norm=token"):
+        load_recipes(["none", "kd"], ["perturbation.norm=token"])
+
+
+def test_the_norm_is_the_tensor_s_where_none_is_named() -> None:
+    for told in ({}, {"epsilon": 1.0}):
+        assert Perturbation.model_validate(told) == Perturbation(norm="tensor")
+    found = Recipe.load("lrc_unperturbed").override(["perturbation.epsilon=0.5"])
+    assert found.perturbation == Perturbation(norm="tensor", epsilon=0.5)
+    assert "norm: tensor" in found.to_yaml(), "a recipe that is written down names its norm"

@@ -378,6 +378,25 @@ def test_answers_that_occur_more_than_once_are_said(tmp_path: Path) -> None:
         from_data(file, kind="spans")
 
 
+def test_answers_that_are_not_at_their_place_are_counted(kdzoo_command: Commands, tmp_path: Path) -> None:
+    """Of some it is said that they teach nothing; where none is at its place nothing would be learned at all."""
+    data = json.loads(squad_file(tmp_path / "mine.json", 20).read_text())
+    entries = [(one["context"], qa) for one in data["data"][0]["paragraphs"] for qa in one["qas"]]
+    given = ("compare", "--data", tmp_path / "mine.json", "--kind", "spans", *SMALL, "--methods", "none")
+    for wrong in (3, len(entries)):
+        for context, entry in entries[:wrong]:
+            answer = entry["answers"][0]
+            answer["answer_start"] = 2 if context.index(answer["text"]) > 8 else 12
+        (tmp_path / "mine.json").write_text(json.dumps(data))
+        if wrong == 3:
+            ran = kdzoo_command(*given, "--out", tmp_path / "out")
+            assert ran.code == 0 and "with an answer teach neither start nor end" in ran.out + ran.err
+        else:
+            kdzoo_command.fails(
+                *given, "--out", tmp_path / "all", says=("is not at its answer_start, nor that of any",)
+            )
+
+
 def test_settings_of_questions_in_a_file(tmp_path: Path) -> None:
     squad_file(tmp_path / "mine.json", 20)
     described = tmp_path / "task.yaml"

@@ -164,6 +164,8 @@ class Comparison:
             for split, of in self.work.data[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, of, tokenizer)
+            if cut := task.about_length(self.work.data[task.name]["train"], encoder.student, length):
+                self._say(f"{task.name:<6} {cut}")
             check_abilities(teacher, task.abilities(teacher=True), task.name)
             check_abilities(student, task.abilities(teacher=False), task.name)
             for name, recipe in self.recipes.items():
@@ -272,7 +274,9 @@ class Comparison:
             if differences(read_json(path).get("configuration", {}), self.work.configuration(job)):
                 aside = next(free for number in count(1) if not (free := Path(f"{path}.before-{number}")).exists())
                 path.rename(aside)
-                self._say(f"{task.name:<6} {method} seed {seed} is trained again, as another trial is the best now; {aside}")
+                self._say(
+                    f"{task.name:<6} {method} seed {seed} is trained again, as another trial is the best now; {aside}"
+                )
 
     def _keep_students(self, done: dict[Job, dict[str, Any]]) -> None:
         """Keep the students that are asked for, and name the cells that an earlier run finished without theirs."""

@@ -141,7 +141,9 @@ class Settings(Distilled):
         if self.keep == "best" and self.augment:
             return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
         if not self.tune and (given := [s for s in self.overrides if split_setting(s)[1].split(".")[0] == "tunable"]):
-            return f"setting {given[0]!r} is about what --tune seeks, and nothing is tuned; leave one out, or add --tune"
+            return (
+                f"setting {given[0]!r} is about what --tune seeks, and nothing is tuned; leave one out, or add --tune"
+            )
         if self.recipe_training and (both := sorted({*self.first} & trained_with(self.overrides, ""))):
             option = f"--{both[0].replace('_', '-')}"
             return f"{option} and --set training.{both[0]} both say what all methods are trained with; leave one out"

@@ -84,5 +84,7 @@ def chosen_of(
                 gain = f", {scores[best] - scores[0]:+.1f} to its own" if best and 0 in scores else ""
                 lost = len(tried) - len(scores)
                 failed = f"; {lost} of {len(tried)} trials failed" if lost else ""
-                say(f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}{failed}")
+                say(
+                    f"{task.name:<6} {method} is trained with {told}: {scores[best]:.1f} on held-out rows{gain}{failed}"
+                )
     return chosen

@@ -16,7 +16,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import SIZE, learned_tokenizer, reversible_tokenizer
 from kdzoo.tasks import Task
 from kdzoo.tasks.encoding import Encoder
-from kdzoo.tasks.source_target import SourceTargetTokenizer, same_words, target_part
+from kdzoo.tasks.source_target import SourceTargetTokenizer, same_words, source_part, target_part
 from kdzoo.tasks.synthetic.grammar import GRAMMARS
 
 FOLDER = "tokenizer"  # of a learned one, within an output folder
@@ -48,7 +48,8 @@ def encoder_for(
         epochs: of the longest training.
 
     Raises:
-        KdzooError: a model has no tokenizer.
+        KdzooError: a model has no tokenizer, or one without a token that pads; or two tokenizers of one vocabulary read
+            the rows otherwise.
     """
     learns = teacher.is_size and (teacher.separate_targets or not teacher.reads)
     own = _fresh(tasks, data, source, folder) if learns else teacher.tokenizer
@@ -57,8 +58,31 @@ def encoder_for(
     theirs = own if student is None else _of_student(student, own)
     # Of the same words both take one, but each has as many parts as its model is saved with.
     if same_words(theirs, own) and isinstance(theirs, SourceTargetTokenizer) == isinstance(own, SourceTargetTokenizer):
+        if theirs is not own:
+            _check_read_alike(theirs, own, tasks, data)
         theirs = own
+    for whose, tokenizer in (("teacher", own), ("student", theirs)):
+        if source_part(tokenizer).pad_token_id is None:
+            raise KdzooError(
+                f"the {whose}'s tokenizer has no token that pads, which batches need; set its pad_token, and save it"
+            )
     return Encoder(theirs, own, max_length, epochs)
+
+
+def _check_read_alike(
+    theirs: Any, own: Any, tasks: Sequence[Task], data: Mapping[str, DatasetDict], looked_at: int = 100
+) -> None:
+    """Refuse a student's tokenizer of the teacher's vocabulary that makes other tokens of a text."""
+    for task in tasks:
+        rows = data[task.name]["train"]
+        for text in task.texts(rows.select(range(min(len(rows), looked_at)))):
+            one, other = (source_part(side)(text)["input_ids"] for side in (theirs, own))
+            if one != other:
+                raise KdzooError(
+                    f"the student's tokenizer has the teacher's vocabulary and reads {text[:60]!r} otherwise, as "
+                    f"{source_part(theirs).convert_ids_to_tokens(one)[:8]} and not "
+                    f"{source_part(own).convert_ids_to_tokens(other)[:8]}; save one tokenizer with both"
+                )
 
 
 def _of_student(student: ModelSpec, own: Any) -> Any:

@@ -16,10 +16,12 @@ from kdzoo.bench.escape import csv as safe
 from kdzoo.bench.runs.budget import MOST_LENGTH
 from kdzoo.bench.runs.student_folder import ReadTask, Student
 from kdzoo.errors import KdzooError
+from kdzoo.models.heads import positions
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
 from kdzoo.tasks import QuestionAnswering, TokenClassification
+from kdzoo.tasks.padding import padding_side
 from kdzoo.tasks.pieces import tokenizer_pieces
-from kdzoo.training.agreement import accepted_inputs, positions
+from kdzoo.training.agreement import accepted_inputs
 
 THRESHOLD = 0.5  # of a label's probability, where a row may have several
 SEPARATOR = "|"
@@ -88,7 +90,9 @@ def _labels(reader: _Reader, texts: Sequence[Sequence[str]]) -> tuple[list[str],
     inputs, found = accepted_inputs(reader.model), []
     for start in range(0, len(texts[0]), reader.batch_size):
         part = [list(column[start : start + reader.batch_size]) for column in texts]
-        encoded = reader.tokenizer(*part, truncation=True, max_length=reader.size, padding=True, return_tensors="pt")
+        side = padding_side(reader.tokenizer)
+        told = {"truncation": True, "max_length": reader.size, "padding": True, "padding_side": side}
+        encoded = reader.tokenizer(*part, **told, return_tensors="pt")
         reader.cut += _longer(reader, *part)
         given = {name: value.to(reader.model.device) for name, value in encoded.items() if name in inputs}
         found.append(reader.model(**given).logits.float().cpu().numpy())

@@ -98,6 +98,8 @@ def run_one(
     check_targets(recipe, task)
     for split, split_rows in rows.items():
         task.check_rows(split, split_rows, encoder.student)
+    if cut := task.about_length(rows["train"], encoder.student, budget.max_length):
+        say(f"{task.name}: {cut}")
     needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)
     records.check_contents(contents_of(above, below, {task.name: rows}))
 

@@ -16,8 +16,13 @@ import kdzoo
 class MyTrainer(Trainer):
     """Cross-entropy, softened classes, and the CLS states of the lower layers."""
 
+    # The loss below is a mean over a micro-batch, so the Trainer has to divide by their number; a BERT, whose forward
+    # takes any argument, passes for a model that does it by itself.
+    loss_is_scaled_for_ga = False
+
     def __init__(self, *args, teacher, **kwargs):
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the same for a transformers before 5.20
         self.teacher = teacher.eval().to(self.args.device)
         self.kd = kdzoo.create("kd", temperature=2.0)
         self.pkd = kdzoo.create("pkd")
@@ -38,7 +43,8 @@ def bert(layers: int) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(vocab_size=100, num_hidden_layers=layers, num_labels=2, **sizes))
 
 
-def main(steps: int = 10) -> list[float]:
+def main(steps: int = 10, pieces: int = 1) -> list[float]:
+    """The loss of each step, of 8 rows in one batch or in several pieces whose gradients are added up."""
     torch.manual_seed(0)
     ids = torch.randint(1, 100, (64, 12))
     rows = Dataset.from_dict(
@@ -48,7 +54,8 @@ def main(steps: int = 10) -> list[float]:
         arguments = TrainingArguments(
             output_dir=folder,
             max_steps=steps,
-            per_device_train_batch_size=8,
+            per_device_train_batch_size=8 // pieces,
+            gradient_accumulation_steps=pieces,
             learning_rate=3e-3,
             logging_steps=1,
             report_to="none",

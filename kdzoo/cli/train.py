@@ -86,7 +86,9 @@ def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
     for setting in settings or []:
         check_effect(setting)
         if split_setting(setting)[1].split(".")[0] == "tunable":
-            raise KdzooError(f"setting {setting!r} has no effect: kdzoo compare --tune seeks, and nothing is sought here")
+            raise KdzooError(
+                f"setting {setting!r} has no effect: kdzoo compare --tune seeks, and nothing is sought here"
+            )
     return recipe.override(settings or [])
 
 

@@ -300,3 +300,25 @@ def classification_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return classifier(states).to(given)
 
     return head
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many tokens a model with a table of positions takes; None where nothing bounds them."""
+    if has_decoder(model):
+        return _bound(model)
+    for name, module in unwrap(model).named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's positions begin after the padding's.
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - reserved
+    return None
+
+
+def longest_row(model: nn.Module) -> int | None:
+    """The most tokens of a row: what the table of positions takes, or without one, what its configuration says."""
+    return positions(model) or _bound(model)
+
+
+def _bound(model: nn.Module) -> int | None:
+    found = getattr(stack_config(unwrap(model).config), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None  # XLNet's is -1

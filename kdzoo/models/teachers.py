@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import POSITIONS
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.heads import stack_config
+from kdzoo.models.heads import longest_row
 from kdzoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, *models: P
     Raises:
         KdzooError: names both numbers.
     """
-    positions = [getattr(stack_config(model.config), "max_position_embeddings", max_length) for model in models]
-    most = min(tokenizer.model_max_length, *positions)
+    most = min(tokenizer.model_max_length, *(longest_row(model) or max_length for model in models))
     if max_length > most:
         raise KdzooError(f"max_length is {max_length}; the model takes at most {most} tokens")
 

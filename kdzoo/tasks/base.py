@@ -201,6 +201,16 @@ class Task(ABC):
         """The most tokens that a model writes for a row; None where it writes none."""
         return None
 
+    def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+        """How many training rows lose something at ``max_length``, in words; empty where none does.
+
+        Args:
+            rows: of training, with the task's `fields`.
+            tokenizer: the model's.
+            max_length: the most tokens a row keeps.
+        """
+        return ""
+
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse rows that cannot be encoded for a model, before anything is trained.
 

@@ -15,6 +15,7 @@ import numpy as np
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.base import Fold, Head
 from kdzoo.tasks.given import GivenRows
+from kdzoo.tasks.padding import padding_side
 from kdzoo.tasks.relation_scores import metric_of_labels
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ KINDS = {
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
+LOOKED_AT = 1000  # rows whose lengths are told
 READ = "read:"  # before the names of a row's columns while it is encoded
 DEFAULT_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # all of them, and the headline
     "classification": (("accuracy", "macro_f1", "matthews_correlation"), ("accuracy",)),
@@ -264,6 +266,13 @@ class Classification(GivenRows):
             encoded, batched=True, with_indices=True, remove_columns=rows.column_names, desc=f"tokenize {self.name}"
         )
 
+    def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+        taken = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)))
+        encoded = tokenizer(*(taken[column][:] for column in self.columns), truncation=False, verbose=False)
+        longer = sum(len(ids) > max_length for ids in encoded["input_ids"])
+        looked = f"{len(taken)} training rows" + (" that were looked at" if len(taken) < len(rows) else "")
+        return f"{longer} of {looked} are longer than --max-length {max_length}, and are cut" if longer else ""
+
     def labels_of(self, batch: Mapping[str, list[Any]]) -> list[Any]:
         """The labels of rows as a model takes them, from their columns."""
         if self.kind == "multilabel":
@@ -274,9 +283,7 @@ class Classification(GivenRows):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``labels`` are (B,), or (B, C) of several labels or numbers."""
-        from transformers import DataCollatorWithPadding
-
-        return partial(_collate, DataCollatorWithPadding(tokenizer))
+        return partial(_collate, tokenizer)
 
     # --- scores ---
 
@@ -372,6 +379,7 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _collate(pad: Callable[[list[dict[str, Any]]], Mapping[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> dict[str, Any]:
     # The length served the sampler; no model takes it.
-    return dict(pad([{key: value for key, value in row.items() if key != "length"} for row in rows]))
+    kept = [{key: value for key, value in row.items() if key != "length"} for row in rows]
+    return dict(tokenizer.pad(kept, padding_side=padding_side(tokenizer), return_tensors="pt"))

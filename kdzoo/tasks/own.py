@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,8 @@ import numpy as np
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import KINDS, Classification, as_name, as_number, is_missing
-from kdzoo.tasks.metrics import get_metric
+from kdzoo.tasks.metric_words import shown
+from kdzoo.tasks.metrics import BINARY, get_metric
 from kdzoo.tasks.own_folds import Folds, in_folds
 from kdzoo.tasks.own_graphs import GRAPHS, from_graph
 from kdzoo.tasks.own_pairs import from_pairs
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 20  # distinct integers that are still classes, and not numbers
 SEPARATOR = "|"  # of several labels in one text, unless another is given
+FAR, NEAR = 10.0, 0.01  # a mean or a deviation of numbers beyond which a model is slow to get to them
 MERGED = "labels"  # the column of several labels that stood in columns of their own
 
 
@@ -86,7 +90,8 @@ def from_data(
         decoding: of ``"seq2seq"``, how texts are written: ``"beam=5,no_repeat_ngram=3"``, or a mapping.
         name: the task's; the file's stem or the folder's name when None.
         splits: by ``train``, ``validation`` and ``test``, how the data calls them.
-        seed: of the validation rows that are taken from training where there are none.
+        seed: of the validation rows that are taken from training where there are none; of a knowledge graph's task,
+            of what it draws.
         graph: settings of a knowledge graph's task.
         questions: settings of `kdzoo.tasks.QuestionAnswering`, ``stride``, ``max_question`` and ``null_threshold``.
         headline: of texts with labels, the metrics whose mean is the score; all that are named by `metric` when None.
@@ -112,7 +117,7 @@ def from_data(
     if kind in GRAPHS:
         none = {"--text": texts, "--label": columns, "--labels": _listed(labels), "splits": splits}
         of_graph = name or f"{title_of(data)}-{kind}"
-        return _alone(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, **none))
+        return _alone(*from_graph(data, kind, metric=_listed(metric), name=of_graph, graph=graph, seed=seed, **none))
     if kind == "seq2seq":
         if labels:
             raise KdzooError("a task that writes texts has no --labels; leave them out")
@@ -140,6 +145,9 @@ def from_data(
         )
     if found == "regression" and labels:
         raise KdzooError(f"{title}: numbers have no labels; leave --labels out, or set --kind classification")
+    if found == "multilabel":
+        for table in tables.values():
+            _check_lists(table, columns[0])
     names: tuple[str, ...] = ()
     if found != "regression":
         names = _listed(labels) or _names(tables["train"], columns[0], found, parting)
@@ -157,9 +165,10 @@ def from_data(
         test_split="test" if "test" in tables else None,
     )
     if task.labels:
-        _check_trained(task, tables)
+        _check_trained(task, tables, told=bool(_listed(labels)))
     rows = {split: checked(task, table.origin, table.columns) for split, table in tables.items()}
     notes = [task.describe(), *(f"{title}: the split {split} is not used" for split in unused)]
+    notes += [*_about_numbers(task, rows["train"]), *_about_classes(task)]
     if divided is not None:
         tasks, said = in_folds(task, rows["train"], divided, tables["train"], seed)
         _try_metrics(task, rows["train"])
@@ -220,6 +229,30 @@ def _try_metrics(task: Classification, rows: Dataset) -> None:
             get_metric(name, task.kind).compute(np.roll(labels, 1, axis=0), labels)
 
 
+def _about_numbers(task: Classification, rows: Dataset) -> list[str]:
+    """A line for each label column whose numbers are far from what a model gives before it is trained."""
+    notes = []
+    for column in task.label_columns if task.regression else ():
+        values = np.asarray(rows[column][:], dtype=float)
+        mean, deviation = values.mean(), values.std()
+        if abs(mean) > FAR or not NEAR <= deviation <= FAR:
+            notes.append(
+                f"{task.name}: {column} has numbers of mean {mean:.4g} and standard deviation {deviation:.4g}, and an "
+                "untrained model gives numbers near 0; scale the column to mean 0 and standard deviation 1, or the "
+                "model may not get there"
+            )
+    return notes
+
+
+def _about_classes(task: Classification) -> list[str]:
+    """A line on the class that metrics of two classes are of, which of 0 and 1 is 1."""
+    named = [shown(metric, task.metrics) for metric in task.metrics if metric in BINARY]
+    if task.kind != "classification" or not named or task.labels == ("0", "1"):
+        return []
+    verb = "is" if len(named) == 1 else "are"
+    return [f"{task.name}: {', '.join(named)} {verb} of the label {task.labels[1]!r}, the second; --labels orders them"]
+
+
 # --- labels ---
 
 
@@ -258,7 +291,8 @@ def _kind(table: Table, columns: tuple[str, ...], separator: str) -> str:
     """
     values = table.columns[columns[0]]
     _check_given(table, columns[0], separator)
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+    _check_lists(table, columns[0], ", or say --kind classification to take each for a name")
+    if any(isinstance(_as_list(value), (list, tuple, np.ndarray)) for value in values):
         return "multilabel"
     numbers = [as_number(value) for value in values]
     if any(isinstance(value, bool) for value in values):
@@ -280,12 +314,37 @@ def _kind(table: Table, columns: tuple[str, ...], separator: str) -> str:
 def _check_given(table: Table, column: str, separator: str) -> None:
     """Refuse a row without a label."""
     values = table.columns[column]
+    several = any(isinstance(_as_list(value), (list, tuple)) or separator in str(value) for value in values)
     for row, value in enumerate(values, 1):
         if is_missing(value):
-            several = "; where a row may have none of several labels, say --kind multilabel"
+            none = "; where a row may have none of several labels, say --kind multilabel"
             raise KdzooError(
-                f"{table.origin}, row {row}, column {column!r}: the row has no label"
-                f"{several if any(isinstance(v, (list, tuple)) or separator in str(v) for v in values) else ''}"
+                f"{table.origin}, row {row}, column {column!r}: the row has no label{none if several else ''}"
+            )
+
+
+def _as_list(value: Any) -> Any:
+    """A label as it is, or the list that a table of text has as JSON, as `Classification` reads it."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _check_lists(table: Table, column: str, otherwise: str = "") -> None:
+    """Refuse lists that were written as Python shows them, which no reader takes for lists.
+
+    Args:
+        table: of a split.
+        column: of the labels.
+        otherwise: what else may be done.
+    """
+    for row, value in enumerate(table.columns[column], 1):
+        read = _as_list(value)
+        if isinstance(read, str) and read.strip().startswith("[") and read.strip().endswith("]"):
+            raise KdzooError(
+                f"{table.origin}, row {row}, column {column!r}: {value!r} looks like a list as Python shows it, which "
+                f'pandas\' to_csv writes; write JSON (["a", "b"], json.dumps) or a|b{otherwise}'
             )
 
 
@@ -312,14 +371,21 @@ def _marks(value: Any, kind: str, separator: str) -> list[str]:
     """The names of the labels of one row; none where there is no label."""
     if kind == "classification":
         return [] if is_missing(value) else [as_name(value)]
+    value = _as_list(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator) if part.strip()]
     # What is no list of labels is refused with its row, where the rows are read.
     return [as_name(part) for part in value] if isinstance(value, (list, tuple, np.ndarray)) else []
 
 
-def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:
+def _check_trained(task: Classification, tables: Mapping[str, Table], *, told: bool) -> None:
     """Refuse labels in other splits that no training row has.
+
+    Args:
+        task: what for.
+        tables: by split.
+        told: whether the labels' names and order were given, by which an id has a meaning; the order of names that
+            were found in training says nothing of the ids of another split.
 
     Raises:
         KdzooError: names the row and the labels that training has.
@@ -331,7 +397,7 @@ def _check_trained(task: Classification, tables: Mapping[str, Table]) -> None:
             continue
         for row, marks in _marked(task, table, column):
             for mark, name in marks.items():
-                if mark not in trained:
+                if mark not in trained or not (told or as_name(name) in task.labels or not task.ids_count):
                     known = ", ".join(task.labels[index] for index in sorted(i for i in trained if i is not None)[:20])
                     raise KdzooError(
                         f"{table.origin}, row {row}, column {column!r}: no training row has the label {name!r}; "

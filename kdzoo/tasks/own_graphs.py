@@ -23,10 +23,18 @@ SETTINGS = {
     "relations": ("entity_texts",),
     "links": ("negatives", "seed", "entity_texts", "candidates"),
 }
+LEAST = {"negatives": 1, "seed": 0, "candidates": 2}  # of the settings that are numbers
 
 
 def from_graph(
-    data: Any, kind: str, *, metric: Sequence[str] = (), name: str, graph: Mapping[str, Any] | None = None, **no: Any
+    data: Any,
+    kind: str,
+    *,
+    metric: Sequence[str] = (),
+    name: str,
+    graph: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **no: Any,
 ) -> tuple[GraphTask, tuple[str, ...]]:
     """A task on the triples of a folder, and what there is to say of it.
 
@@ -36,6 +44,7 @@ def from_graph(
         metric: see `kdzoo.tasks.metrics`.
         name: the task's.
         graph: settings, of `SETTINGS`.
+        seed: of what is drawn, where the settings name none.
         no: what other data has, which a graph has not: refused where it is given.
 
     Raises:
@@ -47,18 +56,32 @@ def from_graph(
         )
     if not isinstance(data, (str, os.PathLike)) or not Path(data).is_dir():
         raise KdzooError(f"{name}: triples are read from a folder with train, dev, test, entity2text and relation2text")
-    settings = dict(graph or {})
+    if seed and "seed" not in SETTINGS[kind]:
+        raise KdzooError(f"{name}: nothing is drawn for {kind}, so there is no seed {seed!r} to set; leave it out")
+    settings = ({"seed": seed} if seed else {}) | dict(graph or {})
     for setting, value in settings.items():
         if setting not in SETTINGS[kind]:
             raise unknown(f"setting of {kind}", setting, SETTINGS[kind])
-        wanted = str if setting == "entity_texts" else int
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise KdzooError(f"{name}: {setting} is {value!r}; it must be {'a name' if wanted is str else 'a number'}")
+        least = LEAST.get(setting)
+        number = isinstance(value, int) and not isinstance(value, bool)
+        if not (isinstance(value, str) if least is None else number and value >= least):
+            form = "a name" if least is None else f"a whole number of {least} or more"
+            raise KdzooError(f"{name}: {setting} is {value!r}; it must be {form}")
     read = read_graph(data, settings.get("entity_texts", "entity2text"))
     made = partial(GRAPHS[kind], name, read, own=True, origin=str(data), test_split="test")
     task = made(headline=tuple(metric), **settings)
     task.head()  # which refuses what has none
-    return task, (task.describe(), *_leaks(task))
+    return task, (task.describe(), *_unranked(task), *_leaks(task))
+
+
+def _unranked(task: GraphTask) -> list[str]:
+    """A line for each split with false triples, where only true ones are ranked."""
+    graph, notes = task.knowledge, []
+    for split, labels in (("dev", graph.dev_labels), ("test", graph.test_labels)):
+        if task.ranks and labels is not None and not all(labels):
+            false = labels.count(False)
+            notes.append(f"{task.name}: {false} of {len(labels)} triples of {split} are false (-1), and are not ranked")
+    return notes
 
 
 def _leaks(task: GraphTask) -> list[str]:

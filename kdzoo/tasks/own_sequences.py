@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ import numpy as np
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import question_answering, token_classification
 from kdzoo.tasks.base import Columns
+from kdzoo.tasks.bio import check_tags
+from kdzoo.tasks.own_reading import check_alone, check_splits, columns_of_frame, names_of, renamed
 from kdzoo.tasks.question_answering import QuestionAnswering
+from kdzoo.tasks.reading import find_file, numbered_lines
 from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
 from kdzoo.tasks.sources.rows import checked, columns_of
 from kdzoo.tasks.token_classification import TokenClassification, sentences, tags_of
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SEQUENCES = ("tokens", "spans", "seq2seq")
+OPTIONS = {"words": "--text", "tags": "--label"}  # which name the columns of a table of tagged sentences
+OTHER_SCHEME = re.compile(r"[SELU](-\S+)?")  # tags of IOBES and BILOU that BIO does not have
 Made = tuple[TokenClassification | QuestionAnswering, tuple[str, ...]]
 
 
@@ -47,7 +52,7 @@ def from_sequences(
         data: of tokens a CoNLL file or a table with lists of words and of tags, of spans a file in SQuAD's form; a
             folder with one a split, a `datasets.Dataset`, or a mapping of splits to any of these.
         kind: ``"tokens"`` or ``"spans"``.
-        text, label: the columns of a table's words and tags; ``words`` and ``tags`` by default.
+        text, label: the columns of a table's words and tags; ``words`` and ``tags`` by default. A CoNLL file has none.
         labels: the tags in order; those of the training sentences by default.
         metric: see `kdzoo.tasks.metrics`.
         name: the task's.
@@ -65,24 +70,22 @@ def from_sequences(
         raise KdzooError(f"{name}: questions have no --text, --label or --labels: SQuAD's form names its own columns")
     if len(text) > 1 or len(label) > 1:
         raise KdzooError(f"{name}: tagged sentences have one column of words (--text) and one of tags (--label)")
-    columns = ((text or ("words",))[0], (label or ("tags",))[0])
-    sources = _sources(data, kind, columns, splits)
+    columns = {own: given[0] for own, given in (("words", text), ("tags", label)) if given}
+    if text and text == label:
+        raise KdzooError(f"{name}: the column {text[0]!r} is both words (--text) and tags (--label); name two columns")
+    sources, unused = _sources(data, kind, columns, splits)
     read = {split: source.read() for split, source in sources.items()}
-    if "train" not in read:
-        raise KdzooError(f"{_origin(data)} has no train split; it has {', '.join(read) or 'none'}")
     test = "test" if "test" in read else None
     task: TokenClassification | QuestionAnswering
     if kind == "spans":
         task = QuestionAnswering(name, headline=tuple(metric), test_split=test, **questions)
     else:
-        if "tags" not in read["train"]:
-            there = ", ".join(read["train"]) or "none"
-            raise KdzooError(f"{sources['train'].origin}: no column {columns[1]!r} of tags; it has {there}")
-        _check_tags(sources["train"].origin, read["train"]["tags"])
+        for split, source in sources.items():
+            _check_tags(source.origin, columns.get("tags", "tags"), read[split]["tags"])
         found = tuple(labels) or tags_of(read["train"]["tags"])
         task = TokenClassification(name, found, headline=tuple(metric), test_split=test)
-    rows = {split: checked(task, sources[split].origin, columns) for split, columns in read.items()}
-    notes = [task.describe()]
+    rows = {split: checked(task, sources[split].origin, table) for split, table in read.items()}
+    notes = [task.describe(), *(f"{name}: the split {split} is not used" for split in unused)]
     together = ""
     if isinstance(task, QuestionAnswering):
         together = ", by question" if task.pooled else ", by paragraph"
@@ -99,88 +102,181 @@ def from_sequences(
     return replace(task, read=partial(dict, rows)), tuple(notes)
 
 
-def _sources(data: Any, kind: str, columns: tuple[str, str], splits: Mapping[str, str] | None) -> dict[str, Columns]:
-    """How to read each split, under kdzoo's own names."""
-    if isinstance(data, Mapping) and not hasattr(data, "num_rows"):
-        names = {theirs: own for own, theirs in (splits or {}).items()}
-        found = {names.get(str(split), str(split)): _source(value, kind, columns) for split, value in data.items()}
-        known = {alias: own for own, aliases in token_classification.FILES.items() for alias in aliases}
-        return {known.get(split, split): source for split, source in found.items()}
+def _sources(
+    data: Any, kind: str, columns: Mapping[str, str], splits: Mapping[str, str] | None
+) -> tuple[dict[str, Columns], tuple[str, ...]]:
+    """How to read each split, under kdzoo's own names, and the names of those that are not used."""
+    known = (token_classification if kind == "tokens" else question_answering).FILES
+    if isinstance(data, Mapping):
+        given = {str(split): value for split, value in data.items()}
+        check_splits(given, splits, known)
+        return renamed("the data", {s: _source(value, kind, columns) for s, value in given.items()}, splits, known)
     if isinstance(data, (str, os.PathLike)) and Path(data).is_dir() and not (Path(data) / "state.json").is_file():
-        return _of_folder(Path(data), kind, columns, splits)
-    return {"train": _source(data, kind, columns)}
+        found = _of_folder(Path(data), kind, columns, names_of(splits, known))
+        return renamed(str(data), found, splits, known)
+    source = _source(data, kind, columns)
+    check_alone(source.origin, splits)
+    return {"train": source}, ()
 
 
-def _of_folder(
-    folder: Path, kind: str, columns: tuple[str, str], splits: Mapping[str, str] | None
-) -> dict[str, Columns]:
-    from kdzoo.tasks.reading import find_file
-
-    forms = (token_classification if kind == "tokens" else question_answering).FILES
+def _of_folder(folder: Path, kind: str, columns: Mapping[str, str], names: Iterable[str]) -> dict[str, Columns]:
     own = token_classification.SUFFIXES if kind == "tokens" else (".json",)
     plain = tuple(suffix for suffix in SUFFIXES if not suffix.endswith(".gz") and suffix not in own)
-    found = {}
-    for split, names in forms.items():
-        wanted = ((splits or {}).get(split),) if split in (splits or {}) else names
-        path = find_file(folder, *(name for name in wanted if name), suffixes=(*own, *plain))
-        if path is not None:
-            found[split] = _source(path, kind, columns)
-    if not found:
-        raise KdzooError(f"{folder} holds no train split; it needs train with one of {', '.join((*own, *plain))}")
-    return found
+    suffixes = (*own, *plain)
+    files = {name: path for name in sorted(names) if (path := find_file(folder, name, suffixes=suffixes))}
+    if not files:
+        raise KdzooError(f"{folder} holds no train split; it needs train with one of {', '.join(suffixes)}")
+    return {name: _source(path, kind, columns) for name, path in files.items()}
 
 
-def _source(value: Any, kind: str, columns: tuple[str, str]) -> Columns:
+def _source(value: Any, kind: str, columns: Mapping[str, str]) -> Columns:
     """One split from a file, a DataFrame or a Dataset."""
-    renamed = dict(zip(columns, ("words", "tags"), strict=True)) if kind == "tokens" else {}
 
-    def named(found: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        return {renamed.get(column, column): values for column, values in found.items()}
+    def table(origin: str, read: Callable[[], Mapping[str, Sequence[Any]]]) -> Columns:
+        taken = partial(_words_and_tags, columns) if kind == "tokens" else _squad_columns
+        return Columns(origin, lambda: taken(origin, read()))
 
     if hasattr(value, "column_names"):
-        return Columns("the Dataset", lambda: named(_squad_columns(columns_of(value, value.column_names))))
+        return table("the Dataset", lambda: columns_of(value, value.column_names))
     if hasattr(value, "iloc"):
-        return Columns("the DataFrame", lambda: named({str(c): value[c].tolist() for c in value.columns}))
+        return table("the DataFrame", lambda: columns_of_frame(value))
     if not isinstance(value, (str, os.PathLike)):
         raise KdzooError(f"a split is {type(value).__name__}; give a file, a DataFrame or a datasets.Dataset")
     path = Path(value)
     if not path.is_file():
         raise KdzooError(f"there is no file {path}")
-    suffix = suffix_of(path)
+    suffix = suffix_of(path) or ""
     if kind == "spans" and path.name.endswith((".json", ".json.gz")):
         return Columns(str(path), partial(question_answering.questions, path))
-    if suffix is not None and suffix.startswith((".jsonl", ".parquet")):
-        return Columns(str(path), lambda: named(_squad_columns(read_table(path))))
+    if suffix.startswith((".jsonl", ".parquet")):
+        return table(str(path), lambda: read_table(path))
     if kind == "spans":
         raise KdzooError(f"{path}: questions are read from SQuAD's JSON (.json), JSONL or Parquet")
-    return Columns(str(path), partial(sentences, path))
+    if suffix.startswith(".csv"):
+        raise KdzooError(
+            f"{path}: tagged sentences are read from CoNLL ({', '.join(token_classification.SUFFIXES)}), JSONL or "
+            "Parquet, and CSV is none of these; write a word, a tab and its tag a line, with a blank line between "
+            "sentences"
+        )
+    if columns:
+        given = " and ".join(OPTIONS[own] for own in columns)
+        raise KdzooError(
+            f"{path}: a CoNLL file has no named columns: the first of a line is the word and the last its tag, or "
+            f"text_a and label where the first line names these; leave {given} out"
+        )
+    return Columns(str(path), partial(_conll, path))
 
 
-def _squad_columns(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Columns with the hub's ``answers`` (text and answer_start) taken apart."""
+def _words_and_tags(
+    columns: Mapping[str, str], origin: str, found: Mapping[str, Sequence[Any]]
+) -> dict[str, Sequence[Any]]:
+    """The columns of words and of tags, of those that a table has."""
+    taken = {}
+    for own in OPTIONS:
+        column = columns.get(own, own)
+        if column not in found:
+            raise KdzooError(f"{origin}: no column {column!r} of {own}; it has {', '.join(found) or 'none'}")
+        taken[own] = found[column]
+    return taken
+
+
+def _conll(path: Path) -> dict[str, list[Any]]:
+    """A CoNLL file's words and tags; what is refused is said with what may be done."""
+    try:
+        return sentences(path)
+    except KdzooError as error:
+        lines = [parts for _, line in numbered_lines(path) if (parts := line.split())]
+        said = _mend([parts[-1] for parts in lines])
+        if not said and lines and not _is_tag(lines[0][-1]) and all(_is_tag(parts[-1]) for parts in lines[1:]):
+            said = "" if "text_a" in lines[0] else "; a CoNLL file has no header: leave the first line out"
+        raise KdzooError(f"{error}{said}") from None
+
+
+def _mend(tags: Iterable[Any]) -> str:
+    """What may be done about tags of another scheme."""
+    if any(isinstance(tag, str) and OTHER_SCHEME.fullmatch(tag) for tag in tags):
+        return "; write tags of IOBES or BILOU as BIO: B- for S- and U-, I- for E- and L-"
+    if any(isinstance(tag, (int, np.integer)) for tag in tags):
+        return "; tags are names such as B-PER: write those that the numbers stand for"
+    return ""
+
+
+def _is_tag(tag: str) -> bool:
+    try:
+        check_tags([tag], "")
+    except KdzooError:
+        return False
+    return True
+
+
+def _squad_columns(origin: str, columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """A table's columns with the hub's ``answers`` (text and answer_start) taken apart; none where it is impossible.
+
+    Raises:
+        KdzooError: names file and row: answers in another form, an id that comes twice, or no answer where the
+            question is said to have one.
+    """
     found = dict(columns)
+    rows: dict[Any, int] = {}
+    for row, name in enumerate(found.get("id", ()), 1):
+        if isinstance(name, str) and rows.setdefault(name, row) != row:
+            raise KdzooError(f"{origin}, row {row}: the id {name!r} stands in row {rows[name]} too; give each its own")
     answers = found.get("answers")
-    if answers and isinstance(answers[0], Mapping) and "starts" not in found:
-        found["starts"] = [_answers(row, one, "answer_start") for row, one in enumerate(answers, 1)]
-        found["answers"] = [_answers(row, one, "text") for row, one in enumerate(answers, 1)]
+    if not answers:
+        return found
+    impossible = found.get("is_impossible") or [None] * len(answers)
+    for row, none in enumerate(impossible, 1):
+        if none is not None and not isinstance(none, bool):
+            raise KdzooError(f"{origin}, row {row}, column 'is_impossible': expected true or false, got {none!r}")
+    apart = "starts" in found
+    listed = not any(isinstance(one, Mapping) for one in answers)
+    for own, part in (("starts", "answer_start"), ("answers", "text")):
+        taken = []
+        for row, (none, one) in enumerate(zip(impossible, found[own] if apart else answers, strict=True), 1):
+            values = [] if none else one if apart else _part_of(one, part, listed)
+            if not isinstance(values, (list, tuple, np.ndarray)):
+                column, form = (own, "a list") if apart else ("answers", "lists text and answer_start")
+                raise KdzooError(f"{origin}, row {row}, column {column!r}: expected {form}, got {one!r}")
+            if none is False and not len(values):
+                raise KdzooError(f"{origin}, row {row}: no answer; a question without one needs is_impossible: true")
+            taken.append([*values])
+        found[own] = taken
     return found
 
 
-def _answers(row: int, answers: Any, part: str) -> list[Any]:
-    """A part of the hub's answers to a question."""
-    values = answers.get(part) if isinstance(answers, Mapping) else None
-    if not isinstance(values, (list, tuple, np.ndarray)):
-        raise KdzooError(f"row {row}, column 'answers': expected lists text and answer_start, got {answers!r}")
-    return [*values]
+def _part_of(answers: Any, part: str, listed: bool) -> Any:
+    """A part of the hub's answers to a question, ``text`` or ``answer_start``; None where they have another form.
+
+    Args:
+        answers: a list a part, or a list of answers.
+        part: which.
+        listed: whether it is the latter.
+    """
+    if not listed:
+        return answers.get(part) if isinstance(answers, Mapping) else None
+    whole = isinstance(answers, (list, tuple)) and all(isinstance(one, Mapping) and part in one for one in answers)
+    return [one[part] for one in answers] if whole else None
 
 
-def _check_tags(origin: str, tags: Iterable[Any]) -> None:
-    from kdzoo.tasks.bio import check_tags
+def _check_tags(origin: str, column: str, tags: Iterable[Any]) -> None:
+    """Refuse tags that are no BIO, and those with a type beside those without, before the task is made of them.
 
+    Raises:
+        KdzooError: names file, row, column and word.
+    """
+    plain: bool | None = None
     for row, of in enumerate(tags, 1):
+        where = f"{origin}, row {row}, column {column!r}"
         if not isinstance(of, (list, tuple, np.ndarray)):
-            raise KdzooError(f"{origin}, row {row}, column 'tags': expected a list of texts, got {of!r}")
-        check_tags(list(of), f"{origin}, row {row}")
+            raise KdzooError(f"{where}: expected a list of texts, got {of!r}")
+        try:
+            check_tags(list(of), where)
+        except KdzooError as error:
+            raise KdzooError(f"{error}{_mend(of)}") from None
+        for tag in of:
+            if tag != "O" and plain not in (None, len(tag) == 1):
+                raise KdzooError(f"{where}: {tag!r} among rows that have tags with a type and tags without")
+            plain = plain if tag == "O" else len(tag) == 1
 
 
 def _leaks(name: str, kind: str, unit: str, rows: Mapping[str, Dataset]) -> list[str]:

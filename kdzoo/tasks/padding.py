@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def padding_side(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Where rows of texts are padded: on the right, unless the tokenizer's own kind pads on the left, as XLNet's does.
+
+    A tokenizer that was told to pad on the left would have an encoder's head read padding at the first place.
+    """
+    return type(tokenizer).padding_side
+
+
 @dataclass(frozen=True)
 class RightPadded:
     """Makes a batch of encoded rows, padded to the batch's own longest row.

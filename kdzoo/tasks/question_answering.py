@@ -161,6 +161,30 @@ class QuestionAnswering(GivenRows):
         groups = [asked(one) for one in rows["id"][:]] if self.pooled else rows["context"][:]
         return held_out_groups(rows, groups, self.name, seed)
 
+    def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See `Task.check_rows`; of training questions whose answer is not at its place all is refused, some are said."""
+        if split != "train":
+            return
+        by_word = lru_cache(maxsize=16)(lambda context: spans.split(context, lambda word: [word]))
+        lost: list[str] = []
+        asked_for = 0
+        for row in rows.select_columns(["id", "context", "answers", "starts"]):
+            if row["answers"]:
+                asked_for += 1
+                answer, start = row["answers"][0], row["starts"][0]
+                if spans.answer_pieces(by_word(row["context"]), answer, start, lambda word: [word]) is None:
+                    lost.append(row["id"])
+        if not lost:
+            return
+        said = f"{self.name}: the answer of question {lost[0]!r} is not at its answer_start"
+        if len(lost) == asked_for:
+            raise KdzooError(f"{said}, nor that of any other; give the character at which the text begins, from 0")
+        warnings.warn(
+            f"{said}; {len(lost)} of {asked_for} training questions with an answer teach neither start nor end",
+            KdzooWarning,
+            stacklevel=2,
+        )
+
     # --- models ---
 
     def head(self) -> Head:
@@ -249,7 +273,8 @@ class QuestionAnswering(GivenRows):
             raise KdzooError(f"{self.name} needs its rows, and start and end logits (N, S) of each")
         golds = rows["answers"][:]
         nullable = any(not golds[first] for first, _ in _units(rows))
-        found = self.answers(*outputs[:2], rows, nullable=nullable)
+        starts, ends = outputs[:2]
+        found = self.answers(starts, ends, rows, nullable=nullable)
         if not self.pooled:
             return [answer.text for answer in found]
         return [pool(answer.candidates for answer in of) for of in self._by_question(found, rows).values()]

@@ -22,6 +22,7 @@ from kdzoo.tasks.base import Task
 from kdzoo.tasks.classification import Classification
 from kdzoo.tasks.encoding import INDEX
 from kdzoo.tasks.knowledge import Facts, Tree, Word, cut_words, grown, read_facts, seen_by
+from kdzoo.tasks.padding import padding_side
 from kdzoo.tasks.pieces import CLS, IGNORED, SEP, tokenizer_pieces
 from kdzoo.tasks.synthetic import things
 from kdzoo.tasks.token_classification import TokenClassification
@@ -140,7 +141,7 @@ class WithKnowledge(Wrapped):
         if self.arm == "none":
             return self.inner.collator(tokenizer)
         tagged = self.kind == "tokens"  # whose rows are padded on the right, and others as their tokenizer pads
-        side = "right" if tagged else tokenizer.padding_side
+        side = "right" if tagged else padding_side(tokenizer)
         padding: Any = tokenizer.pad_token_id
         return TreeCollator(padding or 0, tagged=tagged, index_side=side)
 

@@ -87,6 +87,9 @@ class Wrapped(GivenRows):
     def longest_target(self) -> int | None:
         return self.inner.longest_target
 
+    def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+        return self.inner.about_length(rows, tokenizer, max_length)
+
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         self.inner.check_rows(split, rows, tokenizer)
 

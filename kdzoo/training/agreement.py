@@ -13,9 +13,8 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.features import LOGITS
 from kdzoo.models.heads import (
     answers_spans,
-    has_decoder,
     logits_by_token,
-    stack_config,
+    positions,
     unwrap,
     vocabulary_size,
 )
@@ -189,19 +188,6 @@ def check_longest(what: str, model: nn.Module, dataset: Any, collate: Collate, p
         with same_numbers():
             batch = collate([dataset[int(found.argmax())]])
         check_length(what, most, given(model, batch, accepted_inputs(model), prefix))
-
-
-def positions(model: nn.Module) -> int | None:
-    """How many tokens a model with a table of positions takes; None where nothing bounds them."""
-    if has_decoder(model):
-        found = getattr(stack_config(unwrap(model).config), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
-    for name, module in unwrap(model).named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa's positions begin after the padding's.
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - reserved
-    return None
 
 
 def check_sharing(student: nn.Module, teacher: nn.Module) -> None:

@@ -12,10 +12,10 @@ from kdzoo.models.activations import Activations, capture
 from kdzoo.models.attention import attention_kept
 from kdzoo.models.decoders import teacher_forced
 from kdzoo.models.embedding import embedding_output
-from kdzoo.models.heads import is_peft, savable, unwrap
+from kdzoo.models.heads import is_peft, positions, savable, unwrap
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Perturbation
-from kdzoo.training.agreement import accepted_inputs, check_length, positions
+from kdzoo.training.agreement import accepted_inputs, check_length
 from kdzoo.training.labels import Labels, label_names
 from kdzoo.training.perturbation import gradient_perturbation
 from kdzoo.training.stopwatch import Stopwatch

@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
-from kdzoo.models.heads import check_transformers, savable, unwrap
+from kdzoo.models.heads import check_transformers, positions, savable, unwrap
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
@@ -154,7 +154,7 @@ class DistillationTrainer(Trainer):
         if self.teacher is not None:
             self.teacher.to(self.args.device)
             self._teacher_inputs = accepted_inputs(self.teacher)
-            self._teacher_most = agreement.positions(self.teacher)
+            self._teacher_most = positions(self.teacher)
             self._signature_columns += [self._prefix + name for name in self._teacher_inputs]
             self._signature_columns += [name for name in makes if name.startswith(TEACHER_PREFIX)]
         self._cache = cache

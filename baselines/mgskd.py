@@ -164,6 +164,8 @@ class MGSKD(DistillationLoss):
         if student.dim() not in (3, 4):
             raise self._mismatch(student, teacher, "must be hidden states (B, S, D) or (B, M, S, D)")
         student, teacher, slots = self.vectors(student, teacher, mask)
+        if not len(student):
+            return student.sum()  # of no rows, 0
         if slots is not None and self.projection is not None and self.projection.bias is not None:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
         if mask is None:

@@ -16,6 +16,7 @@ from tiny_data import collate, rows
 from tiny_models import tiny
 
 from kdzoo.errors import KdzooError
+from kdzoo.models.heads import positions
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import OWN_OPTIONS, Term
 from kdzoo.training.agreement import accepted_inputs

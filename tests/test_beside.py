@@ -86,7 +86,9 @@ def test_the_difference_is_paired_over_rows_and_seeds(both: tuple[Path, Path]) -
     assert average is not None and average.value == pytest.approx(gap.value / 2), "over rte and sst2"
 
 
-def test_the_commands(both: tuple[Path, Path], tmp_path: Path, commands: Commands) -> None:
+def test_the_commands(
+    both: tuple[Path, Path], tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = both
     text = commands.works("table", first, second, "--markdown")
     assert f"A: {first}, B: {second}." in text and "| budget.epochs | 3.0 | 5.0 |" in text
@@ -105,7 +107,9 @@ def test_the_commands(both: tuple[Path, Path], tmp_path: Path, commands: Command
     assert "Nothing: the settings" in Page(same.read_text()).text
     commands.fails("table", first, second, "--latex", says=("--latex is for the table of one comparison",))
     commands.fails("table", first, second, "--against", "kd", says=("--against is for the table of one",))
-    commands.fails("report", first, second, says=("name its file with --out",))
+    monkeypatch.chdir(tmp_path)
+    name = f"{first.name}-beside-{second.name}.html"
+    assert name in commands.works("report", first, second) and (tmp_path / name).read_text() == out.read_text()
     commands.fails(
         "report", first, second, "--out", out, "--reach", "rte=1", says=("--reach is for the report of one",)
     )

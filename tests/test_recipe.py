@@ -417,7 +417,9 @@ def test_a_perturbation_is_set_where_there_is_one() -> None:
     assert found["lrc"].perturbation == Perturbation(norm="token") and not found["none"].perturbation
     assert load_recipes(["none", "lrc"], ["perturbation=null"])["lrc"].perturbation is None
     assert load_recipes(["kd", "lrc"], ["kd:perturbation.norm=token"])["kd"].perturbation == Perturbation(norm="token")
-    with pytest.raises(KdzooError, match="none of the methods has perturbation; write METHOD:perturbation.norm=token"):
+    with pytest.raises(
+        KdzooError, match=r"none of the methods has perturbation; write METHOD:perturbation\.norm=token"
+    ):
         load_recipes(["none", "kd"], ["perturbation.norm=token"])
 
 

@@ -126,7 +126,8 @@ class Beside:
         for method, which, scores, costs in self.lines():
             told = [_text(cell) for cell in scores]
             body.append([method if which == "A" or which == "B" else "", which, *told, *(cell.text for cell in costs)])
-        title = f"Scores; B − A with its {LEVEL:.0%} interval; averages over {', '.join(self.common) or 'no task'}"
+        shared = ", ".join(self.common) or "no task"
+        title = f"Scores; B − A, of the seeds that both have, with its {LEVEL:.0%} interval; averages over {shared}"
         if self.unlike:
             title += f"; {', '.join(self.unlike)} scored on other rows, or without labels kept, so without a difference"
         return [settings, Columns(self._head(), body, title, names=2)]

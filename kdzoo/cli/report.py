@@ -115,9 +115,11 @@ def _measured(path: Path) -> list[Columns]:
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A comparison: its folder, or packed.")],
-    other: Annotated[Path | None, typer.Argument(help="A second one, to stand beside the first; with --out.")] = None,
+    other: Annotated[Path | None, typer.Argument(help="A second one, to stand beside the first.")] = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="The report's file; FOLDER/report.html by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The report's file; FOLDER/report.html by default, of two A-beside-B.html here.")
+    ] = None,
     reach: Annotated[
         list[str] | None,
         typer.Option(help="TASK=SCORE that the time to reach is told of; 95% of the best by default; repeatable."),
@@ -128,19 +130,22 @@ def report(
     from kdzoo.bench.report.page import write_results
 
     scores = dict(_score(text) for text in reach or [])
+    if other is not None and out is None:  # it belongs to neither folder
+        out = Path(f"{_stem(folder)}-beside-{_stem(other)}.html")
     if out is not None:
         check_file(out)
-    if other is not None:
-        if out is None or scores:
-            raise KdzooError(
-                "--reach is for the report of one comparison, and two are named" if scores
-                else "a report of two comparisons belongs to neither folder; name its file with --out"
-            )  # fmt: skip
+    if other is not None and out is not None:
+        if scores:
+            raise KdzooError("--reach is for the report of one comparison, and two are named")
         said(f"written: {Beside(folder, other).write(out)}")
         return
     with console.status("drawing the report"):
         files = write_results(folder, out, scores)
     console.print(f"written: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
+
+
+def _stem(comparison: Path) -> str:
+    return comparison.resolve().name.removesuffix(".jsonl.gz")
 
 
 def _score(text: str) -> tuple[str, float]:

@@ -12,6 +12,7 @@ from kdzoo.kernels.backend import unit_vectors as unit_vectors
 from kdzoo.models.masks import slot_mask as slot_mask
 
 EPSILON = 1e-12
+WHOLE = "problem_type='multi_label_classification' or 'regression'"
 
 
 def shaped_labels(label: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,6 +22,7 @@ def shaped_labels(label: str, logits: Tensor, labels: Tensor) -> Tensor:
         raise KdzooError(
             f"{label}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}; they are (B,) for (B, C), "
             "or (B, S) for (B, S, C)"
+            + (f"; a mark or a number a class takes {WHOLE}" if labels.shape == logits.shape else "")
         )
     return labels.reshape(shape)
 

@@ -162,7 +162,7 @@ class QuestionAnswering(GivenRows):
         return held_out_groups(rows, groups, self.name, seed)
 
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
-        """See `Task.check_rows`; of training questions whose answer is not at its place all is refused, some are said."""
+        """See `Task.check_rows`; training questions whose answer is not at its place are counted; all are refused."""
         if split != "train":
             return
         by_word = lru_cache(maxsize=16)(lambda context: spans.split(context, lambda word: [word]))

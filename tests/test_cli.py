@@ -440,7 +440,7 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
         (("--epochs", "2"), "budget.epochs is 1.0 there and 2.0 here"),
         (("--student", "1x8"), "student is '1x16,heads=2' there and '1x8' here"),
         (("--train-rows", "32"), "train_rows is 64 there and 32 here"),
-        (("--set", "crd.temperature=0.1"), "overrides is [] there and ['crd.temperature=0.1'] here"),
+        (("--set", "crd.temperature=0.1"), "temperature is None there and 0.1 here"),
     ):
         refused = ("compare", *GRID, *SIZES, *changed, "--out", folder)
         commands.fails(*refused, says=("another configuration", says, "--out"))

@@ -213,7 +213,7 @@ def test_the_cache_gives_what_the_live_teacher_gives(tmp_path: Path) -> None:
     assert len([path for path in tmp_path.iterdir() if (path / "rows.safetensors").is_file()]) == 3
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KdzooError, match="that are classified, and x is spans"):
         WithRoles("x", QuestionAnswering("x"))
     with pytest.raises(KdzooError, match="'shufled'; did you mean 'shuffled'"):
@@ -236,6 +236,8 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(KdzooError, match="2 rows of tags and the model takes 3"):
         net(**batch | {"role_tags": batch["role_tags"][:, :2]})
     tokenizer.padding_side = "left"
+    assert task.collator(tokenizer)([rows[0], rows[1]])["attention_mask"][:, 0].all(), "an encoder's rows begin at 0"
+    monkeypatch.setattr(type(tokenizer), "padding_side", "left")  # as of XLNet's kind
     with pytest.raises(KdzooError, match="pads on the right"):
         task.collator(tokenizer)([rows[0], rows[1]])
 

@@ -169,6 +169,19 @@ def test_trials_do_not_depend_on_the_seeds(monkeypatch: pytest.MonkeyPatch, tmp_
         assert seeds == (7,) or len(chosen.trained) == 2, "no trial is run again"
 
 
+def test_a_method_is_added_with_settings_of_its_own(tmp_path: Path) -> None:
+    """What the other cells were trained with has not changed; where it has, the cell says what."""
+    plain = TINY | {"tune": 0, "methods": ("none",), "seeds": (0,)}
+    Comparison(resolve(**plain), tmp_path, Console(quiet=True)).run()
+    more = plain | {"methods": ("none", "kd"), "overrides": ("kd:kd.temperature=3",)}
+    comparison = Comparison(resolve(**more), tmp_path, Console(quiet=True))
+    assert comparison.work.find(("sst2", "none", 0)) is not None
+    comparison.run()
+    other = resolve(**more | {"overrides": ("kd:kd.temperature=4",)})
+    with pytest.raises(KdzooError, match="sst2-kd-0.json is of another configuration: .*temperature is 3.* and 4"):
+        Comparison(other, tmp_path, Console(quiet=True)).run()
+
+
 def test_workers_tune_alike(commands: Commands, tmp_path: Path) -> None:
     given = (
         "compare", "--tasks", "sst2", "--methods", "kd", "--tune", 2, "--seeds", 1, "--teacher", "1x16,heads=2",

@@ -88,7 +88,7 @@ def compare(
     methods: str | Sequence[str] = METHODS,
     teacher: str | None = None,
     student: str | None = None,
-    seeds: int | None = None,
+    seeds: int | str | Sequence[int] | None = None,
     out: str | Path = OUT,
     workers: int | None = None,
     quiet: bool = False,
@@ -110,7 +110,7 @@ def compare(
             ``"flat"``, ``"both"``; of roles ``"roles"``, ``"none"``, ``"shuffled"``.
         methods: recipes, YAML files or expressions.
         teacher, student: folders, hub names or sizes.
-        seeds: how many.
+        seeds: how many, or which: ``(0, 3, 7)`` or ``"0,3,7"``.
         out: folder for the results.
         workers: trainings at the same time, each in a process of its own.
         quiet: print nothing.
@@ -125,6 +125,7 @@ def compare(
     from kdzoo.objectives.expression import split_methods
 
     known = {*Settings.model_fields, *Budget.model_fields, "teacher_epochs", "teacher_learning_rate"}
+    known -= {"budget", "teacher_budget", "first", "own_tasks"}  # made of the others
     for setting in settings:
         if setting not in known:
             raise unknown("setting", setting, known)

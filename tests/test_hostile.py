@@ -176,7 +176,7 @@ def test_a_method_s_own_training_is_trained_with(commands: Commands, tmp_path: P
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     commands.works(*grid, *own, "--out", tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == before
-    commands.fails(*grid, *own[:-2], "--out", tmp_path, says=("another configuration", "overrides"))
+    commands.fails(*grid, *own[:-2], "--out", tmp_path, says=("another configuration", "batch_size is 16 there"))
 
 
 def test_each_recipe_s_own_training() -> None:
@@ -189,11 +189,13 @@ def test_each_recipe_s_own_training() -> None:
     assert found.epochs == 1 and found.batch_size == 8, "what was given comes first"
     assert found.max_length == own.budget.max_length, "the rows have one length for all"
     assert own.trained == "each recipe's own training"
-    # A number of a setting comes before one of an option.
-    overrides = ("training.epochs=3",)
+    # A number of one method's setting comes before one of an option; for all methods the two say the same thing.
+    overrides = ("kd:training.epochs=3",)
     both = resolve(methods=("kd",), overrides=overrides, budget={"epochs": 1}, recipe_training=True)
     changed = load_recipes(["kd"], overrides, training="own")["kd"]
     assert both.budget_of(changed).epochs == 3
+    with pytest.raises(KdzooError, match=r"--epochs and --set training\.epochs both say"):
+        resolve(methods=("kd",), overrides=("training.epochs=3",), budget={"epochs": 1}, recipe_training=True)
     assert "recipe_training" in own.shared() and "recipe_training" not in plain.shared()
 
 

@@ -91,6 +91,8 @@ def test_data_sets_and_names_with_commas(tmp_path: Path) -> None:
 
 def test_what_compare_refuses(tmp_path: Path) -> None:
     table = pd.DataFrame(made(20))
+    with pytest.raises(KdzooError, match="unknown setting 'budget'"):
+        kdzoo.compare(budget={"epochs": 1}, out=tmp_path)
     with pytest.raises(KdzooError, match="unknown setting 'epoch'; did you mean 'epochs'"):
         kdzoo.compare(data=table, text="text", label="topic", epoch=1, out=tmp_path)
     with pytest.raises(KdzooError, match="the task data needs a --teacher"):

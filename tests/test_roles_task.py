@@ -287,3 +287,37 @@ def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
     kdzoo_command.fails(
         "check", "kd", "--tasks", "cola", "--roles", tmp_path, "--knowledge", "x", says=("give one of them",)
     )
+
+
+def test_what_is_above_the_encoder_begins_as_pytorch_has_it(tmp_path: Path) -> None:
+    """At transformers' deviation of 0.02 a model from scratch never learned; what is loaded stays as it was saved."""
+    encoder = {
+        "model_type": "bert",
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "intermediate_size": 32,
+    }
+    torch.manual_seed(0)
+    net = SemBertForSequenceClassification(SemBertConfig(encoder={**encoder, "num_attention_heads": 2}, num_labels=2))
+    assert net.role_vectors.embedding.weight[1:].std() > 0.5, "0.02 before"
+    bound = (net.config.hidden_size * 3) ** -0.5  # of a convolution over three pieces
+    assert 0.4 * bound < net.words.convolution.weight.std() < bound
+    assert net.encoder.get_input_embeddings().weight.std() < 0.1, "the encoder's are transformers' own"
+    net.save_pretrained(tmp_path)
+    again = type(net).from_pretrained(tmp_path)
+    for name, value in net.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.slow
+def test_roles_help_a_small_teacher_from_scratch(kdzoo_command: Commands, tmp_path: Path) -> None:
+    """Two of five synthetic sentences are open without their roles."""
+    sizes = ("--teacher", "2x64", "--student", "2x32", "--methods", "none", "--seeds", "1", "--max-length", "48")
+    rows = ("--train-rows", "2000", "--validation-rows", "400", "--epochs", "4")
+    kdzoo_command.works(
+        "compare", "--tasks", "sembert", "--arms", "roles,none,shuffled", *sizes, *rows, "--out", tmp_path
+    )
+    scores = {name: record["score"] for name, record in records(tmp_path).items() if name.endswith("-teacher")}
+    assert scores["sembert-teacher"] > 95
+    assert scores["sembert-none-teacher"] < 88 and scores["sembert-shuffled-teacher"] < 88

@@ -178,7 +178,7 @@ def test_a_method_is_added_with_settings_of_its_own(tmp_path: Path) -> None:
     assert comparison.work.find(("sst2", "none", 0)) is not None
     comparison.run()
     other = resolve(**more | {"overrides": ("kd:kd.temperature=4",)})
-    with pytest.raises(KdzooError, match="sst2-kd-0.json is of another configuration: .*temperature is 3.* and 4"):
+    with pytest.raises(KdzooError, match=r"sst2-kd-0.json is of another configuration: .*temperature is 3.* and 4"):
         Comparison(other, tmp_path, Console(quiet=True)).run()
 
 

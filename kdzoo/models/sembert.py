@@ -183,6 +183,19 @@ class SemBertForSequenceClassification(PreTrainedModel):
         self._typed = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """The encoder's parts as transformers has them; those above it as PyTorch has them.
+
+        At a deviation of 0.02 the pieces' convolution and the tags' vectors say next to nothing at first, and a model from
+        scratch does not learn.
+        """
+        if any(module is part for part in self.encoder.modules()):
+            super()._init_weights(module)
+            return
+        own = [*module.parameters(recurse=False)]
+        if own and not any(getattr(parameter, "_is_hf_initialized", False) for parameter in own):  # of a loaded one
+            module.reset_parameters()  # type: ignore[operator]
+
     def plain_config(self) -> Any:
         """The encoder's configuration with the task's labels: of a student that reads words alone."""
         found = self.config.of_encoder()

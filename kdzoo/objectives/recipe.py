@@ -31,11 +31,11 @@ from kdzoo.objectives.sources import Source as Source
 from kdzoo.objectives.sources import sources_of, still_true
 from kdzoo.objectives.strict import Strict
 from kdzoo.objectives.term import OWN_OPTIONS, Term
+from kdzoo.objectives.tunable import check_tunable, ranges_of
 from kdzoo.yaml_files import UNREADABLE, read_value, read_yaml
 
 # Deep enough that any explicit pair, and any slice of a named map, is in range when only its form is checked.
 LARGE, DEEP = 10_000, 100
-SOFTENED = ("kd", "soft_ce", "dkd")  # losses whose temperature softens predictions, and may be tuned
 
 
 class Citation(Strict):
@@ -274,39 +274,13 @@ class Recipe(Strict):
             raise KdzooError(f"the stages' fractions add up to {total:g}, they must add up to 1")
         self.objective()
         sources_of(self)
-        self._check_tunable()
+        check_tunable(self)
         return self
-
-    def _check_tunable(self) -> None:
-        for key, (low, high) in self.tunable.items():
-            loss, _, option = key.partition(".")
-            if loss not in self.losses:
-                raise unknown("term of tunable", loss, self.losses)
-            known = {*options_of(loss_class(loss)), "weight"}
-            if option not in known:
-                raise unknown(f"tunable option of {loss!r}", option, known)
-            if not low < high:
-                raise KdzooError(f"tunable: {key} is from {low:g} to {high:g}; the first number must be the smaller")
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """What may be tuned: `tunable`, or the weights of all terms but the labels', and temperatures.
-
-        A weight lies within an eighth and eight times the recipe's, a temperature of softened predictions within 1 and
-        10, and up to the recipe's own where that is higher.
-        """
-        if self.tunable:
-            return dict(self.tunable)
-        terms = [term for stage in self.stages for term in stage.terms]
-        found: dict[str, tuple[float, float]] = {}
-        for loss in self.losses:
-            weights = {term.weight for term in terms if term.loss == loss and isinstance(term.weight, float)}
-            if loss != "ce" and len(terms) > 1 and len(weights) == 1 and (weight := weights.pop()) > 0:
-                found[f"{loss}.weight"] = (weight / 8, weight * 8)
-            if loss in SOFTENED:
-                own = [float(term.options.get("temperature", 1.0)) for term in terms if term.loss == loss]
-                found[f"{loss}.temperature"] = (min(1.0, *own), max(10.0, *own))
-        return found
+        """What may be tuned and between what: see `kdzoo.objectives.tunable.ranges_of`."""
+        return ranges_of(self)
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Synthetic sentences about who did it: word order tells in some, and in others only the semantic roles do.
 
-Two of five sentences name both and leave open who acted. There the roles, which stand for what a labeller took from
-elsewhere, are all there is to know it by.
+Two of five sentences name both, the person first, and leave open who acted. There the roles, which stand for what a
+labeller took from elsewhere, are all there is to know it by.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def generate(split: str, rows: int | None = None, seed: int = 0) -> dict[str, li
 def _row(rng: Random) -> dict[str, Any]:
     person, animal, acts = rng.choice(PEOPLE), rng.choice(ANIMALS), rng.randrange(2)
     agent, other = (person, animal) if acts else (animal, person)
-    names = (agent, other) if rng.random() < 0.5 else (other, agent)
     form = rng.choice(UNCLEAR if rng.random() < OPEN else CLEAR)
     verb, where = rng.choice(VERBS), rng.choice(WHERE)
-    words = form.format(a=agent, b=other, x=names[0], y=names[1], verb=verb, where=where).split()
+    words = form.format(a=agent, b=other, x=person, y=animal, verb=verb, where=where).split()
     tags = ["O"] * len(words)
     for word, role in ((agent, "ARG0"), (other, "ARG1")):
         at = words.index(word)

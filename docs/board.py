@@ -27,6 +27,7 @@ STUDIES = {
     "lrc-stsb-4x312": ("4×312, distilled", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "mpnet-stsb": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
+    "mrpc-roles": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "multi30k-2000-frozen": ("3+3 layers, frozen MiniLM", "translation", "results/translation.md"),
     "multi30k-2000-scratch": ("3+3 layers", "translation", "results/translation.md"),
     "multi30k-6000-scratch": ("3+3 layers", "translation", "results/translation.md"),

@@ -186,8 +186,8 @@ class SemBertForSequenceClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The encoder's parts as transformers has them; those above it as PyTorch has them.
 
-        At a deviation of 0.02 the pieces' convolution and the tags' vectors say next to nothing at first, and a model from
-        scratch does not learn.
+        At a deviation of 0.02 the pieces' convolution and the tags' vectors say next to nothing at first, and a model
+        from scratch does not learn.
         """
         if any(module is part for part in self.encoder.modules()):
             super()._init_weights(module)

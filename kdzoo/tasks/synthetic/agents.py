@@ -17,6 +17,7 @@ PEOPLE = ("nurse", "pilot", "baker", "judge", "singer", "miner", "clerk", "paint
 ANIMALS = ("dog", "goat", "crow", "horse", "fox", "goose", "bear", "cat", "wolf", "mule")
 VERBS = ("chased", "followed", "watched", "helped", "found", "missed", "called", "feared")
 WHERE = ("near the mill", "in the yard", "behind the church", "by the river", "on the road")
+WHEN = ("", "again", "at noon", "on that day", "late in the evening")  # so that a length tells no form of sentence
 OPEN = 0.4  # of the sentences
 # a acts on b; of the last three nobody can tell.
 CLEAR = (
@@ -43,7 +44,8 @@ def _row(rng: Random) -> dict[str, Any]:
     agent, other = (person, animal) if acts else (animal, person)
     form = rng.choice(UNCLEAR if rng.random() < OPEN else CLEAR)
     verb, where = rng.choice(VERBS), rng.choice(WHERE)
-    words = form.format(a=agent, b=other, x=person, y=animal, verb=verb, where=where).split()
+    when = rng.choice(WHEN).split()
+    words = [*form.format(a=agent, b=other, x=person, y=animal, verb=verb, where=where).split(), *when]
     tags = ["O"] * len(words)
     for word, role in ((agent, "ARG0"), (other, "ARG1")):
         at = words.index(word)
@@ -52,5 +54,6 @@ def _row(rng: Random) -> dict[str, Any]:
     place = where.split()
     at = next(at for at in range(len(words)) if words[at : at + len(place)] == place)
     tags[at : at + len(place)] = ["B-ARGM-LOC", *["I-ARGM-LOC"] * (len(place) - 1)]
+    tags[len(words) - len(when) :] = ["B-ARGM-TMP", *["I-ARGM-TMP"] * (len(when) - 1)][: len(when)]
     roles = [{"words": words, "verbs": [{"verb": verb, "tags": tags}]}]
     return {"sentence": " ".join(words), "label": LABELS[acts], "roles": json.dumps(roles)}

@@ -34,6 +34,7 @@ STUDIES = {
     "multi30k-6000-students": ("3+1 layers, frozen MiniLM", "translation", "results/translation.md"),
     "ncbi-disease": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "squad": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),

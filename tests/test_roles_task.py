@@ -314,7 +314,7 @@ def test_what_is_above_the_encoder_begins_as_pytorch_has_it(tmp_path: Path) -> N
 def test_roles_help_a_small_teacher_from_scratch(kdzoo_command: Commands, tmp_path: Path) -> None:
     """Two of five synthetic sentences are open without their roles."""
     sizes = ("--teacher", "2x64", "--student", "2x32", "--methods", "none", "--seeds", "1", "--max-length", "48")
-    rows = ("--train-rows", "2000", "--validation-rows", "400", "--epochs", "4")
+    rows = ("--train-rows", "2000", "--validation-rows", "400", "--epochs", "6", "--teacher-learning-rate", "5e-4")
     kdzoo_command.works(
         "compare", "--tasks", "sembert", "--arms", "roles,none,shuffled", *sizes, *rows, "--out", tmp_path
     )

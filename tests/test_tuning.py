@@ -182,6 +182,7 @@ def test_a_method_is_added_with_settings_of_its_own(tmp_path: Path) -> None:
         Comparison(other, tmp_path, Console(quiet=True)).run()
 
 
+@pytest.mark.slow
 def test_workers_tune_alike(commands: Commands, tmp_path: Path) -> None:
     given = (
         "compare", "--tasks", "sst2", "--methods", "kd", "--tune", 2, "--seeds", 1, "--teacher", "1x16,heads=2",

@@ -203,14 +203,19 @@ class Records:
                 READERS.get(path.parent.name, read_record)(path)
             except DamagedRecord as error:
                 of_teacher = path.name == "record.json"
-                # Under a name that begins with a dot a teacher is none.
-                new = f".{path.parent.name}" if of_teacher else path.name
-                old = path.parent if of_teacher else path
-                free = (old.with_name(f"{new}.damaged-{number}") for number in count(1))
-                aside = next(path for path in free if not path.exists())
-                os.replace(old, aside)
+                aside = self.set_aside(path.parent if of_teacher else path, "damaged")
                 lines.append(printable(f"{str(error).partition(';')[0]}; set aside as {aside}"))
         return lines
+
+    @staticmethod
+    def set_aside(path: Path, why: str) -> Path:
+        """Rename a record, or a teacher's folder, to one that no one reads; the new path."""
+        # Under a name that begins with a dot a teacher is none.
+        name = f".{path.name}" if path.is_dir() else path.name
+        free = (path.with_name(f"{name}.{why}-{number}") for number in count(1))
+        aside = next(path for path in free if not path.exists())
+        os.replace(path, aside)
+        return aside
 
     def find(self, path: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
         """The record at a path, when it is there.

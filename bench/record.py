@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdzoo.bench.files import DamagedRecord, read_json
-from kdzoo.bench.trials import MARK, is_trial
+from kdzoo.bench.trials import MARK, without_trials
 from kdzoo.errors import KdzooError
 
 FORMAT = 1
@@ -202,8 +202,7 @@ def failure_paths(folder: Path) -> list[Path]:
 
 def jobs_of(failures: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
     """Task, method and seed of failed trainings; trials are none of a table's."""
-    jobs = [(failure["task"], failure["method"], failure["seed"]) for failure in failures]
-    return [job for job in jobs if not is_trial(job)]
+    return without_trials((failure["task"], failure["method"], failure["seed"]) for failure in failures)
 
 
 def read_failure(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+Job = tuple[str, str, int]
 MARK = "#"  # between a method's name and the number of a trial of it; no name holds it
 
 
@@ -18,9 +19,9 @@ def parted(method: str) -> tuple[str, int | None]:
     return name, int(trial) if trial else None
 
 
-def is_trial(job: tuple[str, str, int]) -> bool:
-    """Whether a job (task, method, seed) is a trial."""
-    return MARK in job[1]
+def without_trials(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs (task, method, seed) that are no trials."""
+    return [job for job in jobs if MARK not in job[1]]
 
 
 def best_trial(scores: Mapping[int, float]) -> int:

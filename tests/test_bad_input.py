@@ -447,7 +447,10 @@ def test_an_error_of_our_own_making(commands: Commands, monkeypatch: pytest.Monk
             ("--set", "kd:training.learning_rate=1", "--learning-rate", "1"),
             "--learning-rate and --set training.learning_rate",
         ),
-        (("--set", "tunable={kd.temperature: [2, 4]}"), "kdzoo compare --tune seeks, and nothing is sought here"),
+        (
+            ("--set", "tunable={kd.temperature: [2, 4]}"),
+            "kdzoo compare --tune seeks within it, and nothing is sought here",
+        ),
     ],
 )
 def test_what_is_told_twice_or_for_nothing(

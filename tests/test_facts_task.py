@@ -330,7 +330,8 @@ def test_facts_that_are_never_named_are_said() -> None:
     rows = rows_of(task)
     tokenizer = tokenizer_of(task, rows)
     with pytest.warns(KdzooWarning, match="none of 3 rows names a subject"):
-        task.encode_for_teacher(rows, tokenizer, 32)
+        found = task.encode_for_teacher(rows, tokenizer, 32)
+    assert found["input_ids"][:] == inner.encode(rows, tokenizer, 32)["input_ids"][:], "the rows are the students'"
 
 
 def test_what_cannot_be_is_refused() -> None:

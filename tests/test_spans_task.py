@@ -295,87 +295,11 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert "40 of 40 validation questions on a paragraph that training has" in said
 
 
-def abstracts(path: Path, questions: int = 6, *, silent: tuple[int, ...] = (), **broken: Any) -> Path:
-    """A file in BioASQ's form: each question with three abstracts, of which the second says nothing, in mixed order."""
-    found = []
-    for number in range(3):
-        for question in range(questions):
-            gene = f"Gene{question}{'b' * (number == 2)}"
-            context = f"Study {number} of disease {question} : the cause is {gene} ."
-            entry = {"id": f"q_{question}_{number:03}", "question": f"what causes disease {question} ?"}
-            entry |= {"answers": [{"text": gene, "answer_start": context.index(gene)}]}
-            if number == 1 or question in silent:
-                entry |= {"is_impossible": True, "answers": []}
-            found.append({"context": context, "qas": [entry]})
-    found[0]["qas"][0] |= broken
-    path.write_text(json.dumps({"data": [{"paragraphs": found}]}))
-    return path
-
-
-def test_answers_pooled_over_abstracts(kdzoo_command: Commands, tmp_path: Path) -> None:
-    file = abstracts(tmp_path / "train.json", 12)
-    own = from_data({"train": file, "validation": abstracts(tmp_path / "dev.json")}, kind="spans", metric="mrr").task
-    assert own.headline == ("mrr",) and own.metrics == ("mrr", "strict_accuracy", "lenient_accuracy")
-    assert own.name in own.describe() and "pooled" in own.describe()
-    tokenizer = made("squad", length=LENGTH)[3]
-    rows = own.encode(own.rows()["validation"], tokenizer, LENGTH)
-    assert own.references(rows) == [[f"Gene{question}", f"Gene{question}b"] for question in range(6)]
-
-    rng = np.random.default_rng(secrets.randbits(32))
-    outputs = rng.normal(size=(len(rows), LENGTH)), rng.normal(size=(len(rows), LENGTH))
-    # What each abstract's n best say, and who asked, counted by hand.
-    shares: dict[str, dict[str, float]] = {}
-    one_by_one = QuestionAnswering("mine").answers(*outputs, rows, nullable=True)
-    for asked, answer in zip(own.rows()["validation"]["id"], one_by_one, strict=True):
-        of = shares.setdefault(asked[:-4], {})
-        for candidate in answer.candidates:
-            if candidate.text:
-                of[candidate.text.lower()] = of.get(candidate.text.lower(), 0.0) + candidate.probability
-    ranked = [sorted(of, key=lambda text: -of[text])[:5] for of in shares.values()]
-    found = own.predictions(outputs, rows)
-    assert [[text.lower() for text in answers] for answers in found] == ranked
-    scores = own.evaluate(found, own.references(rows))
-    right = [[text in (f"gene{at}", f"gene{at}b") for text in answers] for at, answers in enumerate(ranked)]
-    assert scores["strict_accuracy"] == pytest.approx(np.mean([answers[0] for answers in right]))
-    assert scores["lenient_accuracy"] == pytest.approx(np.mean([any(answers) for answers in right]))
-    assert scores["mrr"] == pytest.approx(np.mean([1 / (1 + of.index(True)) if any(of) else 0 for of in right]))
-    drawn = counts(rng.integers(6, size=(4, 6)), 6)
-    again = resampled_values("mrr", "spans", [found], own.references(rows), drawn)
-    each = np.array([1 / (1 + of.index(True)) if any(of) else 0 for of in right])
-    assert again[0] == pytest.approx(drawn @ each / 6)
-
-    held = from_data(file, kind="spans", metric="strict_accuracy")
-    split = held.task.rows()
-    assert not {one[:-4] for one in split["train"]["id"]} & {one[:-4] for one in split["validation"]["id"]}
-    assert "by question" in held.notes[1]
-    given = ("--data", file, "--kind", "spans", *SMALL[:4], "--epochs", "1", "--max-length", "48", "--seeds", "1")
-    said = kdzoo_command.works("compare", *given, "--metric", "mrr", "--methods", "kd", "--out", tmp_path / "out")
-    assert "lenient_accuracy" in said
-    record = records(tmp_path / "out")["train-kd-0"]
-    assert all(isinstance(answers, list) and len(answers) <= 5 for answers in record["predictions"]["validation"])
-    kdzoo_command.works("report", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("more", "broken", "says"),
-    [
-        (("--metric", "mrr,f1"), {}, "f1 is of single answers, and mrr of answers pooled"),
-        (("--metric", "mrr"), {"id": "q17"}, "'q17' is no id of a question and its number"),
-        (("--metric", "mrr"), {"silent": tuple(range(6))}, "has no answer in any paragraph; leave it out"),
-    ],
-)
-def test_abstracts_that_cannot_be_pooled(
-    kdzoo_command: Commands, tmp_path: Path, more: tuple[str, ...], broken: dict[str, Any], says: str
-) -> None:
-    file = abstracts(tmp_path / "mine.json", **broken)
-    given = ("--data", file, "--kind", "spans", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails("compare", *given, *more, says=("mine", says))
-
-
 def test_answers_that_occur_more_than_once_are_said(tmp_path: Path) -> None:
     file = squad_file(tmp_path / "mine.json", occurrences=2)
     with pytest.warns(KdzooWarning, match="1 of 12 questions say that their answer occurs more than once"):
-        from_data(file, kind="spans")
+        rows = from_data(file, kind="spans").task.rows()
+    assert sum(map(len, rows.values())) == 12, "they are kept"
 
 
 def test_answers_that_are_not_at_their_place_are_counted(kdzoo_command: Commands, tmp_path: Path) -> None:

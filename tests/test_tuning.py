@@ -223,16 +223,19 @@ def test_temperatures_of_softened_predictions_are_sought() -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({"tune": 0, "overrides": ("kd:tunable={kd.temperature: [2, 4]}",)}, "is about what --tune seeks"),
         (
-            {"tune": 0, "recipe_training": True, "overrides": ("training.epochs=2",)},
-            "--epochs and --set training.epochs both say",
+            {"overrides": ("kd:tunable={kd.temperature: [2, 4]}",)},
+            "has no effect: kdzoo compare --tune seeks within it",
+        ),
+        (
+            {"recipe_training": True, "overrides": ("training.epochs=2",)},
+            r"--epochs and --set training\.epochs say the same thing",
         ),
     ],
 )
-def test_settings_that_would_have_no_effect(told: dict[str, Any], says: str) -> None:
+def test_settings_that_would_have_no_effect(told: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(KdzooError, match=says):
-        resolve(**TINY | told)
+        Comparison(resolve(**TINY | {"tune": 0} | told), tmp_path, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from rich.console import Console
@@ -30,14 +29,14 @@ from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
-from kdzoo.bench.trials import is_trial, parted, trial_name
+from kdzoo.bench.trials import trial_name, without_trials
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.decoders import check_decoder
 from kdzoo.models.inputs import check_abilities
 from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
-from kdzoo.objectives.overrides import ALL, load_recipes
+from kdzoo.objectives.overrides import ALL, check_told_once, load_recipes
 from kdzoo.tasks import Task, get_task
 from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import megabytes
@@ -111,9 +110,10 @@ class Comparison:
         twice = [name for index, name in enumerate(settings.tasks) if name in settings.tasks[:index]]
         if twice:
             raise KdzooError(f"the task {twice[0]!r} is named twice; name each task once")
-        self.recipes = load_recipes(
-            settings.methods, settings.overrides, training="own" if settings.recipe_training else "one budget"
-        )
+        if settings.recipe_training:  # elsewhere a number of the training is one method's
+            check_told_once(settings.first, settings.overrides)
+        own: Literal["own", "one budget"] = "own" if settings.recipe_training else "one budget"
+        self.recipes = load_recipes(settings.methods, settings.overrides, training=own, tuned=bool(settings.tune))
         self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
@@ -247,13 +247,11 @@ class Comparison:
                 self._say(f"warning: {line}")
             teachers: Grid = {(task.name, TEACHER, 0): [] for task in self.tasks}
             if self.settings.tune:
-                trials = [*self._trials()]
-                for job in trials:
+                for job in self._trials():
                     teachers[job[0], TEACHER, 0].append(job)
-                missing = [job for job in trials if self.work.find(job) is None]
-                tried = self._run_grid(teachers, launcher, retry_failed)
+                self._run_grid(teachers, launcher, retry_failed)
                 self.work.chosen = chosen_of(self.work, self.recipes, self.tasks, self._say)
-                self._set_aside({(job[0], parted(job[1])[0]) for job in missing if job in tried})
+                self._set_aside_other_choices()
             grid: Grid = {teacher: [] for teacher in teachers}
             for task, method, seed in self.cells():
                 grid[task.name, TEACHER, 0].append((task.name, method, seed))
@@ -264,19 +262,26 @@ class Comparison:
                 self.printer.write(self.records.folder)
         return [done[job] for teacher, cells in grid.items() for job in (teacher, *cells) if job in done]
 
-    def _set_aside(self, methods: set[tuple[str, str]]) -> None:
-        """Put away the cells of methods that new trials gave other settings than they were trained with."""
+    def _set_aside_other_choices(self) -> None:
+        """Put away the cells that were trained with what another trial than the best one now tried."""
         for task, method, seed in self.cells():
             job = (task.name, method, seed)
             path = self.work.place(job)
-            if job[:2] not in methods or not path.exists():
+            if not path.exists():
                 continue
-            if differences(read_json(path).get("configuration", {}), self.work.configuration(job)):
-                aside = next(free for number in count(1) if not (free := Path(f"{path}.before-{number}")).exists())
-                path.rename(aside)
+            there = read_json(path).get("configuration", {})
+            if differences(there, self.work.configuration(job)) and self._tried(job, there):
+                aside = self.records.set_aside(path, "before")
                 self._say(
-                    f"{task.name:<6} {method} seed {seed} is trained again, as another trial is the best now; {aside}"
+                    f"{task.name:<6} {method} seed {seed} is trained again, as another trial is the best now; what it "
+                    f"was is in {aside}"
                 )
+
+    def _tried(self, job: Job, configuration: dict[str, Any]) -> bool:
+        """Whether a cell's configuration is that of one of its method's trials, but for who it is."""
+        name, method, seed = job
+        trials = (self.work.configuration((name, trial_name(method, at), SEED)) for at in range(self.settings.tune))
+        return any(not differences(trial | {"method": method, "seed": seed}, configuration) for trial in trials)
 
     def _keep_students(self, done: dict[Job, dict[str, Any]]) -> None:
         """Keep the students that are asked for, and name the cells that an earlier run finished without theirs."""
@@ -284,23 +289,21 @@ class Comparison:
         for job in done:
             if job[1] != TEACHER:
                 by_method.setdefault(job[:2], []).append(job)
+
+        def rank(job: Job) -> tuple[float, int]:
+            return done[job]["score"], -job[2]
+
+        best_alone = self.settings.save_students == "best"
         without: list[Job] = []
         for jobs in by_method.values():
             kept = [job for job in jobs if self.work.path(self.work.student_part(job)).is_dir()]
-            if self.settings.save_students == "all":
-                without += [job for job in jobs if job not in kept]
-                continue
-
-            def rank(job: Job) -> tuple[float, int]:
-                return done[job]["score"], -job[2]
-
-            best = max(jobs, key=rank)
-            without += [best] * (best not in kept)
-            for job in sorted(kept, key=rank)[:-1]:
+            wanted = [max(jobs, key=rank)] if best_alone else jobs
+            without += [job for job in wanted if job not in kept]
+            for job in sorted(kept, key=rank)[:-1] if best_alone else []:
                 shutil.rmtree(self.work.path(self.work.student_part(job)), ignore_errors=True)
         if without:
             first = self.work.place(without[0])
-            what = "the best student" if self.settings.save_students == "best" else "the student"
+            what = "the best student" if best_alone else "the student"
             more = f" and of {len(without) - 1} more" if len(without) > 1 else ""
             self._say(
                 f"warning: {what} is not kept of {' '.join(map(str, without[0]))}{more}, done before it was asked for; "
@@ -330,7 +333,7 @@ class Comparison:
     @property
     def failed_cells(self) -> list[Job]:
         """The teachers and cells that failed, without the trials."""
-        return [job for job in self.failed if not is_trial(job)]
+        return without_trials(self.failed)
 
     def summary_of_failures(self) -> str:
         """One line about the trainings that failed."""
@@ -369,8 +372,9 @@ class Comparison:
             self._say(f"{task.name:<6} the teacher runs live for {', '.join(live)}: over --cache-limit, {limit}")
 
     def _table(self, records: Sequence[dict[str, Any]], failed: Sequence[Job]) -> Any:
-        cells = [job for job in failed if not is_trial(job)]
-        return "" if self.printer is None else self.printer.table(records, self.title, failed=cells, running=True)
+        if self.printer is None:
+            return ""
+        return self.printer.table(records, self.title, failed=without_trials(failed), running=True)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,7 +14,6 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.tokenizers import told_of_targets
 from kdzoo.objectives.overrides import trained_with
-from kdzoo.objectives.reading import split_setting
 from kdzoo.objectives.recipe import Recipe, Training
 from kdzoo.tasks import get_task
 from kdzoo.tasks.sources import check_source
@@ -140,13 +139,6 @@ class Settings(Distilled):
             return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"
         if self.keep == "best" and self.augment:
             return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
-        if not self.tune and (given := [s for s in self.overrides if split_setting(s)[1].split(".")[0] == "tunable"]):
-            return (
-                f"setting {given[0]!r} is about what --tune seeks, and nothing is tuned; leave one out, or add --tune"
-            )
-        if self.recipe_training and (both := sorted({*self.first} & trained_with(self.overrides, ""))):
-            option = f"--{both[0].replace('_', '-')}"
-            return f"{option} and --set training.{both[0]} both say what all methods are trained with; leave one out"
         return super().idle()
 
     def _idle_cache(self) -> str:
@@ -191,7 +183,10 @@ class Place(Told):
 def quickstart_of(given: dict[str, Any]) -> dict[str, Any]:
     """The quickstart's settings for the tasks that are asked for: their own where all of them have the same."""
     own = [get_task(name).quickstart for name in given.get("tasks", ())]
-    return QUICKSTART | (dict(own[0]) if own and all(one == own[0] for one in own) else {})
+    if not own or any(one != own[0] for one in own):
+        return QUICKSTART
+    budgets = {name: QUICKSTART[name] | own[0].get(name, {}) for name in ("budget", "teacher_budget")}
+    return {**QUICKSTART, **own[0], **budgets}
 
 
 def resolve(**given: Any) -> Settings:

@@ -19,6 +19,7 @@ from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.source_target import SourceTargetTokenizer, same_words, source_part, target_part
 from kdzoo.tasks.synthetic.grammar import GRAMMARS
 
+LOOKED_AT = 100  # rows whose texts two tokenizers of one vocabulary have to read alike
 FOLDER = "tokenizer"  # of a learned one, within an output folder
 
 
@@ -69,13 +70,11 @@ def encoder_for(
     return Encoder(theirs, own, max_length, epochs)
 
 
-def _check_read_alike(
-    theirs: Any, own: Any, tasks: Sequence[Task], data: Mapping[str, DatasetDict], looked_at: int = 100
-) -> None:
+def _check_read_alike(theirs: Any, own: Any, tasks: Sequence[Task], data: Mapping[str, DatasetDict]) -> None:
     """Refuse a student's tokenizer of the teacher's vocabulary that makes other tokens of a text."""
     for task in tasks:
         rows = data[task.name]["train"]
-        for text in task.texts(rows.select(range(min(len(rows), looked_at)))):
+        for text in task.texts(rows.select(range(min(len(rows), LOOKED_AT)))):
             one, other = (source_part(side)(text)["input_ids"] for side in (theirs, own))
             if one != other:
                 raise KdzooError(

@@ -68,12 +68,13 @@ def distill(
     push_to_hub: Push = "",
 ) -> None:
     """Distil a teacher into a student; the recipe's published hyper-parameters hold where no option is given."""
+    from kdzoo.objectives.overrides import check_told_once
     from kdzoo.objectives.recipe import Recipe
 
     recipe = _changed(Recipe.load(method), set_)
     name, rows["data"] = _task(task, rows, columns)
     told = {"given": validated(Distilled, **rows), "seed": validated(Seeded, **seeded).seed}
-    _check_told_once(recipe, budget, set_)
+    check_told_once(budget, set_ or (), recipe.name)
     budget = recipe.training.model_dump(exclude_none=True) | budget
     models = {"teacher": teacher, "student": student}
     _run(name, recipe, budget, out, push_to_hub, **models, log_gradients=log_gradients, **told)
@@ -81,24 +82,10 @@ def distill(
 
 def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:
     from kdzoo.objectives.overrides import check_effect
-    from kdzoo.objectives.reading import split_setting
 
     for setting in settings or []:
         check_effect(setting)
-        if split_setting(setting)[1].split(".")[0] == "tunable":
-            raise KdzooError(
-                f"setting {setting!r} has no effect: kdzoo compare --tune seeks, and nothing is sought here"
-            )
     return recipe.override(settings or [])
-
-
-def _check_told_once(recipe: Recipe, budget: Given, settings: list[str] | None) -> None:
-    """Refuse a number of the training that an option and a setting of the recipe give."""
-    from kdzoo.objectives.overrides import trained_with
-
-    if both := sorted({*budget} & trained_with(settings or [], recipe.name)):
-        option = f"--{both[0].replace('_', '-')}"
-        raise KdzooError(f"{option} and --set training.{both[0]} say the same thing; leave one out")
 
 
 def _task(task: str, rows: Given, columns: Given) -> tuple[str, str]:
@@ -146,10 +133,11 @@ def pretrain(
     """General distillation: distil a pretrained encoder on unlabelled text into a student for --student."""
     from kdzoo.bench.folder import undone
     from kdzoo.bench.runs import on_text
+    from kdzoo.objectives.overrides import check_told_once
     from kdzoo.objectives.recipe import Recipe
 
     recipe = _changed(Recipe.load(method).on_text(), set_)
-    _check_told_once(recipe, budget, set_)
+    check_told_once(budget, set_ or (), recipe.name)
     settings = validated(OnText, **told).model_dump()
     if "steps" in told and "epochs" in budget:
         raise KdzooError("--steps and --epochs both say how long to train; leave one of them out")

@@ -20,6 +20,7 @@ def load_recipes(
     overrides: Iterable[str] = (),
     *,
     training: Literal["one budget", "own", "none"] = "one budget",
+    tuned: bool = False,
 ) -> dict[str, Recipe]:
     """Recipes by name, with settings changed: a loss's in those that hold it, a perturbation's and the targets' in
     those that have one, and what every recipe has in all.
@@ -29,6 +30,7 @@ def load_recipes(
         overrides: ``LOSS.OPTION=VALUE`` or ``KEY=VALUE``, with ``METHOD:`` before it for one method alone; see
             `Recipe.override`.
         training: what they are trained with: one budget for all, each recipe's own numbers, or nothing of either.
+        tuned: whether settings are sought for them.
 
     Raises:
         KdzooError: for a method that is none, a loss that no recipe holds, a setting without effect, or two recipes
@@ -48,7 +50,7 @@ def load_recipes(
         first = key.split(".")[0]
         if method and method not in by_name:
             raise unknown("method", method, by_name)
-        check_effect(setting)
+        check_effect(setting, tuned=tuned)
         if first == "training":
             _check_training(setting, method, training)
         recipes = [by_name[method]] if method else [*by_name.values()]
@@ -66,8 +68,12 @@ def load_recipes(
     return by_name
 
 
-def check_effect(setting: str) -> None:
+def check_effect(setting: str, *, tuned: bool = False) -> None:
     """Refuse a setting of a recipe that changes no training.
+
+    Args:
+        setting: see `load_recipes`.
+        tuned: whether settings are sought.
 
     Raises:
         KdzooError: says what would.
@@ -80,8 +86,26 @@ def check_effect(setting: str) -> None:
         "general": "a general stage is trained by kdzoo pretrain, where its keys stand without 'general.'",
         **dict.fromkeys(WORDS, "nothing is trained by it; change it in a recipe's file (kdzoo show NAME --yaml)"),
     }
+    if not tuned:
+        instead["tunable"] = "kdzoo compare --tune seeks within it, and nothing is sought here"
     if first in instead:
         raise KdzooError(f"setting {setting!r} has no effect: {instead[first]}")
+
+
+def check_told_once(given: Iterable[str], overrides: Iterable[str], method: str = "") -> None:
+    """Refuse a number of the training that an option gives and a setting too.
+
+    Args:
+        given: numbers of the budget that options give.
+        overrides: the settings.
+        method: whose they are beside those of all methods.
+
+    Raises:
+        KdzooError: names both.
+    """
+    if both := sorted({*given} & trained_with(overrides, method)):
+        option = f"--{both[0].replace('_', '-')}"
+        raise KdzooError(f"{option} and --set training.{both[0]} say the same thing; leave one out")
 
 
 def trained_with(overrides: Iterable[str], method: str) -> set[str]:

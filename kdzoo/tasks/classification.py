@@ -14,6 +14,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.base import Fold, Head
+from kdzoo.tasks.cutting import cut_rows
 from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import padding_side
 from kdzoo.tasks.relation_scores import metric_of_labels
@@ -27,7 +28,6 @@ KINDS = {
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
-LOOKED_AT = 1000  # rows whose lengths are told
 READ = "read:"  # before the names of a row's columns while it is encoded
 DEFAULT_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # all of them, and the headline
     "classification": (("accuracy", "macro_f1", "matthews_correlation"), ("accuracy",)),
@@ -267,11 +267,7 @@ class Classification(GivenRows):
         )
 
     def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
-        taken = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)))
-        encoded = tokenizer(*(taken[column][:] for column in self.columns), truncation=False, verbose=False)
-        longer = sum(len(ids) > max_length for ids in encoded["input_ids"])
-        looked = f"{len(taken)} training rows" + (" that were looked at" if len(taken) < len(rows) else "")
-        return f"{longer} of {looked} are longer than --max-length {max_length}, and are cut" if longer else ""
+        return cut_rows(rows, self.columns, tokenizer, max_length)
 
     def labels_of(self, batch: Mapping[str, list[Any]]) -> list[Any]:
         """The labels of rows as a model takes them, from their columns."""

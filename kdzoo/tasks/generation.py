@@ -11,6 +11,7 @@ import numpy as np
 from kdzoo.errors import KdzooError
 from kdzoo.tasks import generation_scores
 from kdzoo.tasks.base import Head
+from kdzoo.tasks.cutting import cut_rows
 from kdzoo.tasks.decoding import Decoding
 from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.padding import SourceAndTarget
@@ -180,11 +181,7 @@ class SequenceToSequence(GivenRows):
     def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
         from kdzoo.tasks.source_target import source_part
 
-        taken = rows.select(range(0, len(rows), max(len(rows) // 1000, 1)))["source"][:]
-        encoded = source_part(tokenizer)(taken, truncation=False, verbose=False)
-        longer = sum(len(ids) > max_length for ids in encoded["input_ids"])
-        looked = f"{len(taken)} training sources" + (" that were looked at" if len(taken) < len(rows) else "")
-        return f"{longer} of {looked} are longer than --max-length {max_length}, and are cut" if longer else ""
+        return cut_rows(rows, ["source"], source_part(tokenizer), max_length, "sources")
 
     def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         """See `Task.check_rows`; a target may be too long, or a metric's library missing."""

@@ -165,14 +165,14 @@ class QuestionAnswering(GivenRows):
         """See `Task.check_rows`; training questions whose answer is not at its place are counted; all are refused."""
         if split != "train":
             return
-        by_word = lru_cache(maxsize=16)(lambda context: spans.split(context, lambda word: [word]))
+        by_word = lru_cache(maxsize=16)(lambda context: spans.split(context, _itself))
         lost: list[str] = []
         asked_for = 0
         for row in rows.select_columns(["id", "context", "answers", "starts"]):
             if row["answers"]:
                 asked_for += 1
                 answer, start = row["answers"][0], row["starts"][0]
-                if spans.answer_pieces(by_word(row["context"]), answer, start, lambda word: [word]) is None:
+                if spans.answer_pieces(by_word(row["context"]), answer, start, _itself) is None:
                     lost.append(row["id"])
         if not lost:
             return
@@ -240,7 +240,7 @@ class QuestionAnswering(GivenRows):
         features = dict.fromkeys(by_token, lists) | {"max_context": Sequence(Value("bool"))}
         features |= dict.fromkeys((*self.label_names, "unit_ids", "length"), numbers)
         features |= {name: Sequence(Value("string")) for name in ("tokens", "pieces", "answers")}
-        features |= dict.fromkeys(("asked", "context"), Value("string"))
+        features |= dict.fromkeys(("context", *["asked"] * self.pooled), Value("string"))
         made = rows.map(
             encoded,
             batched=True,
@@ -347,6 +347,11 @@ def questions(path: Path) -> dict[str, list[Any]]:
     return {**columns, "answers": [[*one.answers] for one in found], "starts": [[*one.starts] for one in found]}
 
 
+def _itself(word: str) -> list[str]:
+    """A word as its own only piece, where words are all that is looked at."""
+    return [word]
+
+
 def _units(rows: Dataset) -> list[tuple[int, int]]:
     """Each question's first row and the one after its last."""
     numbers = np.asarray(rows["unit_ids"][:])
@@ -356,7 +361,7 @@ def _units(rows: Dataset) -> list[tuple[int, int]]:
 
 def _rebuilt(own: Mapping[str, list[Any]]) -> tuple[list[spans.Window], spans.Paragraph]:
     """A question's windows and its paragraph, from its rows."""
-    words = spans.split(own["context"][0], lambda word: [word]).words
+    words = spans.split(own["context"][0], _itself).words
     piece_word = own["piece_word"][0]
     first_piece = np.searchsorted(piece_word, np.arange(len(words) + 1)).tolist()
     columns = zip(own["tokens"], own["words"], own["max_context"], strict=True)

@@ -56,9 +56,7 @@ class WithRoles(Wrapped):
     made: ClassVar[str] = agents.NAME
     asked: ClassVar[str] = "its files of roles with --roles"
     # At 1e-3 the convolution's ReLU may die in a teacher from scratch, which then answers one class.
-    quickstart: ClassVar[Mapping[str, Any]] = {
-        "teacher_budget": {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "max_length": 64}
-    }
+    quickstart: ClassVar[Mapping[str, Any]] = {"teacher_budget": {"learning_rate": 5e-4}}
 
     arm: str = ""
     max_verbs: int = 3

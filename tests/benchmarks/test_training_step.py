@@ -56,27 +56,54 @@ def _stages() -> list[Any]:
     return cases
 
 
-@pytest.mark.benchmark(group="training step")
-@pytest.mark.parametrize(("name", "progress"), _stages())
-def test_step(benchmark: Any, setting: SimpleNamespace, tmp_path: Any, name: str, progress: float) -> None:
-    from transformers import TrainingArguments
+KINDS = {"tokens": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}
 
-    student = kdzoo.make_student("teacher:1,3,5", setting.teacher)
-    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", disable_tqdm=True, use_cpu=True)
-    rows = Dataset.from_dict({"input_ids": [[1]] * SAMPLES, "labels": [0] * SAMPLES, "sample_ids": range(SAMPLES)})
+
+def _step(kind: str, setting: SimpleNamespace, name: str, folder: Any, progress: float = 0.5) -> Callable[[], float]:
+    """One training step of a recipe on the setting's rows, labelled as the kind has it."""
+    import transformers
+
+    config = setting.teacher.config
+    batch = dict(setting.batch)
+    real, generator = batch["attention_mask"], torch.Generator().manual_seed(1)
+    if kind == "tokens":
+        drawn = torch.randint(0, config.num_labels, real.shape, generator=generator)
+        batch["labels"] = drawn.masked_fill(real == 0, -100)
+    elif kind == "spans":
+        config = type(config).from_dict({**config.to_dict(), "num_labels": 2})
+        del batch["labels"]
+        for place in ("start_positions", "end_positions"):
+            batch[place] = (torch.rand(ROWS, generator=generator) * real.sum(1)).long()
+        batch["counted"] = real
+    torch.manual_seed(0)
+    teacher = getattr(transformers, KINDS[kind])(config).eval() if kind in KINDS else setting.teacher
+    args = transformers.TrainingArguments(output_dir=str(folder), report_to="none", disable_tqdm=True, use_cpu=True)
+    # As many rows as a bank of one a row is measured with; the steps take the one batch.
+    rows = {name: [values[0].tolist()] * SAMPLES for name, values in batch.items()} | {"sample_ids": range(SAMPLES)}
     trainer = kdzoo.DistillationTrainer(
-        model=student, teacher=setting.teacher, recipe=name, args=args, train_dataset=rows
+        model=kdzoo.make_student("teacher:1,3,5", teacher),
+        teacher=teacher,
+        recipe=name,
+        args=args,
+        train_dataset=Dataset.from_dict(rows),
     )
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     trainer.state.max_steps, trainer.state.global_step = 1000, int(1000 * progress)
 
     def step() -> float:
-        loss = trainer.training_step(trainer.model, dict(setting.batch))
+        loss = trainer.training_step(trainer.model, dict(batch))
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         return float(loss)
 
+    return step
+
+
+@pytest.mark.benchmark(group="training step")
+@pytest.mark.parametrize(("name", "progress"), _stages())
+def test_step(benchmark: Any, setting: SimpleNamespace, tmp_path: Any, name: str, progress: float) -> None:
+    step = _step("rows", setting, name, tmp_path, progress)
     loss = benchmark.pedantic(step, rounds=7, warmup_rounds=2)
     assert math.isfinite(loss)
 
@@ -87,48 +114,6 @@ def test_teacher_forward(benchmark: Any, setting: SimpleNamespace) -> None:
     with torch.no_grad():
         output = benchmark.pedantic(lambda: setting.teacher(**taken), rounds=7, warmup_rounds=2)
     assert output.logits.shape == (ROWS, 3)
-
-
-KINDS = {"tokens": "BertForTokenClassification", "spans": "BertForQuestionAnswering"}
-
-
-def _step(kind: str, setting: SimpleNamespace, name: str, folder: Any) -> Callable[[], float]:
-    """One training step on the setting's rows, labelled as the kind has it."""
-    import transformers
-
-    config = setting.teacher.config
-    batch = {name: setting.batch[name] for name in ("input_ids", "attention_mask", "sample_ids")}
-    real = batch["attention_mask"]
-    generator = torch.Generator().manual_seed(1)
-    places = [(torch.rand(ROWS, generator=generator) * real.sum(1)).long() for _ in range(2)]
-    if kind == "tokens":
-        drawn = torch.randint(0, config.num_labels, real.shape, generator=generator)
-        labels = {"labels": drawn.masked_fill(real == 0, -100)}
-    elif kind == "spans":
-        config = type(config).from_dict({**config.to_dict(), "num_labels": 2})
-        labels = {"start_positions": places[0], "end_positions": places[1], "counted": real}
-    else:
-        labels = {"labels": setting.batch["labels"]}
-    made = getattr(transformers, KINDS.get(kind, "BertForSequenceClassification"))
-    torch.manual_seed(0)
-    teacher = made(config).eval()
-    student = kdzoo.make_student("teacher:1,3,5", teacher)
-    args = transformers.TrainingArguments(output_dir=str(folder), report_to="none", disable_tqdm=True, use_cpu=True)
-    columns = {name: values.tolist() for name, values in {**batch, **labels}.items()}
-    trainer = kdzoo.DistillationTrainer(
-        model=student, teacher=teacher, recipe=name, args=args, train_dataset=Dataset.from_dict(columns)
-    )
-    trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.state.max_steps, trainer.state.global_step = 1000, 500
-
-    def step() -> float:
-        loss = trainer.training_step(trainer.model, {**batch, **labels})
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        return float(loss)
-
-    return step
 
 
 @pytest.mark.benchmark(group="training step by kind")

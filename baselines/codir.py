@@ -273,7 +273,12 @@ def recipe() -> Recipe:
                 where="run_glue_script.py's defaults",
                 of=("ce.weight", "kd.weight", "kd.temperature", "codir.num_negatives"),
             ),
-            Source(origin="authors", where="fairseq/criterions/sentence_prediction_crd.py", of=("codir.temperature",)),
+            Source(
+                origin="authors",
+                where="fairseq/criterions/sentence_prediction_crd.py",
+                of=("codir.temperature", "codir.momentum"),
+            ),
+            Source(origin="other", where="CRD's, on which theirs is built", of=("codir.feature_dim",)),
             Source(
                 origin="ours",
                 where="unknown: the authors' launcher searches it and names no value; their parser's is 0, off",

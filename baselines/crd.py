@@ -390,6 +390,11 @@ def _recipe(name: str, title: str, *more: TermSpec, published: bool = False) -> 
         + ("" if published else measured + MEASURED),
         sources=(
             Source(origin="authors", where=script, of=("ce.weight", *kept, "crd.temperature")),
+            Source(
+                origin="authors",
+                where="RepDistiller's train_student.py; no more negatives than other rows",
+                of=("crd.feature_dim", "crd.num_negatives", "crd.momentum"),
+            ),
             weight,
             Source(
                 origin="ours", where="the vector before the head; the paper has the last of images", of=("crd.layers",)

@@ -352,6 +352,20 @@ def recipe() -> Recipe:
                 where="its experiments: the two lowest of the student's five states by tokens and spans",
                 of=("mgskd_embedding.feature", "mgskd_embedding.token_layers", "mgskd.token_layers"),
             ),
+            Source(
+                origin="authors",
+                where="src/loss.py",
+                of=tuple(
+                    f"{term}.{number}"
+                    for term in ("mgskd_embedding", "mgskd")
+                    for number in ("k1", "k2", "sample_weight", "token_weight", "span_weight")
+                ),
+            ),
+            Source(
+                origin="ours",
+                where="see the notes",
+                of=("mgskd_embedding.span_length", "mgskd.span_length"),
+            ),
             Source(origin="paper", where="its experiments: as TinyBERT's", of=("mgskd.layers",)),
             Source(origin="other", where="GLMKD's readme", of=("kd.weight", "kd.temperature")),
             Source(

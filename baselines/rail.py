@@ -239,6 +239,7 @@ def _recipe(name: str, how: str, term: TermSpec) -> Recipe:
                 of=("ce.weight", "kd.weight", "rail.weight"),
             ),
             Source(origin="other", where="GLMKD's readme", of=("kd.temperature",)),
+            Source(origin="ours", where="CRD's: no source that was read names theirs", of=("rail.feature_dim",)),
             Source(
                 origin="paper",
                 where="intermediate layers: the top layers are left to the other terms",

@@ -136,7 +136,7 @@ def recipe() -> Recipe:
             Source(
                 origin="authors",
                 where="train_imagenet_distillation.py",
-                of=("ce.weight", "srrl.weight", "srrl.variant"),
+                of=("ce.weight", "srrl.weight", "srrl.alpha", "srrl.beta", "srrl.variant"),
             ),
             Source(origin="ours", where="the vector that the head reads", of=("srrl.layers",)),
         ),

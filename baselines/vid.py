@@ -135,6 +135,7 @@ def recipe() -> Recipe:
         "images: the 1x1 convolutions are linear layers on each token here.",
         sources=(
             Source(origin="other", where="RepDistiller's run_cifar_distill.sh", of=("ce.weight", "vid.weight")),
+            Source(origin="other", where="RepDistiller's distiller_zoo/VID.py", of=("vid.init_variance",)),
             Source(origin="ours", where="every mapped layer; there, the ends of the blocks", of=("vid.layers",)),
         ),
     )

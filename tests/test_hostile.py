@@ -179,10 +179,24 @@ def test_a_method_s_own_training_is_trained_with(commands: Commands, tmp_path: P
     commands.fails(*grid, *own[:-2], "--out", tmp_path, says=("another configuration", "batch_size is 16 there"))
 
 
+def test_warm_up_is_the_recipe_s_where_the_rest_is_one_for_all() -> None:
+    none, tinybert, codir = map(Recipe.load, ("none", "tinybert", "codir"))
+    plain = resolve(methods=("tinybert",), budget={"batch_size": 8})
+    assert [plain.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)] == [0.1, 0.0, 0.06]
+    assert {plain.budget_of(recipe).learning_rate for recipe in (none, tinybert, codir)} == {plain.budget.learning_rate}
+    assert plain.trained == "one budget for all, warm-up each recipe's own"
+    given = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1})
+    assert {given.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)} == {0.1}
+    assert given.trained == "one budget for all" and given.shared() != plain.shared()
+    settings = ["tinybert:training.warmup_ratio=0.3"]
+    one = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1}, overrides=tuple(settings))
+    assert one.budget_of(tinybert.override(["training.warmup_ratio=0.3"])).warmup_ratio == 0.3
+
+
 def test_each_recipe_s_own_training() -> None:
     recipe = Recipe.load("kd").override(["training.learning_rate=1e-4", "training.epochs=7", "training.max_length=16"])
     plain = resolve(methods=("kd",), budget={"batch_size": 8})
-    assert plain.budget_of(recipe) == plain.budget and plain.trained == "one budget for all"
+    assert plain.budget_of(recipe) == plain.budget
     own = resolve(methods=("kd",), budget={"batch_size": 8, "epochs": 1}, recipe_training=True)
     found = own.budget_of(recipe)
     assert found.learning_rate == 1e-4, "the recipe's"

@@ -108,6 +108,14 @@ def test_terms_count_their_weight_temperature_and_layers_though_nobody_set_them(
     }
 
 
+def test_numbers_that_a_loss_has_by_itself_count_too() -> None:
+    found = hyper_parameters(Recipe.load("crd"))
+    assert found["stages.0.crd.num_negatives"] == 16384
+    assert (found["stages.0.crd.feature_dim"], found["stages.0.crd.momentum"]) == (128, 0.5)
+    assert "stages.0.ce.label_smoothing" not in found, "which is off"
+    assert not any(key.endswith(("relation_heads", "num_layers")) for key in hyper_parameters(Recipe.load("minilmv2")))
+
+
 # --- what is written --------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ QUICKSTART: dict[str, Any] = {
     "teacher_budget": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
 }
 
+RECIPES_OWN = {"warmup_ratio"}  # of its training, with the stages, even where all have one budget
 
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {
@@ -109,9 +110,9 @@ class Settings(Distilled):
     overrides: tuple[str, ...] = ()
     """Settings of recipes changed, LOSS.OPTION=VALUE or KEY=VALUE, of one method with METHOD: before them."""
     recipe_training: bool = False
-    """Train each method with its recipe's own rate, epochs and batch size, instead of one budget for all."""
+    """Train each method with its recipe's own rate, epochs and batch size too, instead of one budget for all."""
     first: tuple[str, ...] = ()
-    """Numbers of the budget that hold before a recipe's own, as options that were given do."""
+    """Numbers of the budget that hold before a recipe's own, as options that were given do, where a recipe's count."""
     own_tasks: dict[str, dict[str, Any]] = Field(default={})
     """What the tasks of one's own data are, by name."""
     evaluations: int = Field(default=4, ge=0, le=1000)
@@ -120,9 +121,8 @@ class Settings(Distilled):
     def budget_of(self, recipe: Recipe) -> Budget:
         """The budget of a method's students: the one for all, with what is the method's own."""
         own = recipe.training.model_dump(exclude_none=True, exclude={"max_length"})
-        taken = trained_with(self.overrides, recipe.name)
-        if self.recipe_training:
-            taken |= own.keys() - {*self.first}
+        counting = own.keys() if self.recipe_training else own.keys() & RECIPES_OWN
+        taken = trained_with(self.overrides, recipe.name) | counting - {*self.first}
         changed = {name: value for name, value in own.items() if name in taken}
         return cast(Budget, validated(Budget, **(self.budget.model_dump() | changed)))
 
@@ -132,7 +132,8 @@ class Settings(Distilled):
         own = [setting.split(":")[0] for setting in self.overrides if ":training" in setting.split("=")[0]]
         if self.recipe_training:
             return "each recipe's own training"
-        return f"one budget but for {', '.join(dict.fromkeys(own))}" if own else "one budget for all"
+        one = f"one budget but for {', '.join(dict.fromkeys(own))}" if own else "one budget for all"
+        return one if {*self.first} >= RECIPES_OWN else f"{one}, warm-up each recipe's own"
 
     def idle(self) -> str:
         if self.keep == "best" and not self.evaluations:
@@ -213,8 +214,8 @@ def resolve(**given: Any) -> Settings:
     merged["teacher"] = ModelSpec.parse(merged["teacher"])
     if not quickstart and merged["teacher"].is_size:
         defaults = defaults | {"budget": FROM_SCRATCH, "teacher_budget": FROM_SCRATCH}
-    if given.get("recipe_training"):
-        merged["first"] = tuple(name for name in given.get("budget", {}) if name in Training.model_fields)
+    own_numbers = Training.model_fields if given.get("recipe_training") else RECIPES_OWN
+    merged["first"] = tuple(name for name in given.get("budget", {}) if name in own_numbers)
     if given.get("finetune_teacher") is False:
         shared = given.get("budget", {})
         idle = [name for name, value in given.get("teacher_budget", {}).items() if shared.get(name) != value]

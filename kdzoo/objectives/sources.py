@@ -24,6 +24,7 @@ ORIGINS = {
 
 
 WHOLE = ("perturbation", "balance", "student")  # of a recipe, and not of a term or stage
+OF_MODELS = {"relation_heads", "num_layers"}  # what a loss takes from its models and layer map, whatever its default is
 
 
 class Source(Strict):
@@ -47,10 +48,10 @@ class Source(Strict):
 def hyper_parameters(recipe: Recipe) -> dict[str, Any]:
     """Everything in a recipe that is a choice of the method's, by the name that its ``sources`` give it.
 
-    ``stages.0.TERM.KEY`` and ``general.TERM.KEY`` are a term's weight, layer map, temperature and whatever else the
-    recipe sets of it, a term being called by its name; ``stages.0.KEY`` what a stage sets; ``training.KEY`` and
-    ``general.training.KEY`` the training's; then ``student``, ``perturbation``, ``targets.KEY`` and ``balance``, where
-    it has them.
+    ``stages.0.TERM.KEY`` and ``general.TERM.KEY`` are a term's weight, layer map, temperature, the numbers that its
+    loss has by itself and whatever else the recipe sets of it, a term being called by its name; ``stages.0.KEY`` what
+    a stage sets; ``training.KEY`` and ``general.training.KEY`` the training's; then ``student``, ``perturbation``,
+    ``targets.KEY`` and ``balance``, where it has them.
     """
     found: dict[str, Any] = {}
     for index, stage in enumerate(recipe.stages):
@@ -78,11 +79,16 @@ def _of_terms(place: str, terms: Iterable[TermSpec]) -> dict[str, Any]:
         term = spec.term(1.0)
         if feature_of(term.feature).by_layer:
             chosen.setdefault("layers", term.layers)
-        options = options_of(loss_class(spec.loss))
-        if "temperature" in options:
-            chosen.setdefault("temperature", options["temperature"])
+        for option, value in options_of(loss_class(spec.loss)).items():
+            if option == "temperature" or (_is_number(value) and option not in OF_MODELS):
+                chosen.setdefault(option, value)
         found |= {f"{place}.{term.name}.{key}": value for key, value in chosen.items()}
     return found
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an option's default is a number other than zero, which leaves something out."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value != 0
 
 
 def sources_of(recipe: Recipe) -> dict[str, Source]:

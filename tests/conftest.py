@@ -5,8 +5,29 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadGroupScheduling
+
+# Each in one process, so that what they share, which takes long, is made once.
+TOGETHER = (
+    "tests/test_distributed.py",
+    "tests/test_conformance.py::test_one_process_is_the_mean_of_two",
+    "tests/test_use.py",
+)
+
+
+class Together(LoadGroupScheduling):
+    """By the tests' names: pytest 9.2 does not read where pytest-xdist 3.8 writes the groups of ``xdist_group``."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((start for start in TOGETHER if nodeid.startswith(start)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+    return Together(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_finish() -> None:

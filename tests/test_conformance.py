@@ -62,7 +62,6 @@ def two_processes(seed: int, tmp_path_factory: pytest.TempPathFactory) -> list[d
 
 
 # The check of that name, with one pair of processes for all losses.
-@pytest.mark.xdist_group("two_processes")  # which all of these share
 @pytest.mark.parametrize("name", NAMES)
 def test_one_process_is_the_mean_of_two(name: str, seed: int, two_processes: list[dict[str, list[Any]]]) -> None:
     agrees_with_two_processes(Subject(name, reference(name)), seed, two_processes)

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.xdist_group("distributed")  # so that the processes are started once
-
 TESTS = Path(__file__).parent
 ROWS, STEPS, PER_PROCESS = 16, 2, 4
 CASES: dict[str, dict[str, Any]] = {

@@ -134,15 +134,11 @@ class Models:
         return folder, json.loads((folder / "record.json").read_text()), valid
 
 
-once = pytest.mark.xdist_group("trained")  # in one process, so that each is trained once
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(tmp_path_factory.mktemp("trained"))
 
 
-@once
 @pytest.mark.parametrize(("task", "columns", "says"), [
     ("ner", ("words",), "tags"), ("squad", ("question", "context"), "answer"), ("transduction", ("source",), "written"),
 ])  # fmt: skip
@@ -161,7 +157,6 @@ def test_tags_answers_and_texts_are_those_of_the_training(
     assert found[0][columns[0]] == (json.dumps(shown, ensure_ascii=False) if task == "ner" else shown)
 
 
-@once
 def test_no_answer_is_given_where_its_scores_had_such_questions_and_by_its_threshold(
     trained: Models, commands: Commands, tmp_path: Path
 ) -> None:
@@ -184,7 +179,6 @@ def test_no_answer_is_given_where_its_scores_had_such_questions_and_by_its_thres
         assert (rows_of(tmp_path / "q.jsonl.predictions.csv")[0]["answer"] == "") == empty
 
 
-@once
 def test_words_that_leave_no_piece_have_a_tag_all_the_same(trained: Models, commands: Commands, tmp_path: Path) -> None:
     model, *_ = trained("ner")
     table = tmp_path / "t.csv"
@@ -210,7 +204,6 @@ def test_a_carriage_return_ends_no_row(student: Path, commands: Commands, tmp_pa
     assert len(pd.read_csv(tmp_path / "t.jsonl.predictions.csv")) == 2
 
 
-@once
 def test_a_student_in_a_folder_called_like_a_size(
     trained: Models, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +215,6 @@ def test_a_student_in_a_folder_called_like_a_size(
     assert row["text"] == "The man" and len(row["tags"].split()) == 2
 
 
-@once
 @pytest.mark.parametrize(
     ("task", "file", "content", "says"),
     [
@@ -377,7 +369,6 @@ def test_an_onnx_file_gives_the_students_logits(student: Path, commands: Command
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["student.onnx"]
 
 
-@once
 def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -387,7 +378,6 @@ def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: 
     assert [output.name for output in session.get_outputs()] == ["start_logits", "end_logits"]
 
 
-@once
 def test_a_model_that_writes_is_not_exported(trained: Models, commands: Commands) -> None:
     pytest.importorskip("onnxscript")
     commands.fails("export", trained("transduction")[0], "--onnx", says=("many passes",))

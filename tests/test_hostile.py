@@ -26,6 +26,7 @@ from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.record import read_failure, read_record
 from kdzoo.bench.report.table import load
 from kdzoo.bench.runs.train import last_checkpoint
+from kdzoo.bench.trained import trained_with
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import check_told_once, load_recipes
 from kdzoo.objectives.recipe import Recipe
@@ -172,7 +173,8 @@ def test_a_method_s_own_training_is_trained_with(commands: Commands, tmp_path: P
     assert "budget" not in a["configuration"]
     assert b["configuration"]["budget"]["learning_rate"] == 1e-9 and b["configuration"]["budget"]["batch_size"] == 32
     assert c["configuration"]["budget"] | {"epochs": 2, "batch_size": 16} == c["configuration"]["budget"]
-    assert "one budget but for b, c" in " ".join(out.split())
+    says = "one budget for all but for learning rate of b; batch size, epochs of c"
+    assert says in " ".join(out.split()) and says in " ".join(commands.works("table", tmp_path).split())
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     commands.works(*grid, *own, "--out", tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == before
@@ -184,10 +186,12 @@ def test_warm_up_is_the_recipe_s_where_the_rest_is_one_for_all() -> None:
     plain = resolve(methods=("tinybert",), budget={"batch_size": 8})
     assert [plain.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)] == [0.1, 0.0, 0.06]
     assert {plain.budget_of(recipe).learning_rate for recipe in (none, tinybert, codir)} == {plain.budget.learning_rate}
-    assert plain.trained == "one budget for all, warm-up each recipe's own"
+    own = [(recipe.name, plain.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
+    assert trained_with(plain.shared(), own) == "one budget for all but for warm-up of tinybert; warm-up of codir"
     given = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1})
     assert {given.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)} == {0.1}
-    assert given.trained == "one budget for all" and given.shared() != plain.shared()
+    own = [(recipe.name, given.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
+    assert trained_with(given.shared(), own) == "one budget for all" and given.shared() != plain.shared()
     settings = ["tinybert:training.warmup_ratio=0.3"]
     one = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1}, overrides=tuple(settings))
     assert one.budget_of(tinybert.override(["training.warmup_ratio=0.3"])).warmup_ratio == 0.3
@@ -202,7 +206,7 @@ def test_each_recipe_s_own_training() -> None:
     assert found.learning_rate == 1e-4, "the recipe's"
     assert found.epochs == 1 and found.batch_size == 8, "what was given comes first"
     assert found.max_length == own.budget.max_length, "the rows have one length for all"
-    assert own.trained == "each recipe's own training"
+    assert trained_with(own.shared(), []) == "each recipe's own training"
     # A number of one method's setting comes before one of an option; for all methods the two say the same thing.
     overrides = ("kd:training.epochs=3",)
     both = resolve(methods=("kd",), overrides=overrides, budget={"epochs": 1}, recipe_training=True)

@@ -29,6 +29,7 @@ from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
+from kdzoo.bench.trained import trained_with
 from kdzoo.bench.trials import trial_name, without_trials
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.decoders import check_decoder
@@ -221,10 +222,10 @@ class Comparison:
         """Of its table."""
         count = len(self.settings.seeds)
         seeds = "one seed" if count == 1 else f"mean ± std over {count} seeds"
-        tuned = f", tuned with {self.settings.tune} trials a method" if self.settings.tune else ""
-        kept = ", the best weights on held-out training rows kept" if self.settings.keep == "best" else ""
+        budgets = [(name, self.settings.budget_of(recipe).model_dump()) for name, recipe in self.recipes.items()]
+        trained = trained_with(self.settings.shared(), budgets)
         models = f"teacher {self.settings.teacher}, student {self.settings.student}"
-        return f"Validation scores, {seeds}; {models}; {self.settings.trained}{tuned}{kept}"
+        return f"Validation scores, {seeds}; {models}; {trained}"
 
     def run(
         self, launcher: Launcher | None = None, *, command: str = "", retry_failed: bool = False

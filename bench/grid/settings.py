@@ -126,15 +126,6 @@ class Settings(Distilled):
         changed = {name: value for name, value in own.items() if name in taken}
         return cast(Budget, validated(Budget, **(self.budget.model_dump() | changed)))
 
-    @property
-    def trained(self) -> str:
-        """What the methods are trained with, in words."""
-        own = [setting.split(":")[0] for setting in self.overrides if ":training" in setting.split("=")[0]]
-        if self.recipe_training:
-            return "each recipe's own training"
-        one = f"one budget but for {', '.join(dict.fromkeys(own))}" if own else "one budget for all"
-        return one if {*self.first} >= RECIPES_OWN else f"{one}, warm-up each recipe's own"
-
     def idle(self) -> str:
         if self.keep == "best" and not self.evaluations:
             return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"

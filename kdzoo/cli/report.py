@@ -31,6 +31,7 @@ def table(
     from kdzoo.bench.packed import is_packed
     from kdzoo.bench.record import jobs_of
     from kdzoo.bench.report.table import latex_table, load, markdown_table, terminal_table
+    from kdzoo.bench.trained import budgets_of, trained_with
 
     if other is not None:
         _beside(folder, other, markdown, refused=[*["--latex"] * latex, *["--against"] * (against is not None)])
@@ -49,7 +50,9 @@ def table(
     elif markdown:
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
-        console.print(terminal_table(records, str(folder), against, failed))
+        shared = study.config.get("shared", {})
+        title = f"{folder}: {trained_with(shared, budgets_of(records))}" if shared else str(folder)
+        console.print(terminal_table(records, title, against, failed))
 
 
 def _beside(folder: Path, other: Path, markdown: bool, refused: list[str]) -> None:

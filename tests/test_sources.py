@@ -68,7 +68,7 @@ def test_every_number_of_a_recipe_has_a_source(name: str) -> None:
 def test_no_number_of_a_recipe_is_overlooked(name: str) -> None:
     """Whatever the YAML sets, but for words that describe, is among the hyper-parameters."""
     recipe = Recipe.load(name)
-    described = {"name", "title", "citation", "notes", "sources", "perturbation"}
+    described = {"name", "title", "citation", "notes", "sources", "perturbation", "tunable"}
     data = recipe.model_dump(mode="json", exclude_defaults=True, exclude=described)
     written = {key: value for key, value in leaves(data).items() if key.rsplit(".", 1)[-1] not in ("loss", "name")}
     places = [f".stages.{at}" for at in range(len(recipe.stages))] + [".general"]

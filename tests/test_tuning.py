@@ -17,7 +17,9 @@ from kdzoo.bench.grid.tuning import RATE, proposals, set_to, space_of
 from kdzoo.bench.runs.budget import Budget
 from kdzoo.bench.trials import parted, trial_name
 from kdzoo.errors import KdzooError
+from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.objectives.registry import recipe_names
 
 TINY: dict[str, Any] = {
     "tasks": ("sst2",), "methods": ("none", "kd"), "seeds": (0, 3), "data": "synthetic", "teacher": "1x16,heads=2",
@@ -212,8 +214,26 @@ def test_what_cannot_be_tuned_is_refused_when_it_is_read(tunable: Any, says: str
         Recipe.parse(data)
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_s_own_numbers_lie_within_what_is_sought(name: str) -> None:
+    recipe = Recipe.load(name)
+    for key, (low, high) in recipe.ranges.items():
+        loss, _, option = key.partition(".")
+        terms = [term for stage in recipe.stages for term in stage.terms if term.loss == loss]
+        assert terms, key
+        for term in terms:
+            own = term.weight if option == "weight" else term.options.get(option, options_of(loss_class(loss))[option])
+            assert not isinstance(own, (int, float)) or low <= own <= high, key
+
+
+def test_the_ends_of_what_was_searched_in_a_source_are_marked() -> None:
+    marked = Recipe.load("pkd").tunable
+    assert marked == {"kd.weight": (0.2, 0.7), "kd.temperature": (5.0, 20.0), "pkd.weight": (10.0, 1000.0)}
+    assert Recipe.load("kd").ranges == {"kd.weight": (0.2, 0.7), "kd.temperature": (1.0, 20.0)}
+
+
 def test_temperatures_of_softened_predictions_are_sought() -> None:
-    assert Recipe.load("kd").ranges["kd.temperature"] == (1.0, 10.0)
+    assert Recipe.load("crd_kd").ranges["kd.temperature"] == (1.0, 10.0)
     assert Recipe.load("dkd").ranges["dkd.temperature"] == (1.0, 10.0)
     assert Recipe.load("ckd").ranges["soft_ce.temperature"][0] == 1.0
     assert Recipe.load("alp").ranges["kd.temperature"] == (1.0, 20.0), "its own is 20"

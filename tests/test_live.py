@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import SIZES, Commands, records, results
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from kdzoo.bench.grid.board import Board
 from kdzoo.bench.grid.launchers.base import Job
 from kdzoo.bench.progress import ROWS, STEPS, progress
 from kdzoo.bench.record import FORMAT
+from kdzoo.bench.timing import times_the_work
 
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]
@@ -73,6 +75,29 @@ def test_a_line_a_minute_about_all_of_it_where_there_is_no_terminal() -> None:
     assert len(said) == 5, "one a minute"
     assert said[0] == "trainings: 0 done, 0 failed, 2 running, 3 waiting (sst2 none 0 20%, sst2 kd 0); 0:24:00 left"
     assert said[1] == "trainings: 0 done, 1 failed, 1 running, 3 waiting (sst2 none 0 40%); 0:18:00 left"
+
+
+def test_the_time_left_counts_a_teacher_s_step_as_what_it_is_worth() -> None:
+    """The teacher is half done after 100 seconds; as many of a student's steps take a tenth of its time."""
+    written, now = io.StringIO(), [0.0]
+    console = Console(file=written, width=100, color_system=None, get_time=lambda: now[0])
+    with Board(console, dict.fromkeys(JOBS[:3], 20), lambda *_: "", 7, weights={JOBS[0]: 10.0}) as board:
+        board.started(JOBS[0])
+        for step in range(1, 11):
+            now[0] += 10
+            board.advanced(JOBS[0], step, 20)
+    said = written.getvalue().splitlines()
+    assert said == ["trainings: 0 done, 0 failed, 1 running, 2 waiting (sst2 teacher 0 30%); 0:03:00 left"]
+
+
+def test_a_larger_model_does_more_work_and_what_cannot_be_counted_is_no_failure() -> None:
+    from transformers import BertConfig, BertModel
+
+    with torch.device("meta"):
+        config = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 30}
+        small, large = (BertModel(BertConfig(**config, num_hidden_layers=layers)) for layers in (1, 4))
+    assert 3 < times_the_work(large, small, 16) <= 4
+    assert times_the_work(torch.nn.Linear(2, 2), small, 16) == 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -141,7 +166,7 @@ def test_one_screen_on_a_terminal() -> None:
     last = max(index for index, line in enumerate(lines) if "trainings: " in line)
     counts, bar, running, table = (line.rstrip() for line in lines[last : last + 4])
     assert counts.endswith("trainings: 1 done, 1 failed, 1 running, 1 waiting")
-    assert "12/30 steps" in bar, "what cannot run any more is not waited for"
+    assert "12/30 student steps" in bar, "what cannot run any more is not waited for"
     assert running == "sst2 none 0 20%" and table == "1 in the table, 1 without"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from kdzoo.bench.progress import LINE_EVERY, REFRESHES, STEPS, progress_bar
 from kdzoo.tasks.metric_words import in_words
 
 SHOWN = 4  # running trainings that are named
+WORTH = "student steps"  # what all trainings are counted in together
 
 
 class Board:
@@ -26,6 +27,7 @@ class Board:
     Args:
         console: what to show it on.
         steps: of each training that is to run.
+        weights: how many of a student's steps one of a training's is worth, where that is not one: a teacher's.
         table: makes the table of the records and the failed trainings so far.
         wide: the width of a method's name.
         doing: what a training that has been started is, in a word.
@@ -38,8 +40,10 @@ class Board:
         table: Callable[[Sequence[dict[str, Any]], Sequence[Job]], RenderableType],
         wide: int,
         doing: str = "running",
+        weights: Mapping[Job, float] | None = None,
     ) -> None:
         self._console, self._steps, self._make_table = console, dict(steps), table
+        self._weights = weights or {}
         self._wide, self._doing = wide, doing
         self._records: list[dict[str, Any]] = []
         self._failed: list[Job] = []
@@ -48,7 +52,7 @@ class Board:
         self._table: RenderableType | None = None
         self._said = console.get_time()  # when the latest line about all of it was due
         self._bar = progress_bar(console)
-        self._task = self._bar.add_task("comparing", total=sum(steps.values()), unit=STEPS)
+        self._task = self._bar.add_task("comparing", total=sum(map(self._worth, steps, steps.values())), unit=WORTH)
         self._live = Live(console=console, get_renderable=self._screen, refresh_per_second=REFRESHES, transient=True)
 
     def __enter__(self) -> Board:
@@ -81,13 +85,13 @@ class Board:
             self._say_how_far()
             return
         done = round(done / max(total, 1) * self._steps[job])
-        self._bar.advance(self._task, done - self._running[job])
+        self._bar.advance(self._task, self._worth(job, done) - self._worth(job, self._running[job]))
         self._running[job] = done
         self._say_how_far()
 
     def retried(self, job: Job, reason: str) -> None:
         """Its process died, and it begins again."""
-        self._bar.advance(self._task, -self._running.pop(job))
+        self._bar.advance(self._task, -self._worth(job, self._running.pop(job)))
         self.say(f"{self._name(job)}  its process died ({reason}); it begins again")
 
     def ended(self, job: Job, record: dict[str, Any]) -> None:
@@ -102,12 +106,16 @@ class Board:
 
     def failed(self, job: Job, what: str, without: Sequence[Job] = ()) -> None:
         """A training has failed, now or before, and others cannot run without it."""
-        self._bar.advance(self._task, -self._running.pop(job, 0))
-        lost = sum(self._steps.pop(one, 0) for one in (job, *without))
+        self._bar.advance(self._task, -self._worth(job, self._running.pop(job, 0)))
+        lost = sum(self._worth(one, self._steps.pop(one, 0)) for one in (job, *without))
         self._bar.update(self._task, total=(self._bar.tasks[0].total or 0) - lost)
         self._failed.append(job)
         self._table = None
         self.say(f"{self._name(job)}  {what}")
+
+    def _worth(self, job: Job, steps: int) -> int:
+        """Steps of a training in steps of a student, whose time they take."""
+        return round(steps * self._weights.get(job, 1))
 
     def _name(self, job: Job) -> str:
         task, method, seed = job

@@ -56,6 +56,7 @@ class Cells:
         data: by task, the splits as they were loaded; ``augmented`` among them are the students' training rows.
         chosen: by task and method, the settings that tuning found.
         teacher_needs: by task and method, the teacher's config and what the method needs of it.
+        weights: by task, how many of a student's steps one of the teacher's is worth.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Cells:
         self.data: dict[str, DatasetDict] = {}
         self.chosen: dict[tuple[str, str], dict[str, float]] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
+        self.weights: dict[str, float] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._of_students_by_task: dict[str, DatasetDict] = {}

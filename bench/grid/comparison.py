@@ -29,6 +29,7 @@ from kdzoo.bench.runs.budget import check_precision
 from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
+from kdzoo.bench.timing import times_the_work
 from kdzoo.bench.trained import trained_with
 from kdzoo.bench.trials import trial_name, without_trials
 from kdzoo.errors import KdzooError, KdzooWarning
@@ -169,6 +170,7 @@ class Comparison:
                 self._say(f"{task.name:<6} {cut}")
             check_abilities(teacher, task.abilities(teacher=True), task.name)
             check_abilities(student, task.abilities(teacher=False), task.name)
+            self.work.weights[task.name] = times_the_work(teacher, student, length)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:

@@ -50,7 +50,8 @@ class Running:
             table: makes the table of the records and the failed trainings so far.
             wide: the width of a method's name.
         """
-        with Board(console, self._steps, table, wide, launcher.doing) as self._board:
+        weights = {job: self.work.weights.get(job[0], 1.0) for job in self._steps if job[1] == TEACHER}
+        with Board(console, self._steps, table, wide, launcher.doing, weights) as self._board:
             for job, record in self.done.items():
                 self._failure(job).unlink(missing_ok=True)  # where a run was killed just before it did
                 self._board.found(record)

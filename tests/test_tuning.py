@@ -251,6 +251,7 @@ def test_temperatures_of_softened_predictions_are_sought() -> None:
             {"recipe_training": True, "overrides": ("training.epochs=2",)},
             r"--epochs and --set training\.epochs say the same thing",
         ),
+        ({"tune": 1, "augment": 2}, "trials would lack the copies of --augment"),
     ],
 )
 def test_settings_that_would_have_no_effect(told: dict[str, Any], says: str, tmp_path: Path) -> None:

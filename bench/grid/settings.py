@@ -131,6 +131,8 @@ class Settings(Distilled):
             return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"
         if self.keep == "best" and self.augment:
             return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
+        if self.tune and self.augment:
+            return "--tune holds training rows out, and its trials would lack the copies of --augment; leave one out"
         return super().idle()
 
     def _idle_cache(self) -> str:

@@ -214,6 +214,14 @@ def test_what_cannot_be_tuned_is_refused_when_it_is_read(tunable: Any, says: str
         Recipe.parse(data)
 
 
+def test_the_limit_of_the_cache_is_for_the_trials_rows_too(tmp_path: Path) -> None:
+    taken = {}
+    for name, told in (("plain", {"tune": 0}), ("tuned", {}), ("held out", {"keep": "best", "evaluations": 1})):
+        comparison = Comparison(resolve(**TINY | told), tmp_path / name, Console(quiet=True))
+        taken[name] = comparison.work.cache(comparison.tasks[0])[2]
+    assert taken["tuned"] == 2 * taken["plain"] == 2 * taken["held out"] > 0
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_s_own_numbers_lie_within_what_is_sought(name: str) -> None:
     recipe = Recipe.load(name)

@@ -264,10 +264,12 @@ class Cells:
                 for (name, method), (config, needs) in self.teacher_needs.items()
                 if name == task.name
             ]
+            # Trials and the chosen settings are trained on other rows, unless both hold some out.
+            caches = 2 if self.settings.tune and self.settings.keep == "last" else 1
             methods: set[str] = set()
             together, taken = Needs(logits=False), 0
             for _, method, config, needs in sorted(wanted, key=lambda entry: entry[0]):
-                size = cache.nbytes(config, rows, together | needs)
+                size = caches * cache.nbytes(config, rows, together | needs)
                 if size <= self.settings.cache_limit * 1e9:
                     methods.add(method)
                     together, taken = together | needs, size

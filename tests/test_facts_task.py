@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,32 @@ def test_facts_that_are_never_named_are_said() -> None:
     with pytest.warns(KdzooWarning, match="none of 3 rows names a subject"):
         found = task.encode_for_teacher(rows, tokenizer, 32)
     assert found["input_ids"][:] == inner.encode(rows, tokenizer, 32)["input_ids"][:], "the rows are the students'"
+
+
+def test_facts_without_room_are_said() -> None:
+    task = pairs()
+    rows = rows_of(task)
+    tokenizer = tokenizer_of(task, rows)
+    whole = task.encode_for_teacher(rows, tokenizer, 512)
+    facts = sum(len({*row}) - 1 for row in whole["tree_branches"])
+    assert facts > 2
+    short = max(map(len, task.inner.encode(rows, tokenizer, 512)["input_ids"]))
+    with pytest.warns(KdzooWarning, match=rf"\d of {facts} facts have no room in rows of --max-length {short}, and"):
+        part = task.encode_for_teacher(rows, tokenizer, short)
+    assert 0 < sum(len({*row}) - 1 for row in part["tree_branches"]) < facts
+    least = min(map(len, task.inner.encode(rows, tokenizer, 512)["input_ids"]))
+    says = r"(\d+) of \1 facts have no room .* and 3 of 3 rows lose all of theirs"
+    with pytest.warns(KdzooWarning, match=says):
+        task.encode_for_teacher(rows, tokenizer, least)
+    with pytest.warns(KdzooWarning, match="max_entities is 0, so that no fact goes in"):
+        replace(task, max_entities=0).encode_for_teacher(rows, tokenizer, 512)
+
+
+def test_a_model_that_reads_facts_is_not_exported(kdzoo_command: Commands, tmp_path: Path) -> None:
+    shape = ("--model", "1x16,heads=2", "--train-rows", 24, "--validation-rows", 8, "--epochs", 1, "--max-length", 48)
+    kdzoo_command.works("finetune", "--task", "kbert", *shape, "--out", tmp_path / "teacher")
+    refused = ("export", tmp_path / "teacher", "--onnx")
+    kdzoo_command.fails(*refused, says=("reads facts beside the words; take a student of it",))
 
 
 def test_what_cannot_be_is_refused() -> None:

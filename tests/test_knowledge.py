@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import secrets
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -173,5 +174,11 @@ def test_a_triple_file(tmp_path):
         with pytest.raises(KdzooError, match=re.escape(named)) as caught:
             read_facts(path)
         assert str(path) in str(caught.value)
-    path.write_text("".join(f"one\tp{n}\to\n" for n in range(20)))
-    assert len(read_facts(path, check_order=False)["one"]) == 20
+    for rows, refused in ((7, False), (8, True), (20, True)):
+        written = "".join(f"one\tp{n}\to\n" for n in range(rows))
+        path.write_text(written)
+        with pytest.raises(KdzooError, match="A first row that names the columns") if refused else nullcontext():
+            read_facts(path)
+        assert len(read_facts(path, check_order=False)["one"]) == rows
+        path.write_text("subject\tpredicate\tobject\n" + written)
+        assert len(read_facts(path)["one"]) == rows

@@ -50,6 +50,13 @@ def test_words_and_pieces():
     assert paragraph.first_piece == [0, 1, 4, 5]
 
 
+def test_an_answer_with_a_space_that_parts_no_words_is_found():
+    text = "The road is 5\u00a0km long."
+    paragraph = split(text, wordpieces)
+    first, last = answer_pieces(paragraph, "5\u00a0km", text.index("5"), wordpieces)
+    assert paragraph.words[paragraph.piece_word[first] : paragraph.piece_word[last] + 1] == ["5\u00a0km"]
+
+
 def test_an_answer_is_tightened_to_its_own_pieces():
     text = "The leader was John Smith (1895-1943)."
     paragraph = split(text, wordpieces)

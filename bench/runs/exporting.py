@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.bench.runs.student_folder import load_student
+from kdzoo.bench.runs.student_folder import load_student, trained_with
 from kdzoo.errors import KdzooError
 from kdzoo.training.agreement import accepted_inputs
 
@@ -58,6 +58,8 @@ def export_onnx(student: Path, out: Path) -> Exported:
         KdzooError: for a folder that holds no student, a package that is missing, a model that cannot be exported, or
             a file that gives other logits than the student.
     """
+    if trained_with(student).facts:
+        raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise KdzooError(

@@ -22,6 +22,16 @@ def seen_pairs(mask: Tensor) -> Tensor:
     return (mask >= 0 if mask.is_floating_point() else mask != 0)[:, 0]
 
 
+def added_to_scores(mask: Tensor) -> Tensor:
+    """A mask of pairs of ones and zeros as (B, 1, S, S) floats, as all of transformers' implementations of attention
+    take it: 0 where a token sees another, the least number elsewhere. Other masks are left as they are."""
+    if mask.dim() < 3 or (mask.dim() == 4 and mask.is_floating_point()):
+        return mask
+    hidden = mask == 0 if mask.dim() == 4 else (mask == 0).unsqueeze(1)
+    least = torch.finfo(torch.float32).min
+    return torch.zeros(hidden.shape, device=mask.device).masked_fill_(hidden, least)
+
+
 def check_self_seen(mask: Tensor) -> None:
     """Refuse a mask of pairs in which a token that others see, or that sees others, is hidden from itself.
 

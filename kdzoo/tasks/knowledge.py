@@ -18,7 +18,7 @@ from kdzoo.tasks.pieces import SEP, SPECIAL, Pieces, cut_longest, whole
 from kdzoo.tasks.reading import numbered_lines
 
 ROLES = ("subject", "predicate", "object")
-ENOUGH = 20  # rows from which the columns of a triple file can be told apart by what they repeat
+ENOUGH = 8  # rows from which the columns of a triple file can be told apart by what they repeat
 
 
 class Word(str):
@@ -57,12 +57,14 @@ class Tree(NamedTuple):
         tokens, positions: as of :class:`Injected`.
         branches: of each token the branch that it is in, from 1; 0 is the trunk.
         units: of each token the unit that it belongs to or hangs on.
+        left_out: how many branches there was no room for.
     """
 
     tokens: list[Any]
     positions: list[int]
     branches: list[int]
     units: list[int]
+    left_out: int = 0
 
 
 class Facts(Mapping[str, list[str]]):
@@ -165,9 +167,10 @@ def grown(
         raise KdzooError(f"max_entities must be a whole number of 0 or more, got {max_entities!r}")
     look_up = facts if isinstance(facts, Facts) else Facts(facts)
     units = list(_units(words, look_up, pieces, max_entities))
+    before = sum(len(unit.branches) for unit in units)
     if max_length is not None:
         _shorten(units, max_length)
-    return _laid_out(units)
+    return _laid_out(units)._replace(left_out=before - sum(len(unit.branches) for unit in units))
 
 
 def seen_by(branches: Any, units: Any) -> Any:
@@ -219,10 +222,11 @@ def read_facts(path: str | os.PathLike[str], *, with_predicate: bool = True, che
     """A file of subject, predicate and object, parted by tabs, in the order of the file.
 
     Args:
-        path: the file, plain or gzipped. A first row that names the columns is passed over.
+        path: the file, plain or gzipped. A first row that names the columns, subject, predicate, object, is passed
+            over, and settles their order.
         with_predicate: texts are predicate and object, for classification; else the object alone, for tagging.
-        check_order: refuse a file of 20 rows or more whose middle column repeats itself less than another one by
-            far: predicates are few, so that it has its columns in another order.
+        check_order: refuse a file of 8 rows or more without such a row whose middle column repeats itself less than
+            another one by far: predicates are few, so that it has its columns in another order.
 
     Raises:
         KdzooError: names file and row: other columns, another order of them, or something empty.
@@ -237,6 +241,7 @@ def read_facts(path: str | os.PathLike[str], *, with_predicate: bool = True, che
         if row == 1 and {value.lower() for value in values} == set(ROLES):
             if tuple(value.lower() for value in values) != ROLES:
                 raise KdzooError(f"{path}, row 1: the columns are {', '.join(values)}; expected {', '.join(ROLES)}")
+            check_order = False
             continue
         for name, value, column in zip(ROLES, values, columns, strict=True):
             if not value:
@@ -257,7 +262,8 @@ def _check_order(path: Path, columns: tuple[list[str], list[str], list[str]]) ->
     if len(columns[0]) >= ENOUGH and kinds[1] > 2 * fewest:
         raise KdzooError(
             f"{path}, row 1: column 2 has {kinds[1]} different values and column {kinds.index(fewest) + 1} only "
-            f"{fewest}, as predicates have; expected {', '.join(ROLES)} (check_order=False takes them as they are)"
+            f"{fewest}, as predicates have; expected {', '.join(ROLES)}. A first row that names the columns so takes "
+            "them as they are"
         )
 
 

@@ -178,7 +178,8 @@ def answer_pieces(paragraph: Paragraph, text: str, start: int, pieces: Pieces) -
     if not 0 <= start <= len(paragraph.word_of) - len(text) or not text:
         return None
     first, last = paragraph.word_of[start], paragraph.word_of[start + len(text) - 1]
-    if first < 0 or " ".join(text.split()) not in " ".join(paragraph.words[first : last + 1]):
+    # Both sides alike: what parts no words here, such as a no-break space, is white space to Python.
+    if first < 0 or " ".join(text.split()) not in " ".join(" ".join(paragraph.words[first : last + 1]).split()):
         return None
     low, high = paragraph.first_piece[first], paragraph.first_piece[last + 1] - 1
     wanted = text_pieces(text, pieces)

@@ -159,13 +159,15 @@ class WithKnowledge(Wrapped):
         kept = [name for name in ("labels", "sample_ids", "unit_ids") if name in plain.column_names]
         typed = "token_type_ids" in plain.column_names
         made: dict[str, list[Any]] = {name: [] for name in ("input_ids", "length", INDEX)}
-        branches = 0
+        branches = left_out = without = 0
         for number, (words, row) in enumerate(zip(sentences, plain, strict=True)):
             tree = plant(words)
             trunk = np.flatnonzero(np.asarray(tree.branches) == 0)
             if [tree.tokens[place] for place in trunk] != row["input_ids"]:
                 raise KdzooError(f"{self.name}, row {number + 1}: its words are not what the tokenizer made of it")
             branches += len(set(tree.branches)) - 1
+            left_out += tree.left_out
+            without += tree.left_out > 0 and not any(tree.branches)
             made["input_ids"].append(tree.tokens)
             made["length"].append(len(tree.tokens))
             made[INDEX].append(trunk.tolist())
@@ -179,13 +181,25 @@ class WithKnowledge(Wrapped):
                 marks = np.full(len(tree.tokens), IGNORED)
                 marks[trunk] = row["labels"]
                 made.setdefault("labels", []).append(marks.tolist())
-        if not branches:
-            warnings.warn(
-                f"{self.name}: none of {len(rows)} rows names a subject of the triples, so that no fact goes in",
-                KdzooWarning,
-                stacklevel=2,
-            )
+        if line := self._about_room(len(rows), branches, left_out, without, max_length):
+            warnings.warn(f"{self.name}: {line}", KdzooWarning, stacklevel=2)
         return self._as_rows(plain.select_columns(kept), made)
+
+    def _about_room(self, rows: int, branches: int, left_out: int, without: int, max_length: int) -> str:
+        """What is to be said where facts are missing."""
+        if left_out:
+            return (
+                f"{left_out} of {branches + left_out} facts have no room in rows of --max-length {max_length}, and "
+                f"{without} of {rows} rows lose all of theirs"
+            )
+        if branches or not rows:
+            return ""
+        if not self.max_entities:
+            return "max_entities is 0, so that no fact goes in"
+        return (
+            f"none of {rows} rows names a subject of the triples, so that no fact goes in; the subjects are the first "
+            "column of the triple file"
+        )
 
     def _columns(self, tree: Tree) -> dict[str, list[int]]:
         """What of a tree the arm leaves."""

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from kdzoo import hashing
 from kdzoo.models.decoders import teacher_forced
 from kdzoo.models.heads import has_decoder
-from kdzoo.models.masks import real_tokens
+from kdzoo.models.masks import added_to_scores, real_tokens
 from kdzoo.tasks.encoding import INDEX
 
+MASK = "attention_mask"
 TARGET = "decoder_"  # before the names of the inputs that have a target's positions
 PROBED = 64  # rows that the collator is tried on, once for the key and once more to see whether it draws numbers
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
@@ -29,6 +30,8 @@ _GAMMA, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF5
 def given(model: nn.Module, batch: Mapping[str, Any], inputs: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
     """What a model takes of a batch, by its own names; a decoder with the target before each of its words.
 
+    A visible matrix (B, S, S) of ones and zeros is made what transformers takes, see `added_to_scores`.
+
     Args:
         model: the model.
         batch: what the collator made.
@@ -36,7 +39,10 @@ def given(model: nn.Module, batch: Mapping[str, Any], inputs: Iterable[str], pre
         prefix: what stands before them in the batch.
     """
     names = (name for name in sorted(inputs) if isinstance(batch.get(prefix + name), Tensor))
-    return teacher_forced(model, {name: batch[prefix + name] for name in names}, batch.get("labels"))
+    taken = {name: batch[prefix + name] for name in names}
+    if MASK in taken:
+        taken[MASK] = added_to_scores(taken[MASK])
+    return teacher_forced(model, taken, batch.get("labels"))
 
 
 class Prints(NamedTuple):
@@ -178,16 +184,21 @@ def lengths(dataset: Any, prefix: str = "", *, kept: bool = False) -> np.ndarray
         kept: of a teacher that reads more than the student, the tokens that both read.
     """
     from pyarrow.compute import list_value_length
+    from pyarrow.types import is_nested
 
     there = dataset.column_names
-    name = prefix + ("attention_mask" if prefix + "attention_mask" in there else "input_ids")
+    name = prefix + (MASK if prefix + MASK in there else "input_ids")
     name = prefix + INDEX if kept and prefix + INDEX in there else name
     found = []
     for rows in dataset.select_columns([name]).with_format("arrow").iter(hashing.ROWS):
         column = rows.column(name).combine_chunks()
+        if name.endswith(MASK) and is_nested(column.type.value_type):  # of pairs: a real token sees itself
+            pairs = column.to_pylist()
+            found.append(np.asarray([sum(row[at] != 0 for at, row in enumerate(seen)) for seen in pairs], np.int64))
+            continue
         sizes = np.asarray(list_value_length(column))
         numbers = column.flatten().to_numpy(zero_copy_only=False)
-        real = numbers != 0 if name.endswith("attention_mask") else np.ones(len(numbers), bool)
+        real = numbers != 0 if name.endswith(MASK) else np.ones(len(numbers), bool)
         real = numbers >= 0 if name.endswith(INDEX) else real
         totals = np.concatenate([[0], np.cumsum(real)])
         ends = np.cumsum(sizes)

@@ -20,6 +20,7 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
 from kdzoo.models.heads import check_transformers, positions, savable, unwrap
+from kdzoo.models.masks import added_to_scores
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
@@ -31,7 +32,7 @@ from kdzoo.training.agreement import accepted_inputs as accepted_inputs
 from kdzoo.training.arguments import check_arguments, check_kinds, check_optimizer, resume_from
 from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache
 from kdzoo.training.card import model_card
-from kdzoo.training.collated import given
+from kdzoo.training.collated import MASK, given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
 from kdzoo.training.kept import TeacherRows
@@ -284,6 +285,13 @@ class DistillationTrainer(Trainer):
         loss = super().training_step(*arguments, **options)
         self.stopwatch.lap("backward")
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device; a visible matrix as the student takes it (the teacher's own is in `given`)."""
+        found: dict[str, Any] = super()._prepare_inputs(inputs)
+        if isinstance(found.get(MASK), Tensor):
+            found[MASK] = added_to_scores(found[MASK])
+        return found
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """The student's outputs on a batch; with ``outputs`` set those that it gives, and no loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -321,6 +322,8 @@ class ModelSpec:
             if not str(error).startswith("Unrecognized configuration class"):
                 raise
             raise KdzooError(f"{self.text!r}: transformers has no {kind.__name__} of {config.model_type!r}") from None
+        if same and getattr(model, "generation_config", None) is not None:
+            student.generation_config = copy.deepcopy(model.generation_config)  # both write by the same rules
         if self.teacher_layers is not None and has_decoder(model):
             copy_stacks(model, student, self.teacher_layers, self.teacher_decoder or self.teacher_layers)
         elif self.teacher_layers is not None:

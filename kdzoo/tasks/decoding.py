@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_TARGET = 2**17
+MOST_BEAM = 1024  # more is a slip of the hand, and fills the memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Decoding:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise KdzooError(f"decoding: {name} is a whole number of {low} or more, got {value!r}")
+        if self.beam > MOST_BEAM:
+            raise KdzooError(f"decoding: beam is {self.beam}; {MOST_BEAM} hypotheses at most")
         if self.max_target > MOST_TARGET:
             raise KdzooError(f"decoding: max_target is {self.max_target}; {MOST_TARGET} tokens at most")
         penalty = self.length_penalty
@@ -99,9 +102,11 @@ class Decoding:
             length_penalty=float(self.length_penalty) if self.beam > 1 else None,
             early_stopping=self.beam > 1,
             no_repeat_ngram_size=self.no_repeat_ngram,
+            min_length=0,  # or the model's own would rule
             min_new_tokens=self.min_length or None,
             max_new_tokens=self.max_target,
             do_sample=False,
+            use_cache=True,  # which a model that was trained may have switched off
         )
         return found
 
@@ -116,6 +121,7 @@ def _number(name: str, value: str) -> int | float:
     try:
         return float(value) if name == "length_penalty" else int(value)
     except ValueError:
+        kind = "number" if name == "length_penalty" else "whole number"
         raise KdzooError(
-            f"decoding: {name}={value!r} is not a number; write, for example, beam=5,length_penalty=0.6"
+            f"decoding: {name}={value!r} is not a {kind}; write, for example, beam=5,length_penalty=0.6"
         ) from None

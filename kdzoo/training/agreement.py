@@ -119,7 +119,8 @@ def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | N
         for who, model in compared:
             inner = unwrap(model)
             name, own = type(inner).__name__, type(inner).__module__.startswith("transformers.")
-            if own and name.endswith("Model") and inner.base_model is inner:
+            # An EncoderDecoderModel is its own base, and has its decoder's head.
+            if own and name.endswith("Model") and inner.base_model is inner and inner.get_output_embeddings() is None:
                 raise KdzooError(
                     f"the term {term.name!r} is taken on logits, and the {who} is a {name}, which has no head; take "
                     "one with the head of your task, such as AutoModelForSequenceClassification's"

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from kdzoo.objectives.recipe import Recipe, Targets
     from kdzoo.tasks import Task
 
-FORMAT = "1"
+FORMAT = "2"
+ASIDE = ("transformers_version", "use_cache", "_from_model_config")  # of a model's rules: no text depends on them
 
 
 class Decoded(NamedTuple):
@@ -67,8 +68,8 @@ def decoded_rows(
     """Training rows with what the teacher writes for their sources in place of their targets.
 
     All hypotheses of a row are kept, a row a line, in a file named by the teacher's weights, the rows and the decoding;
-    whatever of it is there is not decoded again. A row keeps its reference where the chosen text is empty, or has more
-    tokens than ``max_target`` because the teacher found no end.
+    whatever of it is there is not decoded again. A row keeps its reference where the chosen text is empty, has more
+    tokens than ``max_target``, or was cut there because the teacher found no end.
 
     Args:
         rows: as they were loaded, with the task's fields.
@@ -93,6 +94,7 @@ def decoded_rows(
         hashing.of_rows(rows, ["source"]),
         *vocabularies(tokenizer),
         str(decoding),
+        _own_rules(teacher),
         max_length,
     )
     path = folder / f"{task.name}-{about[:16]}.jsonl"
@@ -108,7 +110,7 @@ def decoded_rows(
         texts = kept.texts[row]
         text = closest(texts, own) if targets.choose == "closest" else texts[0]
         sizes = (len(one(text_target=text, verbose=False)["input_ids"]) for one in (tokenizer, student or tokenizer))
-        fits = bool(text) and max(sizes) <= task.decoding.max_target
+        fits = bool(text) and kept.ended[row][texts.index(text)] and max(sizes) <= task.decoding.max_target
         unusable += not fits
         chosen.append([text] if fits else own)
     what = "the best" if targets.choose == "best" else "the closest to the reference by sentence BLEU"
@@ -125,6 +127,7 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.texts: dict[int, list[str]] = {}
+        self.ended: dict[int, list[bool]] = {}  # of each text, whether the teacher came to an end
         self.seconds = 0.0
         whole = 0
         data = path.read_bytes() if path.exists() else b""
@@ -134,18 +137,20 @@ class _Kept:
             try:
                 found = json.loads(line)
                 row, texts, seconds = int(found["row"]), [str(text) for text in found["texts"]], float(found["seconds"])
+                ended = [bool(end) for _, end in zip(texts, found["ended"], strict=True)]
             except (ValueError, KeyError, TypeError):
                 break
-            self.texts[row] = texts
+            self.texts[row], self.ended[row] = texts, ended
             self.seconds += seconds
             whole += len(line)
         if whole < len(data):
             with path.open("rb+") as file:
                 file.truncate(whole)
 
-    def add(self, found: list[tuple[int, list[str]]], seconds: float) -> None:
+    def add(self, found: list[tuple[int, list[str], list[bool]]], seconds: float) -> None:
         """Write some rows down, so that they are there whatever comes."""
-        lines = [{"row": row, "texts": texts, "seconds": seconds / len(found)} for row, texts in found]
+        share = seconds / len(found)
+        lines = [{"row": row, "texts": texts, "ended": ended, "seconds": share} for row, texts, ended in found]
         try:
             with self._path.open("a", encoding="utf-8", newline="\n") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -153,7 +158,8 @@ class _Kept:
                 os.fsync(file.fileno())
         except OSError as error:
             raise KdzooError(f"{self._path} cannot be written: {error}") from error
-        self.texts |= dict(found)
+        for row, texts, ended in found:
+            self.texts[row], self.ended[row] = texts, ended
         self.seconds += seconds
 
 
@@ -179,9 +185,38 @@ def _decode(
         rows = [int(row) for row in order[start : start + batch_size]]
         batch = {name: value.to(device) for name, value in collate([left[row] for row in rows]).items()}
         with torch.no_grad(), evaluating(teacher):
-            texts = task.decoded(decoding.generate(teacher, batch, several=True).cpu().numpy(), tokenizer)
-        by_row = [texts[at * decoding.beam : (at + 1) * decoding.beam] for at in range(len(rows))]
-        found = [(int(numbers[row]), of) for row, of in zip(rows, by_row, strict=True)]
+            ids = decoding.generate(teacher, batch, several=True).cpu().numpy()
+        texts, ended = task.decoded(ids, tokenizer), came_to_an_end(ids, teacher, decoding.max_target).tolist()
+        wide = decoding.beam
+        found = [
+            (int(numbers[row]), texts[at : at + wide], ended[at : at + wide])
+            for row, at in zip(rows, range(0, len(texts), wide), strict=True)
+        ]
         kept.add(found, time.perf_counter() - began)
         progress(len(kept.texts), total)
     teacher.cpu()
+
+
+def came_to_an_end(ids: np.ndarray[Any, Any], model: Any, most: int) -> np.ndarray[Any, Any]:
+    """Whether what a model wrote has an end that it chose, (N,).
+
+    One in the last of the places that it may write in is none where the model is made to put one there.
+
+    Args:
+        ids: (N, T), a start and what was written.
+        model: with its ``generation_config``.
+        most: how many tokens it may write.
+    """
+    told = getattr(model, "generation_config", None)
+    ends = getattr(told, "eos_token_id", None)
+    if ends is None:
+        return np.ones(len(ids), dtype=bool)
+    forced = getattr(told, "forced_eos_token_id", None) is not None
+    return np.isin(ids[:, 1 : most + (not forced)], ends).any(1)
+
+
+def _own_rules(model: Any) -> str:
+    """What of a model's own rules of writing is not the default."""
+    told = getattr(model, "generation_config", None)
+    found = {} if told is None else told.to_diff_dict()
+    return json.dumps({key: found[key] for key in sorted(found) if key not in ASIDE}, default=str)

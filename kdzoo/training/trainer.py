@@ -143,6 +143,7 @@ class DistillationTrainer(Trainer):
             args.ddp_broadcast_buffers = False
         perturbation = recipe.perturbation if recipe is not None else None
         self.stopwatch = Stopwatch(args.device)
+        self._use_cache = getattr(getattr(savable(model), "config", None), "use_cache", None)
         super().__init__(model=Distiller(model, objective, perturbation, self.stopwatch), args=args, **arguments)
         self.model.loss_scaler = self.accelerator.scaler
         self._laps = _Laps(self.stopwatch)
@@ -190,10 +191,21 @@ class DistillationTrainer(Trainer):
             self._check_lengths()
             self._open_cache()
             trained = super().train(start, *arguments, **options)
+        self._use_cache_again()
         # A loss shows what the step before it made of the weights, and nothing follows the last.
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise DistillationFailure("the weights are not finite after the last step; take a lower learning rate")
         return trained
+
+    def _use_cache_again(self) -> None:
+        """As it was before the Trainer, which has decoders keep nothing of one word for the next while they train."""
+        config, writing = (getattr(self.student, name, None) for name in ("config", "generation_config"))
+        if config is not None and self._use_cache is None:
+            vars(config).pop("use_cache", None)  # of one that says nothing about it
+        elif config is not None:
+            config.use_cache = self._use_cache
+        if writing is not None:
+            writing.use_cache = self._use_cache is not False
 
     def _check_lengths(self) -> None:
         rows: Any = self.train_dataset
@@ -389,6 +401,7 @@ class DistillationTrainer(Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         if not self.args.should_save:
             return
+        self._use_cache_again()
         checkpoints.save_student(self.model.student, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)

@@ -1,0 +1,124 @@
+"""What else decides what a model writes, and how fast: its cache, its own rules, where it ends; all kinds train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from generation_models import family, made
+from transformers import AutoModelForSeq2SeqLM, TrainingArguments
+
+import kdzoo
+from kdzoo.errors import KdzooError
+from kdzoo.models.spec import ModelSpec
+from kdzoo.objectives.recipe import Targets
+from kdzoo.tasks.decoding import Decoding
+from kdzoo.training import decoded
+
+FAMILIES = ("Bart", "T5", "Marian", "EncoderDecoder")
+
+
+def trained(name: str, folder: Path, objective: str = "kd + ce") -> tuple[Any, Any]:
+    """A student of a teacher's layers after two steps, and its trainer."""
+    task, _, encoded, tokenizer = made(8)
+    teacher = family(name, len(tokenizer))
+    student = ModelSpec.parse("teacher:0,2/1").student_of(teacher)
+    arguments = TrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=4, report_to="none", use_cpu=True, disable_tqdm=True
+    )
+    trainer = kdzoo.DistillationTrainer(
+        student, teacher, objective=objective, args=arguments, train_dataset=encoded,
+        data_collator=task.collator(tokenizer), processing_class=tokenizer,
+    )  # fmt: skip
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    trainer.train()
+    assert any(not torch.equal(old, new) for old, new in zip(before, student.parameters(), strict=True))
+    return student, trainer
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_kind_of_encoder_decoder_trains_and_is_saved_as_it_was_made(name: str, tmp_path: Path) -> None:
+    student, trainer = trained(name, tmp_path / "work")
+    assert getattr(student.config, "use_cache", True), "the Trainer switches off what decoding takes from word to word"
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
+    assert getattr(loaded.config, "use_cache", True) and loaded.generation_config.use_cache
+    for one, other in zip(student.parameters(), loaded.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_decoding_takes_what_was_kept_of_the_words_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, _, encoded, tokenizer = made(4)
+    teacher = family("Bart", len(tokenizer))
+    batch = task.collator(tokenizer)([encoded[row] for row in range(4)])
+    lengths: list[int] = []
+    forward = type(teacher).forward
+
+    def watched(self: Any, *given: Any, **told: Any) -> Any:
+        lengths.append(told["decoder_input_ids"].shape[1])
+        return forward(self, *given, **told)
+
+    monkeypatch.setattr(type(teacher), "forward", watched)
+    written = {}
+    for use_cache in (True, False):
+        teacher.config.use_cache = teacher.generation_config.use_cache = use_cache
+        lengths.clear()
+        written[use_cache] = Decoding(beam=2, max_target=12).generate(teacher, batch)
+        assert max(lengths) == 1, "one word a pass"
+    assert torch.equal(written[True], written[False])
+
+
+def test_the_least_length_is_the_one_that_is_told_and_a_students_own_rules_are_its_teachers() -> None:
+    task, _, encoded, tokenizer = made(4)
+    teacher = family("Bart", len(tokenizer))
+    batch = task.collator(tokenizer)([encoded[row] for row in range(4)])
+    with torch.no_grad():
+        teacher.final_logits_bias[0, 3] = 1e4  # its end is ahead of all words
+    short = Decoding(beam=1, max_target=30).generate(teacher, batch).shape[1]
+    teacher.generation_config.min_length = 20
+    assert Decoding(beam=1, max_target=30).generate(teacher, batch).shape[1] == short < 10
+    assert Decoding(beam=1, max_target=30, min_length=12).generate(teacher, batch).shape[1] > 12
+    teacher.generation_config.repetition_penalty = 1.5
+    student = ModelSpec.parse("teacher:0,2/1").student_of(teacher)
+    assert student.generation_config.repetition_penalty == 1.5
+    assert student.generation_config is not teacher.generation_config
+
+
+@pytest.mark.parametrize("forced", [None, 3])
+def test_what_was_cut_before_its_end_is_no_target(forced: int | None, tmp_path: Path) -> None:
+    """A model that never ends, whose last word is made an end where its configuration says so."""
+    task, rows, _, tokenizer = made(3)
+    task = replace(task, decoding=Decoding(beam=1, max_target=40))
+    teacher = family("Bart", len(tokenizer))
+    teacher.generation_config.forced_eos_token_id = forced
+    with torch.no_grad():
+        teacher.final_logits_bias[0, 3] = -1e4
+    found = decoded.decoded_rows(rows, task, teacher, tokenizer, Targets(beam=1), max_length=64, folder=tmp_path)
+    assert "3 of 3 rows keep their reference" in found.said
+    assert found.rows["target"][:] == rows["target"][:]
+
+
+def test_an_end_is_one_that_the_model_chose() -> None:
+    class Told:
+        eos_token_id, forced_eos_token_id = [3, 5], None
+
+    class Model:
+        generation_config = Told()
+
+    ids = np.array([[3, 7, 3, 0, 0], [3, 7, 7, 7, 5], [3, 7, 7, 7, 7]])
+    assert decoded.came_to_an_end(ids, Model(), 4).tolist() == [True, True, False]
+    Told.forced_eos_token_id = 5
+    assert decoded.came_to_an_end(ids, Model(), 4).tolist() == [True, False, False]
+    Told.eos_token_id = None
+    assert decoded.came_to_an_end(ids, Model(), 4).all()
+
+
+def test_a_beam_without_bounds_is_refused() -> None:
+    with pytest.raises(KdzooError, match="beam is 100000; 1024 hypotheses at most"):
+        Decoding.parse("beam=100000")
+    with pytest.raises(KdzooError, match=r"beam='1\.5' is not a whole number"):
+        Decoding.parse("beam=1.5")

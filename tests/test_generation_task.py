@@ -18,7 +18,7 @@ from generation_models import family, inputs, made, model
 from tasks_by_unit import compared, losses, trainer
 
 import kdzoo
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import Needs, capture
 from kdzoo.models.decoders import check_decoder
@@ -218,6 +218,8 @@ def test_cached_targets_are_the_teacher_s(tmp_path: Path) -> None:
     assert run(tmp_path, TeacherCache(tmp_path / "cache")) == pytest.approx(live, rel=1e-5)
     few = TeacherCache(tmp_path / "cache", top=64)
     assert run(tmp_path, few) == pytest.approx(live, rel=0.02)
+    with pytest.warns(KdzooWarning, match=r"keeps 1 logits, and the others have \d+\.\d% of its probability"):
+        run(tmp_path, TeacherCache(tmp_path / "cache", top=1))
     whole, part = ((tmp_path / "cache").glob(f"*/{name}.safetensors") for name in ("logits", "logits-top-64"))
     assert next(part).stat().st_size < next(whole).stat().st_size / 3
 

@@ -80,3 +80,17 @@ def decoder_sizes(config: Any) -> tuple[int, int, int] | None:
     )
     layers, width, heads = (next(getattr(own, name) for name in of if hasattr(own, name)) for of in names)
     return layers, width, heads
+
+
+def use_cache(model: Any, told: bool | None) -> None:
+    """Have a model keep of each word it writes what the next ones need, or not; None for what says nothing about it.
+
+    transformers' Trainer switches it off, for the passes that train need none, and off it would be saved.
+    """
+    config, writing = (getattr(model, name, None) for name in ("config", "generation_config"))
+    if config is not None and told is None:
+        vars(config).pop("use_cache", None)
+    elif config is not None:
+        config.use_cache = told
+    if writing is not None:
+        writing.use_cache = told is not False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.decoders import decoder_sizes
@@ -19,6 +20,7 @@ from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.training.collated import Rows, fingerprints
 
 ROW, TOKEN, TARGET = "row", "token", "target"  # what a feature is kept by
+MOST_LEFT_OUT = 0.01  # of a teacher's probability, before it is said
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,16 @@ class TeacherRows:
         self._prints, self._axes = torch.from_numpy(rows.prints), axes_of(rows)
         self._top = next((kept.top for kept in values if kept.top is not None), None)
 
+    @property
+    def left_out(self) -> tuple[int, float] | None:
+        """How many logits are kept, and what share of the teacher's probability the others have, on average over some
+        rows; None where all are kept."""
+        for kept, (values, _) in self._values.items():
+            if kept.top is not None and not kept.places:
+                some = values[:: max(len(values) // 4096, 1), -1]
+                return kept.top, float(some.double().exp().mean()) if len(some) else 0.0
+        return None
+
     def holds(self, sample_ids: Tensor, taken: dict[str, Tensor]) -> bool:
         """Whether a batch is what the teacher was given of these rows, (B,)."""
         prints = fingerprints(taken).numbers
@@ -191,3 +203,15 @@ class TeacherRows:
                 "sample_ids must be the rows' places in the training set that the cache was made from"
             )
         return real
+
+
+def say_left_out(rows: TeacherRows) -> None:
+    """Warn of a cache that leaves out so much of the teacher's probability that losses show it."""
+    kept, rest = rows.left_out or (0, 0.0)
+    if rest > MOST_LEFT_OUT:
+        warnings.warn(
+            f"the teacher's cache keeps {kept} logits, and the others have {rest:.1%} of its probability, by which "
+            "losses are off; keep more of them, or all",
+            KdzooWarning,
+            stacklevel=2,
+        )

@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
+from kdzoo.models.decoders import use_cache
 from kdzoo.models.heads import check_transformers, positions, savable, unwrap
 from kdzoo.models.masks import added_to_scores
 from kdzoo.objectives.checks import check_separate_tokens
@@ -35,7 +36,7 @@ from kdzoo.training.card import model_card
 from kdzoo.training.collated import MASK, given
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
-from kdzoo.training.kept import TeacherRows
+from kdzoo.training.kept import TeacherRows, say_left_out
 from kdzoo.training.labels import COUNTED, check_spans, in_order, label_names
 from kdzoo.training.order import by_length, check_epochs, staged
 from kdzoo.training.stopwatch import Stopwatch
@@ -191,21 +192,11 @@ class DistillationTrainer(Trainer):
             self._check_lengths()
             self._open_cache()
             trained = super().train(start, *arguments, **options)
-        self._use_cache_again()
+        use_cache(self.student, self._use_cache)
         # A loss shows what the step before it made of the weights, and nothing follows the last.
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise DistillationFailure("the weights are not finite after the last step; take a lower learning rate")
         return trained
-
-    def _use_cache_again(self) -> None:
-        """As it was before the Trainer, which has decoders keep nothing of one word for the next while they train."""
-        config, writing = (getattr(self.student, name, None) for name in ("config", "generation_config"))
-        if config is not None and self._use_cache is None:
-            vars(config).pop("use_cache", None)  # of one that says nothing about it
-        elif config is not None:
-            config.use_cache = self._use_cache
-        if writing is not None:
-            writing.use_cache = self._use_cache is not False
 
     def _check_lengths(self) -> None:
         rows: Any = self.train_dataset
@@ -239,6 +230,7 @@ class DistillationTrainer(Trainer):
             )
         if self.teacher_rows is not None:
             self.teacher.to("cpu")  # which makes room: it has said all it is asked for
+            say_left_out(self.teacher_rows)
 
     def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
         """A step's micro-batches, and what each weighs in it."""
@@ -301,8 +293,7 @@ class DistillationTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """On the device; a visible matrix as the student takes it (the teacher's own is in `given`)."""
         found: dict[str, Any] = super()._prepare_inputs(inputs)
-        if isinstance(found.get(MASK), Tensor):
-            found[MASK] = added_to_scores(found[MASK])
+        found.update({MASK: added_to_scores(found[MASK])} if isinstance(found.get(MASK), Tensor) else {})
         return found
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
@@ -393,15 +384,14 @@ class DistillationTrainer(Trainer):
         super()._save_checkpoint(*arguments, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the student as a plain transformers model, with its tokenizer and a model card.
+        """Write the student as a plain transformers model (or PEFT's adapters), with its tokenizer and a model card.
 
-        Of a student with PEFT's adapters these are written, as PEFT does. The objective (projections, banks) goes into
-        checkpoints alone.
+        The objective (projections, banks) goes into checkpoints alone.
         """
         folder = Path(str(output_dir or self.args.output_dir))
         if not self.args.should_save:
             return
-        self._use_cache_again()
+        use_cache(self.student, self._use_cache)
         checkpoints.save_student(self.model.student, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)

@@ -212,8 +212,7 @@ def came_to_an_end(ids: np.ndarray[Any, Any], model: Any, most: int) -> np.ndarr
     if ends is None:
         return np.ones(len(ids), dtype=bool)
     forced = getattr(told, "forced_eos_token_id", None) is not None
-    found: np.ndarray[Any, Any] = np.isin(ids[:, 1 : most + (not forced)], ends).any(axis=1, keepdims=False)
-    return found
+    return np.asarray(np.isin(ids[:, 1 : most + (not forced)], ends).any(axis=1))
 
 
 def _own_rules(model: Any) -> str:

@@ -102,8 +102,8 @@ class Decoding:
             length_penalty=float(self.length_penalty) if self.beam > 1 else None,
             early_stopping=self.beam > 1,
             no_repeat_ngram_size=self.no_repeat_ngram,
-            min_length=0,  # or the model's own would rule
-            min_new_tokens=self.min_length or None,
+            # Without either the model's own least length would rule.
+            **({"min_new_tokens": self.min_length} if self.min_length else {"min_length": 0}),
             max_new_tokens=self.max_target,
             do_sample=False,
             use_cache=True,  # which a model that was trained may have switched off

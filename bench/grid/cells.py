@@ -390,6 +390,8 @@ class Cells:
         elif name != TEACHER:
             for field in ("references", "guess", "sources"):
                 del found[field]  # the teacher's record holds them for the whole task
+        elif own := self.settings.own_tasks.get(configuration["task"]):
+            found["own_task"] = own  # beside its configuration, which says what it was trained on already
         task = self.tasks[configuration["task"]]
         if task.fold is not None:
             found["fold"] = {"of": task.fold.whole(task.name), **asdict(task.fold)}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kdzoo.bench.files import read_json
 from kdzoo.bench.record import TEACHER
+from kdzoo.bench.record import read_config as read_comparison
 from kdzoo.errors import KdzooError
 from kdzoo.models.decoders import check_decoder
 from kdzoo.models.loading import MissingHead, class_suffixes, load_model, read_config, why_not
@@ -72,13 +73,16 @@ def trained_with(folder: Path) -> Trained:
 
     # Beside a comparison's student what its cells share is in a part of its own.
     task, shared = str(of("configuration", "task")), ("configuration", "shared")
-    own = of("configuration", "own_task") or of(*shared, "own_tasks", task)
+    own = of("configuration", "own_task") or of(*shared, "own_tasks", task) or of("own_task")
+    if own is None and of("configuration", "method") == TEACHER:
+        own = _of_comparison(folder, task)
     if own is None:
         own = _identity(task)
     own = own if isinstance(own, dict) else {}
     columns: Any = own.get("columns")
     named = isinstance(columns, (list, tuple)) and all(isinstance(name, str) for name in columns)
     length = of("configuration", "budget", "max_length") or of(*shared, "budget", "max_length")
+    length = length or of(*shared, "teacher_budget", "max_length")
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
     golds = of("references")
     golds = [*golds.values()] if isinstance(golds, dict) else []  # which a comparison's students have not
@@ -88,6 +92,15 @@ def trained_with(folder: Path) -> Trained:
     # In the arm both the students read facts too, in the others the teacher alone.
     facts = own.get("facts") is not None and (own.get("arm") == "both" or (above and own.get("arm") != "none"))
     return Trained(tuple(columns) if named else (), length if counted else None, own, str(of("kind")), nullable, facts)
+
+
+def _of_comparison(folder: Path, task: str) -> Any:
+    """The settings of a teacher's task, from the comparison it is in: the teachers' records of before have none."""
+    above = folder.absolute().parent
+    if above.name != "teachers":
+        return None
+    own = read_comparison(above.parent / "config.json").get("shared", {}).get("own_tasks")
+    return own.get(task) if isinstance(own, dict) else None
 
 
 def _identity(task: str) -> Any:

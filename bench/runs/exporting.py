@@ -58,14 +58,15 @@ def export_onnx(student: Path, out: Path) -> Exported:
         KdzooError: for a folder that holds no student, a package that is missing, a model that cannot be exported, or
             a file that gives other logits than the student.
     """
-    if trained_with(student).facts:
+    trained = trained_with(student)
+    if trained.facts:
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise KdzooError(
             f"an ONNX file needs {' and '.join(missing)}: pip install 'kdzoo[onnx]', or onnx onnxscript onnxruntime"
         )
-    model, tokenizer, task = load_student(student)
+    model, tokenizer, task = load_student(student, trained)
     if task is not None and task.generates:
         raise KdzooError(f"{student} writes its texts in many passes, and one pass is exported; take another student")
     outputs = ("start_logits", "end_logits") if task is not None and task.kind == "spans" else ("logits",)

@@ -332,6 +332,8 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert set(found["metrics"]) == {"rouge1", "rougeLsum"}
     shared = json.loads((tmp_path / "out" / "config.json").read_text())["shared"]
     assert shared["own_tasks"]["two"]["decoding"]["no_repeat_ngram"] == 3
+    above = records(tmp_path / "out")["two-teacher"]
+    assert above["own_task"] == shared["own_tasks"]["two"] and above["text_columns"] == ["dialogue"]
     references = from_data(tmp_path / "two.jsonl", kind="seq2seq", text="dialogue", label="summary").task.rows()
     assert ["c", "d"] in [*references["train"]["target"], *references["validation"]["target"]]
 

@@ -314,6 +314,19 @@ def test_a_comparisons_student_reads_as_it_was_trained(student: Path, tmp_path: 
         assert trained_with(tmp_path)[:2] == trained
 
 
+def test_a_comparisons_teacher_reads_and_writes_as_it_was_trained(tmp_path: Path) -> None:
+    own = {"mine": {"columns": ["source"], "decoding": {"beam": 2, "max_target": 48}}}
+    (tmp_path / "config.json").write_text(json.dumps({"shared": {"own_tasks": own}}))
+    shared = {"teacher_budget": {"max_length": 16}}
+    record = {"configuration": {"task": "mine", "method": "teacher", "shared": shared}}
+    # A record of before has its task's settings in the comparison's configuration alone.
+    for folder, written in (("teachers/mine", record), ("elsewhere", record | {"own_task": own["mine"]})):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "record.json").write_text(json.dumps(written))
+        found = trained_with(tmp_path / folder)
+        assert (found.columns, found.max_length, found.own) == (("source",), 16, own["mine"])
+
+
 @pytest.mark.parametrize(
     ("configuration", "facts"),
     [
@@ -381,6 +394,19 @@ def test_an_onnx_file_of_answers(trained: Models, commands: Commands, tmp_path: 
 def test_a_model_that_writes_is_not_exported(trained: Models, commands: Commands) -> None:
     pytest.importorskip("onnxscript")
     commands.fails("export", trained("transduction")[0], "--onnx", says=("many passes",))
+
+
+def test_a_writer_of_ones_own_pairs_reads_its_columns_and_has_its_settings(commands: Commands, tmp_path: Path) -> None:
+    table = tmp_path / "mine.tsv"
+    table.write_text("en\txx\n" + "the dog\tdog the\n" * 8)
+    asked = ("finetune", "--data", table, "--kind", "seq2seq", "--text", "en", "--label", "xx", "--epochs", 1)
+    short = ("--model", "1x16,heads=2", "--max-length", 16, "--decoding", "beam=1,max_target=16")
+    commands.works(*asked, *short, "--out", tmp_path / "m")
+    commands.works("predict", tmp_path / "m", table)
+    assert [*rows_of(tmp_path / "mine.tsv.predictions.csv")[0]] == ["en", "written"]
+    commands.fails("predict", tmp_path / "m", table, "--text", "de", says=("'de'",))
+    pytest.importorskip("onnxscript")
+    commands.fails("export", tmp_path / "m", "--onnx", says=("many passes",))
 
 
 def test_a_file_that_gives_something_else_is_not_kept(

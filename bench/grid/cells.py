@@ -73,6 +73,7 @@ class Cells:
         # A worker's own folder may be another than this process's.
         self.teacher, self.student = (model.absolute() for model in models)
         self.tasks = {task.name: task for task in tasks}
+        self._text_columns = {task.name: task.text_columns for task in tasks}  # which a copy without rows has not
         self.records = records
         self.recipes = recipes
         self.encoder = encoder
@@ -393,6 +394,8 @@ class Cells:
         elif own := self.settings.own_tasks.get(configuration["task"]):
             found["own_task"] = own  # beside its configuration, which says what it was trained on already
         task = self.tasks[configuration["task"]]
+        if columns := self._text_columns[task.name]:
+            found["text_columns"] = list(columns)
         if task.fold is not None:
             found["fold"] = {"of": task.fold.whole(task.name), **asdict(task.fold)}
         return new_record(

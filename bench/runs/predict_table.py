@@ -76,6 +76,8 @@ def predict_file(
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     task = task_of(student, trained)
     usual, wanted = (trained.columns, None) if task is None else (task.columns, len(task.columns))
+    if len(trained.called) == wanted and {*trained.called} <= {*table}:
+        usual = trained.called
     words = task is not None and task.kind == "tokens"
     names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted, words=words)
     texts = [_texts(table[name], name, file, words=words) for name in names]

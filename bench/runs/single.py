@@ -153,7 +153,8 @@ def run_one(
         )
         if said:
             outcome.scored_by["targets"] = said
-        record = new_record(configuration, **asdict(outcome))
+        named = {"text_columns": list(task.text_columns)} if task.text_columns else {}  # for kdzoo predict
+        record = new_record(configuration, **asdict(outcome), **named)
         if first:
             records.write(records.model, record)
     return record

@@ -36,6 +36,7 @@ class Trained(NamedTuple):
         kind: of the task.
         nullable: whether some question that it was scored on had no answer.
         facts: whether the model read facts beside the words.
+        called: what the data of a task called its columns of text, where those have names of the task's own.
     """
 
     columns: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Trained(NamedTuple):
     kind: str = ""
     nullable: bool = False
     facts: bool = False
+    called: tuple[str, ...] = ()
 
 
 class Student(NamedTuple):
@@ -79,8 +81,6 @@ def trained_with(folder: Path) -> Trained:
     if own is None:
         own = _identity(task)
     own = own if isinstance(own, dict) else {}
-    columns: Any = own.get("columns")
-    named = isinstance(columns, (list, tuple)) and all(isinstance(name, str) for name in columns)
     length = of("configuration", "budget", "max_length") or of(*shared, "budget", "max_length")
     length = length or of(*shared, "teacher_budget", "max_length")
     counted = isinstance(length, int) and not isinstance(length, bool) and length > 1
@@ -91,7 +91,13 @@ def trained_with(folder: Path) -> Trained:
     above = method == TEACHER if method is not None else of("configuration", "student") is None
     # In the arm both the students read facts too, in the others the teacher alone.
     facts = own.get("facts") is not None and (own.get("arm") == "both" or (above and own.get("arm") != "none"))
-    return Trained(tuple(columns) if named else (), length if counted else None, own, str(of("kind")), nullable, facts)
+    length, kind = length if counted else None, str(of("kind"))
+    return Trained(_names(own.get("columns")), length, own, kind, nullable, facts, _names(of("text_columns")))
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    named = isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found)
+    return tuple(found) if named else ()
 
 
 def _of_comparison(folder: Path, task: str) -> Any:

@@ -129,6 +129,11 @@ class Task(ABC):
         """Whether `rows` gives its rows, so that no source has to."""
         return type(self).rows is not Task.rows
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """How the data that brought the rows calls `columns`; empty where nothing is known of it."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """What results of the task depend on, beside its rows, as JSON has it."""
         names = ("kind", "columns", "metrics", "headline")

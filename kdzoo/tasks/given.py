@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.tasks.base import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Rows by split that somebody's data had under other columns' names: what a task may have as its ``read``."""
+
+    rows: Mapping[str, Dataset]
+    text_columns: tuple[str, ...]
+
+    def __call__(self) -> dict[str, Dataset]:
+        return dict(self.rows)
 
 
 class GivenRows(Task):
@@ -22,6 +34,10 @@ class GivenRows(Task):
     @property
     def brings_rows(self) -> bool:
         return self.read is not None
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return self.read.text_columns if isinstance(self.read, Brought) else ()
 
     def rows(self) -> Mapping[str, Dataset] | None:
         return None if self.read is None else self.read()

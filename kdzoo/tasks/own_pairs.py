@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.decoding import Decoding
 from kdzoo.tasks.generation import SequenceToSequence
+from kdzoo.tasks.given import Brought
 from kdzoo.tasks.own_reading import tables_of
 from kdzoo.tasks.sources.rows import checked
 
@@ -67,7 +67,7 @@ def from_pairs(
         count = taken + len(rows["train"])
         notes.append(f"{name}: no validation rows: {taken} of {count} training rows are taken, with seed {seed}")
     notes += _leaks(name, rows)
-    return replace(task, read=partial(dict, rows)), tuple(notes)
+    return replace(task, read=Brought(rows, (columns["source"],))), tuple(notes)
 
 
 def _leaks(name: str, rows: Mapping[str, Dataset]) -> list[str]:

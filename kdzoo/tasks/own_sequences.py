@@ -17,6 +17,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import question_answering, token_classification
 from kdzoo.tasks.base import Columns
 from kdzoo.tasks.bio import check_tags
+from kdzoo.tasks.given import Brought
 from kdzoo.tasks.own_reading import check_alone, check_splits, columns_of_frame, names_of, renamed
 from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.reading import find_file, numbered_lines
@@ -99,7 +100,8 @@ def from_sequences(
         for split in rows.keys() - {"train"}:
             task.check_answered(rows[split], sources[split if split in sources else "train"].origin)
     notes += _leaks(name, kind, task.unit, rows)
-    return replace(task, read=partial(dict, rows)), tuple(notes)
+    own = (columns["words"],) if "words" in columns else ()
+    return replace(task, read=Brought(rows, own)), tuple(notes)
 
 
 def _sources(

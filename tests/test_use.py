@@ -18,7 +18,7 @@ import torch
 from command_line import Commands
 from hostile import models
 
-from kdzoo.bench.runs import exporting
+from kdzoo.bench.runs import exporting, student_folder
 from kdzoo.bench.runs.predictions import named
 from kdzoo.bench.runs.student_folder import trained_with
 from kdzoo.tasks import get_task, load
@@ -396,7 +396,9 @@ def test_a_model_that_writes_is_not_exported(trained: Models, commands: Commands
     commands.fails("export", trained("transduction")[0], "--onnx", says=("many passes",))
 
 
-def test_a_writer_of_ones_own_pairs_reads_its_columns_and_has_its_settings(commands: Commands, tmp_path: Path) -> None:
+def test_a_writer_of_ones_own_pairs_reads_its_columns_and_has_its_settings(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     table = tmp_path / "mine.tsv"
     table.write_text("en\txx\n" + "the dog\tdog the\n" * 8)
     asked = ("finetune", "--data", table, "--kind", "seq2seq", "--text", "en", "--label", "xx", "--epochs", 1)
@@ -406,7 +408,10 @@ def test_a_writer_of_ones_own_pairs_reads_its_columns_and_has_its_settings(comma
     assert [*rows_of(tmp_path / "mine.tsv.predictions.csv")[0]] == ["en", "written"]
     commands.fails("predict", tmp_path / "m", table, "--text", "de", says=("'de'",))
     pytest.importorskip("onnxscript")
+    longest: list[int] = []
+    monkeypatch.setattr(student_folder, "check_decoder", lambda model, name, target: longest.append(target))
     commands.fails("export", tmp_path / "m", "--onnx", says=("many passes",))
+    assert longest == [16], "a longer one may be more than a model has positions"
 
 
 def test_a_file_that_gives_something_else_is_not_kept(

@@ -349,11 +349,18 @@ def _unfit(kind: type[BaseModel], data: dict[str, Any]) -> list[str]:
 
 # Where a recipe's numbers come from, and how its settings were asked for: what is trained stands in the recipe.
 _SAID = {"recipe": {"sources"}, "": {"overrides"}, "shared": {"overrides"}}
+# Which options hold before a recipe's own numbers, as the settings name them; and as they are said.
+_FIRST, _GIVEN = ("first", "shared.first", "settings.first"), "options given"
 
 
 def differences(old: Any, new: Any) -> list[str]:
     """Which settings differ, in words; see `differing`."""
-    return [f"{name} is {one!r} there and {other!r} here" for name, one, other in differing(old, new)]
+    return [
+        f"{name}: {one or 'none'} there and {other or 'none'} here"
+        if name.endswith(_GIVEN)
+        else f"{name} is {one!r} there and {other!r} here"
+        for name, one, other in differing(old, new)
+    ]
 
 
 def differing(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -361,8 +368,12 @@ def differing(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
 
     Left out is what is no setting, though records of before have it among theirs (`_SAID`).
     """
+    if name in _FIRST and old != new:
+        return [(name.removesuffix("first") + _GIVEN, _as_options(old), _as_options(new))]
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new} - _SAID.get(name, set()))
+        # How often is a setting with --keep best alone, and nobody typed it where that is the other.
+        idle = {"evaluations"} if old.get("keep") != new.get("keep") and "evaluations" not in {*old} & {*new} else set()
+        keys = sorted({*old, *new} - _SAID.get(name, set()) - idle)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = dict(enumerate(old)), dict(enumerate(new))
         keys = list(old)
@@ -370,3 +381,8 @@ def differing(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
         return [] if old == new else [(name, old, new)]
     found = [differing(old.get(key), new.get(key), f"{name}.{key}" if name else str(key)) for key in keys]
     return [pair for of in found for pair in of]
+
+
+def _as_options(fields: Any) -> str:
+    """Fields of the budget as the command line calls them."""
+    return ", ".join(f"--{str(name).replace('_', '-')}" for name in fields or ())

@@ -11,6 +11,7 @@ import pytest
 from command_line import Commands
 from test_report import TASKS, Page, measured, write
 
+from kdzoo.bench.record import differing
 from kdzoo.bench.report import uncertainty as statistics
 from kdzoo.bench.report.beside import Beside
 
@@ -120,3 +121,9 @@ def test_the_commands(
 def test_the_page_fits(both: tuple[Path, Path], tmp_path: Path, width: int, browser: str) -> None:
     found = measured(browser, Beside(*both).write(tmp_path / "beside.html"), width, tmp_path)
     assert (found["width"], found["wide"]) == (width, []) and found["page"] <= width
+
+
+def test_options_that_hold_before_a_recipe_s_own_are_said_as_options() -> None:
+    given = differing({"first": ["warmup_ratio"]}, {"first": ["epochs"]}, "settings")
+    assert given == [("settings.options given", "--warmup-ratio", "--epochs")]
+    assert differing({"first": ["epochs"]}, {"first": ["epochs"]}) == []

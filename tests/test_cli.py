@@ -92,7 +92,8 @@ def test_a_setting_is_one_option_of_every_command_that_has_it(commands: Commands
         out = " ".join(commands.works(command, "--help").split())
         for name, field in Budget.model_fields.items():
             assert f"--{name.replace('_', '-')} " in out and str(field.description) in out, (command, name)
-        assert "default: 0.1; 0<=x<1]" in out or "or 0.1; 0<=x<1]" in out
+        own = {"finetune": "0.1", "compare": "each recipe's own or 0.1"}.get(command, "the recipe's or 0.1")
+        assert f"in a straight line after. [default: {own}; 0<=x<1]" in out.replace(" │ │ ", " "), command
     for name in set(Settings.model_fields) - {*ASIDE} | set(Place.model_fields):
         assert f"--{name.replace('_', '-')}" in out, name
     for option in ("--epochs", "--workers", "--max-grad-norm"):
@@ -440,6 +441,7 @@ def test_a_comparison_end_to_end(commands: Commands, tmp_path: Path, trained: li
         (("--epochs", "2"), "budget.epochs is 1.0 there and 2.0 here"),
         (("--student", "1x8"), "student is '1x16,heads=2' there and '1x8' here"),
         (("--train-rows", "32"), "train_rows is 64 there and 32 here"),
+        (("--warmup-ratio", "0.1"), "configuration: options given: none there and --warmup-ratio here. "),
         (("--set", "crd.temperature=0.1"), "temperature is None there and 0.1 here"),
     ):
         refused = ("compare", *GRID, *SIZES, *changed, "--out", folder)

@@ -65,6 +65,20 @@ def test_what_a_recipe_marks_is_what_is_sought() -> None:
     assert parted(trial_name("kd", 7)) == ("kd", 7) and parted("kd") == ("kd", None)
 
 
+def test_what_was_set_is_not_sought(tmp_path: Path) -> None:
+    set_ = ("kd:kd.temperature=4", "kd:training.learning_rate=3e-4")
+    settings = resolve(**TINY | {"overrides": set_})
+    kd = Comparison(settings, tmp_path / "a", Console(quiet=True))
+    assert [set(tried) for tried in kd.work.proposals(kd.recipes["kd"])] == [set(), {"kd.weight"}]
+    assert RATE in kd.work.proposals(kd.recipes["none"])[1]
+    marked = resolve(**TINY | {"overrides": (*set_, "kd:tunable={kd.temperature: [2, 6]}")})
+    kd = Comparison(marked, tmp_path / "b", Console(quiet=True))
+    assert [set(tried) for tried in kd.work.proposals(kd.recipes["kd"])] == [set(), {"kd.temperature"}]
+    told = resolve(**TINY | {"overrides": ("none:training.learning_rate=3e-4",)})
+    with pytest.raises(KdzooError, match="none: --set gives learning_rate, which is all that --tune would seek"):
+        Comparison(told, tmp_path / "c", Console(quiet=True))
+
+
 def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: Path) -> None:
     run(tmp_path)
     found = trials(tmp_path)
@@ -258,6 +272,10 @@ def test_temperatures_of_softened_predictions_are_sought() -> None:
         (
             {"recipe_training": True, "overrides": ("training.epochs=2",)},
             r"--epochs and --set training\.epochs say the same thing",
+        ),
+        (
+            {"overrides": ("training.warmup_ratio=0.2",)},
+            "is each recipe's own; --warmup-ratio 0.2 gives all methods this one",
         ),
         ({"tune": 1, "augment": 2}, "trials would lack the copies of --augment"),
     ],

@@ -96,8 +96,13 @@ class Cells:
         recipe = self.recipes[name]
         budget = self.settings.budget_of(recipe)
         if trial is not None:
-            return set_to(recipe, budget, proposals(recipe, budget, self.settings.tune)[trial])
+            return set_to(recipe, budget, self.proposals(recipe)[trial])
         return set_to(recipe, budget, self.chosen.get((job[0], name), {}))
+
+    def proposals(self, recipe: Recipe) -> list[dict[str, float]]:
+        """What the trials of a method try: see `kdzoo.bench.grid.tuning.proposals`."""
+        settings = self.settings
+        return proposals(recipe, settings.budget_of(recipe), settings.tune, settings.fixed_for(recipe.name))
 
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a teacher or a cell that is done.
@@ -386,8 +391,7 @@ class Cells:
         name, trial = parted(configuration["method"])
         if trial is not None:
             recipe = self.recipes[name]
-            tried = proposals(recipe, self.settings.budget_of(recipe), self.settings.tune)
-            found["tried"] = tried[trial]
+            found["tried"] = self.proposals(recipe)[trial]
         elif name != TEACHER:
             for field in ("references", "guess", "sources"):
                 del found[field]  # the teacher's record holds them for the whole task

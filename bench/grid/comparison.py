@@ -21,7 +21,7 @@ from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.running import Grid, Running
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
-from kdzoo.bench.grid.tuning import SEED, chosen_of
+from kdzoo.bench.grid.tuning import SEED, chosen_of, space_of
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import TEACHER, differences
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
@@ -116,6 +116,8 @@ class Comparison:
             check_told_once(settings.first, settings.overrides)
         own: Literal["own", "one budget"] = "own" if settings.recipe_training else "one budget"
         self.recipes = load_recipes(settings.methods, settings.overrides, training=own, tuned=bool(settings.tune))
+        for name, recipe in self.recipes.items() if settings.tune else ():
+            space_of(recipe, settings.budget_of(recipe), settings.fixed_for(name))  # refuses where nothing is left
         self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}

@@ -13,7 +13,7 @@ from kdzoo.bench.runs.budget import Budget, Distilled, Told, validated
 from kdzoo.errors import KdzooError
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.tokenizers import told_of_targets
-from kdzoo.objectives.overrides import trained_with
+from kdzoo.objectives.overrides import RECIPES_OWN, fixed_for, trained_with
 from kdzoo.objectives.recipe import Recipe, Training
 from kdzoo.tasks import get_task
 from kdzoo.tasks.sources import check_source
@@ -33,8 +33,6 @@ QUICKSTART: dict[str, Any] = {
     "budget": {"epochs": 0.5, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
     "teacher_budget": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64},
 }
-
-RECIPES_OWN = {"warmup_ratio"}  # of its training, with the stages, even where all have one budget
 
 AXES = {"tasks", "methods", "seeds"}
 MEASURING = {
@@ -125,6 +123,10 @@ class Settings(Distilled):
         taken = trained_with(self.overrides, recipe.name) | counting - {*self.first}
         changed = {name: value for name, value in own.items() if name in taken}
         return cast(Budget, validated(Budget, **(self.budget.model_dump() | changed)))
+
+    def fixed_for(self, method: str) -> set[str]:
+        """What ``--set`` gives to a method and no trial seeks: see `kdzoo.objectives.overrides.fixed_for`."""
+        return fixed_for(self.overrides, method)
 
     def idle(self) -> str:
         if self.keep == "best" and not self.evaluations:

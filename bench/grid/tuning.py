@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.bench.runs.budget import Budget
@@ -21,18 +21,33 @@ SEED = 0  # of the rows that are held out, of the settings that are tried and of
 Params = dict[str, float]
 
 
-def space_of(recipe: Recipe, budget: Budget) -> dict[str, tuple[float, float]]:
-    """What is sought for a method and between which values: its rate, and what its recipe marks (`Recipe.tunable`)."""
-    return {RATE: (budget.learning_rate / WIDER, budget.learning_rate * WIDER), **recipe.ranges}
+def space_of(recipe: Recipe, budget: Budget, fixed: Collection[str] = ()) -> dict[str, tuple[float, float]]:
+    """What is sought for a method and between which values: its rate, and what its recipe marks (`Recipe.tunable`).
 
-
-def proposals(recipe: Recipe, budget: Budget, trials: int) -> list[Params]:
-    """The settings that are tried, drawn by Optuna on a logarithmic scale; the first is the recipe's own.
-
-    They depend on the recipe, the budget and the number of trials alone, so any process can tell them.
+    Args:
+        recipe: the method's.
+        budget: of its students.
+        fixed: what was given to it, and is not sought.
 
     Raises:
-        KdzooError: Optuna is not installed.
+        KdzooError: nothing is left to seek.
+    """
+    whole = {RATE: (budget.learning_rate / WIDER, budget.learning_rate * WIDER), **recipe.ranges}
+    space = {name: ends for name, ends in whole.items() if name not in fixed}
+    if not space:
+        raise KdzooError(
+            f"{recipe.name}: --set gives {' and '.join(whole)}, which is all that --tune would seek; leave one out"
+        )
+    return space
+
+
+def proposals(recipe: Recipe, budget: Budget, trials: int, fixed: Collection[str] = ()) -> list[Params]:
+    """The settings that are tried, drawn by Optuna on a logarithmic scale; the first is the recipe's own.
+
+    They depend on the recipe, the budget, the number of trials and what is fixed, so any process can tell them.
+
+    Raises:
+        KdzooError: Optuna is not installed; nothing is left to seek.
     """
     try:
         import optuna
@@ -41,7 +56,7 @@ def proposals(recipe: Recipe, budget: Budget, trials: int) -> list[Params]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions: Any = {
         name: optuna.distributions.FloatDistribution(low, high, log=low > 0)
-        for name, (low, high) in space_of(recipe, budget).items()
+        for name, (low, high) in space_of(recipe, budget, fixed).items()
     }
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
     drawn: list[Params] = [{}]
@@ -71,7 +86,7 @@ def chosen_of(
     chosen: dict[tuple[str, str], Params] = {}
     for task in tasks:
         for method, recipe in recipes.items():
-            tried = proposals(recipe, work.settings.budget_of(recipe), work.settings.tune)
+            tried = work.proposals(recipe)
             scores = {}
             for trial in range(len(tried)):
                 record = work.find((task.name, trial_name(method, trial), SEED))

@@ -12,12 +12,14 @@ from kdzoo.bench.grid.settings import QUICKSTART, Place, Settings, resolve
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.cli.options import METHODS, Fields, Given, Methods, Out, Set, Tasks, console, said, tasks_of
 from kdzoo.errors import DistillationFailure
+from kdzoo.objectives.overrides import RECIPES_OWN
 
 if TYPE_CHECKING:
     from kdzoo.bench.grid.launchers.base import Launcher
 
 ASIDE = ("tasks", "methods", "budget", "teacher_budget", "overrides", "own_tasks", "first")  # with options of their own
 FIRST = {name: f"the quickstart's {value}" for name, value in (QUICKSTART | QUICKSTART["budget"]).items()}
+OWN = dict.fromkeys(RECIPES_OWN, "each recipe's own")
 STUDENTS = dict.fromkeys(Budget.model_fields, "the students'")
 
 
@@ -28,7 +30,7 @@ def compare(
     methods: Methods = METHODS,
     columns: Annotated[Given, Fields(OwnColumns)],
     shared: Annotated[Given, Fields(Settings, but=ASIDE, before=FIRST)],
-    budget: Annotated[Given, Fields(Budget, before=FIRST)],
+    budget: Annotated[Given, Fields(Budget, before=FIRST | OWN)],
     teacher_budget: Annotated[Given, Fields(Budget, "epochs", "learning_rate", prefix="teacher_", before=STUDENTS)],
     place: Annotated[Given, Fields(Place)],
     out: Out = Path("runs/compare"),

@@ -12,6 +12,7 @@ from kdzoo.objectives.registry import available
 
 ALL = "all"  # in place of a method: every registered recipe
 OWN = ("perturbation", "targets")  # what a recipe has or has not; without METHOD: a setting is for those that have it
+RECIPES_OWN = {"warmup_ratio"}  # of its training, with the stages, even where all have one budget
 WORDS = ("title", "citation", "notes", "sources")  # of a recipe; nothing is trained by them
 
 
@@ -119,6 +120,21 @@ def trained_with(overrides: Iterable[str], method: str) -> set[str]:
     return found
 
 
+def fixed_for(overrides: Iterable[str], method: str) -> set[str]:
+    """What settings give to a method, ``LOSS.OPTION`` or a number of the training by its name: nobody seeks it.
+
+    None of it where they also say what is ``tunable``: it is sought from the number that is given.
+    """
+    found = trained_with(overrides := [*overrides], method)
+    for setting in overrides:
+        of, key, _ = split_setting(setting)
+        if of in ("", method):
+            if key.split(".")[0] == "tunable":
+                return trained_with(overrides, method)
+            found.add(key)
+    return found
+
+
 def _check_training(setting: str, method: str, training: str) -> None:
     _, key, value = split_setting(setting)
     name = key.partition(".")[2]
@@ -129,6 +145,11 @@ def _check_training(setting: str, method: str, training: str) -> None:
             f"setting {setting!r} has no effect: the rows of a comparison have one length for all, --max-length"
         )
     if training == "one budget" and not method:
+        if name in RECIPES_OWN:
+            raise KdzooError(
+                f"setting {setting!r}: in a comparison it is each recipe's own; --{name.replace('_', '-')} {value} "
+                f"gives all methods this one, and METHOD:{key}={value} one method alone"
+            )
         option = f"--{name.replace('_', '-')}" if name else "an option of its own"
         raise KdzooError(
             f"setting {setting!r}: the methods of a comparison have one budget, which {option} gives; write "

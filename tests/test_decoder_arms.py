@@ -171,7 +171,7 @@ def test_a_language_model_s_tokenizer_gets_an_end(tmp_path: Path) -> None:
     told = json.loads(learner.to_str())["model"]
     merges = [pair if isinstance(pair, str) else tuple(pair) for pair in told["merges"]]
     plain = transformers.GPT2Tokenizer(vocab=told["vocab"], merges=merges)
-    with pytest.raises(KdzooError, match="row 1: the tokenizer puts no eos_token behind a target"):
+    with pytest.raises(KdzooError, match=r"target .*: the tokenizer puts no eos_token behind it"):
         task.check_rows("train", raw, plain)
     folder = pretrained(tmp_path / "lm", "GPT2", plain, bos_token_id=0, eos_token_id=0)
     spec = ModelSpec.parse(f"1x16,heads=2,decoder_frozen={folder}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+QUOTED = 40  # letters of a target in a message
 METRICS = ("bleu", "chrf2")
 # A language is learned from scratch, and texts are decoded: smaller models and fewer rows than for classification.
 QUICKSTART: dict[str, Any] = {
@@ -126,7 +127,7 @@ class SequenceToSequence(GivenRows):
 
         def encoded(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
             made = tokenizer(batch["source"], truncation=True, max_length=max_length)
-            targets = self._targets(batch["target"], tokenizer, numbers[0], self.name)
+            targets = self._targets(batch["target"], tokenizer, self.name)
             sizes = [len(ids) + len(target) for ids, target in zip(made["input_ids"], targets, strict=True)]
             return {
                 **{name: made[name] for name in ("input_ids", *names)},
@@ -149,15 +150,14 @@ class SequenceToSequence(GivenRows):
         )
 
     def _targets(
-        self, references: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, before: int, where: str
+        self, references: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, where: str
     ) -> list[list[int]]:
         """The tokens of the first reference of each row.
 
         Args:
             references: by row.
             tokenizer: whose tokens.
-            before: how many rows go before these.
-            where: what messages name.
+            where: what messages name beside the target; not its row, as others of its file may have been held out.
 
         Raises:
             KdzooError: there are more than ``max_target``, or the tokenizer does not end them.
@@ -165,15 +165,17 @@ class SequenceToSequence(GivenRows):
         found: list[list[int]] = tokenizer(text_target=[of[0] for of in references], verbose=False)["input_ids"]
         most = self.decoding.max_target
         ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-        for number, target in enumerate(found, before + 1):
+        for of, target in zip(references, found, strict=True):
+            start = " ".join(of[0].split())
+            quoted = repr(start if len(start) <= QUOTED else f"{start[:QUOTED]}...")
             if ends.isdisjoint(target[-2:]):  # of which the last may name the language
                 raise KdzooError(
-                    f"{where}, row {number}: the tokenizer puts no eos_token behind a target, so that no end of a text "
+                    f"{where}, target {quoted}: the tokenizer puts no eos_token behind it, so that no end of a text "
                     "would be learnt; give it a post-processor that does"
                 )
             if len(target) > most:
                 raise KdzooError(
-                    f"{where}, row {number}: the target has {len(target)} tokens, and max_target is {most}; take a "
+                    f"{where}, target {quoted}: it has {len(target)} tokens, and max_target is {most}; take a "
                     "larger max_target, as far as the decoder has positions, or shorten the row"
                 )
         return found
@@ -187,7 +189,7 @@ class SequenceToSequence(GivenRows):
         """See `Task.check_rows`; a target may be too long, or a metric's library missing."""
         generation_scores.check_libraries(self.metrics)
         for start in range(0, len(rows), 1000):
-            self._targets(rows[start : start + 1000]["target"], tokenizer, start, f"{self.name} {split}")
+            self._targets(rows[start : start + 1000]["target"], tokenizer, f"{self.name}, {split} rows")
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``labels`` are (B, T), -100 in padding; the decoder's input is made by the model."""

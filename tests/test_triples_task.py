@@ -164,7 +164,7 @@ def test_ranks_are_those_of_brute_force() -> None:
     task, data, tokenizer = own(LinkPrediction, graph)
     rows = task.encode(data["validation"], tokenizer, 32)
     texts = {
-        triple: tuple(task.row_of(tokenizer, 32, pair=False)(triple).input_ids)
+        triple: tuple(task.row_of(tokenizer, 32)(triple).input_ids)
         for triple in (Triple(h, r, t) for h in graph.entities for r in graph.relations for t in graph.entities)
     }
     ids = [tuple(row) for row in rows["input_ids"]]
@@ -221,6 +221,18 @@ def test_relations_are_ranked_among_all_but_those_that_hold() -> None:
     train = task.encode(data["train"], tokenizer, 32)
     usual = task.constant(train, task.references(rows))
     assert usual.shape == (10,) and usual.min() >= 1
+
+
+@pytest.mark.parametrize("kind", [TripleClassification, RelationPrediction, LinkPrediction])
+def test_triples_that_are_cut_are_said(kind: Any) -> None:
+    task, data, tokenizer = own(kind, a_graph(random.Random(0)))
+    rows = data["train"]
+    lengths = list(map(len, task.for_epochs(1).encode(rows, tokenizer, 64)["input_ids"]))[: len(rows)]
+    most = max(lengths)
+    assert task.about_length(rows, tokenizer, most) == ""
+    longer = sum(length > most - 1 for length in lengths)
+    said = f"{longer} of {len(rows)} training rows are longer than --max-length {most - 1}, and are cut"
+    assert task.about_length(rows, tokenizer, most - 1) == said
 
 
 def test_rank_metrics_and_their_resamples() -> None:

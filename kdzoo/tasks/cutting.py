@@ -26,10 +26,26 @@ def cut_rows(
         max_length: the most tokens a row keeps.
         what: the rows, as they are called.
     """
-    taken = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)))
+    taken = looked_at(rows)
     encoded = tokenizer(*(taken[column][:] for column in columns), truncation=False, verbose=False)
-    longer = sum(len(ids) > max_length for ids in encoded["input_ids"])
+    return in_words([len(ids) for ids in encoded["input_ids"]], len(rows), max_length, what)
+
+
+def looked_at(rows: Dataset) -> Dataset:
+    """Those of the rows whose lengths are counted."""
+    return rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int)))
+
+
+def in_words(lengths: Sequence[int], total: int, max_length: int, what: str = "rows") -> str:
+    """What `cut_rows` says of rows of these lengths, in tokens and uncut.
+
+    Args:
+        lengths: of the rows that were looked at.
+        total: how many rows there are.
+        max_length, what: see `cut_rows`.
+    """
+    longer = sum(length > max_length for length in lengths)
     if not longer:
         return ""
-    looked = " that were looked at" if len(taken) < len(rows) else ""
-    return f"{longer} of {len(taken)} training {what}{looked} are longer than --max-length {max_length}, and are cut"
+    looked = " that were looked at" if len(lengths) < total else ""
+    return f"{longer} of {len(lengths)} training {what}{looked} are longer than --max-length {max_length}, and are cut"

@@ -14,6 +14,7 @@ import numpy as np
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Columns, Task
 from kdzoo.tasks.candidates import ASKED, TAIL_START, Row
+from kdzoo.tasks.cutting import in_words, looked_at
 from kdzoo.tasks.epochs import EPOCH, EVERY
 from kdzoo.tasks.padding import RightPadded
 from kdzoo.tasks.pieces import CLS, SEP, text_pieces, token_ids, tokenizer_pieces
@@ -63,6 +64,7 @@ class GraphTask(Task):
     fixed_words: ClassVar[str] = "rows that are names in a graph, and exchanged words would be other entities"
     usual: ClassVar[tuple[str, ...]] = ()  # the metrics by default, the headline first
     ranks: ClassVar[bool] = True  # what is true, so that false triples are no rows
+    pairs: ClassVar[bool] = False  # rows are head and tail alone: the relation is what is asked for
 
     def __post_init__(self) -> None:
         from kdzoo.tasks.metrics import get_metric
@@ -230,13 +232,22 @@ class GraphTask(Task):
         found = zip(*(rows[part][:] for part in self.columns), strict=True)
         return [Triple(*names) for names in found], split.pop()
 
-    def row_of(self, tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bool) -> Callable[[Triple], Row]:
-        """What makes a triple's row, ``[CLS] head [SEP] relation [SEP] tail [SEP]``, or the pair's without relation.
+    def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+        graph, pieces, taken = self.knowledge, tokenizer_pieces(tokenizer), looked_at(rows)
+        parts = {"head": graph.entities, "relation": graph.relations, "tail": graph.entities}
+        if self.pairs:
+            del parts["relation"]
+        texts = [[known[name] for name in taken[part][:]] for part, known in parts.items()]
+        sizes = {text: len(text_pieces(text, pieces)) for text in chain.from_iterable(texts)}
+        lengths = [len(row) + 1 + sum(sizes[text] for text in row) for row in zip(*texts, strict=True)]
+        return in_words(lengths, len(rows), max_length)
+
+    def row_of(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Callable[[Triple], Row]:
+        """What makes a triple's row, ``[CLS] head [SEP] relation [SEP] tail [SEP]``, or without relation where `pairs`.
 
         Args:
             tokenizer: the model's.
             max_length: of a row.
-            pair: leave the relation out.
         """
         graph, pieces = self.knowledge, tokenizer_pieces(tokenizer)
         known: dict[str, list[int]] = {}
@@ -253,7 +264,7 @@ class GraphTask(Task):
 
         def made(triple: Triple) -> Row:
             head = ids(graph.entities[triple.head], "entity", triple.head)
-            relation = None if pair else ids(graph.relations[triple.relation], "relation", triple.relation)
+            relation = None if self.pairs else ids(graph.relations[triple.relation], "relation", triple.relation)
             tail = ids(graph.entities[triple.tail], "entity", triple.tail)
             # The rule of truncation does not look into pieces, so that it takes their numbers too.
             row = encode(*cast("tuple[Any, Any, Any]", (head, relation, tail)), max_length)

@@ -69,7 +69,7 @@ class TripleClassification(GraphTask):
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
         """See `Task.encode`; the false triples of the training rows have a column ``epoch``."""
         triples, split = self.triples_of(rows)
-        encoded = self.row_of(tokenizer, max_length, pair=False)
+        encoded = self.row_of(tokenizer, max_length)
         if split == "train":
             return dataset_of(self.training_rows(triples, encoded), tokenizer)
         found = [encoded(triple) for triple in triples]
@@ -108,6 +108,7 @@ class RelationPrediction(GraphTask):
 
     kind: str = "ranking"
     usual: ClassVar[tuple[str, ...]] = ("hits@1", "mrr", "mr", "hits@3", "hits@10")
+    pairs: ClassVar[bool] = True
 
     def head(self) -> Head:
         names = dict(enumerate(self.knowledge.relations))
@@ -120,7 +121,7 @@ class RelationPrediction(GraphTask):
     def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
         """See `Task.encode`; ``known`` are the other relations that hold."""
         triples, _ = self.triples_of(rows)
-        encoded = self.row_of(tokenizer, max_length, pair=True)
+        encoded = self.row_of(tokenizer, max_length)
         found = [encoded(triple) for triple in triples]
         known = self.knowledge.known
         numbers = [self.numbers_of(triple) for triple in triples]
@@ -206,7 +207,7 @@ class LinkPrediction(GraphTask):
         """See `Task.encode`; rows to be scored are all candidates, those that are asked for first."""
         graph = self.knowledge
         triples, split = self.triples_of(rows)
-        encoded = self.row_of(tokenizer, max_length, pair=False)
+        encoded = self.row_of(tokenizer, max_length)
         if split == "train":
             return dataset_of(self.training_rows(triples, encoded), tokenizer)
 

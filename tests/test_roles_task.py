@@ -19,7 +19,9 @@ from kdzoo.models.sembert import SemBertConfig, SemBertForSequenceClassification
 from kdzoo.models.spec import ModelSpec
 from kdzoo.models.vocabulary import learned_tokenizer
 from kdzoo.tasks import Classification, QuestionAnswering, WithRoles, get_task, load
+from kdzoo.tasks.own import from_data
 from kdzoo.tasks.sources.rows import checked
+from kdzoo.tasks.with_roles import with_roles
 from kdzoo.training.cache import TeacherCache
 
 SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max-length", "32")
@@ -287,6 +289,45 @@ def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
     kdzoo_command.fails(
         "check", "kd", "--tasks", "cola", "--roles", tmp_path, "--knowledge", "x", says=("give one of them",)
     )
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_roles_of_rows_that_are_held_out_or_in_folds(folds: int | None, tmp_path: Path) -> None:
+    """One file has the roles of all rows, and each row keeps its own; what is wrong in it is named by its row."""
+    table = get_task("sembert").synthetic("train", 40, 0)
+    rows = [{"text": table["sentence"][at], "label": table["label"][at]} for at in range(40)]
+    lines = [json.dumps(json.loads(of)[0]) for of in table["roles"]]
+    data, file = tmp_path / "d.jsonl", tmp_path / "roles" / "train.jsonl"
+    file.parent.mkdir()
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for task in from_data(data, text="text", label="label", folds=folds).tasks:
+        joined = with_roles(task, file.parent, task.rows)
+        file.write_text("\n".join(lines) + "\n")
+        found, plain = joined.rows(), task.rows()
+        assert found is not None and plain is not None and sum(map(len, found.values())) == 40
+        by_text = dict(zip(table["sentence"], lines, strict=True))
+        for split, own in found.items():
+            assert own["text"][:] == plain[split]["text"][:] and own["label"][:] == plain[split]["label"][:]
+            kept = [json.loads(roles)[0]["words"] for roles in own["roles"]]
+            assert kept == [json.loads(by_text[text])["words"] for text in own["text"]]
+        for changed, named in (
+            ([lines[1], lines[0], *lines[2:]], "train.jsonl, row 1, column 'text': the roles are for other"),
+            (lines[:-1], "39 rows of roles, and d has 40 in train"),
+        ):
+            file.write_text("\n".join(changed) + "\n")
+            with pytest.raises(KdzooError, match=named):
+                joined.rows()
+        # Files of each split, as kdzoo tag writes them, are read as they are.
+        file.write_text("\n".join(lines) + "\n")
+        each = tmp_path / task.name
+        each.mkdir()
+        for split, own in plain.items():
+            text = "".join(by_text[text] + "\n" for text in own["text"])
+            (each / f"{task.name}.{split}.jsonl").write_text(text)
+        again = with_roles(task, each, task.rows).rows()
+        assert again is not None and {s: of["roles"][:] for s, of in again.items()} == {
+            split: of["roles"][:] for split, of in found.items()
+        }
 
 
 def test_what_is_above_the_encoder_begins_as_pytorch_has_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,8 @@ class Classification(GivenRows):
         separator: what parts a row's several labels where they are one text.
         fold: see `Task`.
         read: gives the rows by split, for a task that brings its own.
+        parted: by split, the numbers of its rows in the training data as read, where that was parted into splits;
+            what stands beside the data row by row, as roles do, is joined by them.
 
     Raises:
         KdzooError: for fields that do not go together.
@@ -71,6 +73,7 @@ class Classification(GivenRows):
     separator: str = "|"
     fold: Fold | None = None
     read: Callable[[], Mapping[str, Dataset]] | None = field(default=None, repr=False, compare=False)
+    parted: Mapping[str, Sequence[int]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         from kdzoo.tasks.metrics import BINARY, get_metric

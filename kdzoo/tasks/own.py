@@ -24,7 +24,7 @@ from kdzoo.tasks.own_reading import Table, tables_of
 from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
 from kdzoo.tasks.reading import half_letters
 from kdzoo.tasks.sources.rows import checked
-from kdzoo.tasks.splitting import held_out, leaks
+from kdzoo.tasks.splitting import held_out_numbers, leaks
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -174,7 +174,9 @@ def from_data(
         _try_metrics(task, rows["train"])
         return Own(tasks, (*notes, *said))
     if "validation" not in rows:
-        rows["train"], rows["validation"] = held_out(rows["train"], task, seed)
+        parts = dict(zip(("train", "validation"), held_out_numbers(rows["train"], task, seed), strict=True))
+        rows |= {split: rows["train"].select(numbers) for split, numbers in parts.items()}
+        task = replace(task, parted=parts)
         notes.append(
             f"{title}: no validation rows: {len(rows['validation'])} of {len(tables['train'])} training rows are "
             f"taken, stratified, with seed {seed}"

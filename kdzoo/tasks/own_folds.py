@@ -146,11 +146,10 @@ def in_folds(
             continue
         fold = Fold(name, len(names))
         inside = set(places[name])
-        parts = {
-            "train": rows.select([row for row in range(len(rows)) if row not in inside]),
-            "validation": rows.select(places[name]),
-        }
-        made.append(replace(task, name=fold.task(task.name), fold=fold, read=partial(dict, parts)))
+        numbers = {"train": [row for row in range(len(rows)) if row not in inside], "validation": places[name]}
+        parts = {split: rows.select(of) for split, of in numbers.items()}
+        one = replace(task, name=fold.task(task.name), fold=fold, read=partial(dict, parts), parted=numbers)
+        made.append(one)
         twice[name] = repeated(task, parts["train"], parts["validation"])
     sizes = sorted(map(len, places.values()))
     way = f"of the column {folds.by!r}" if isinstance(folds.by, str) else f"drawn by class with seed {seed}"

@@ -35,6 +35,14 @@ def held_out(rows: Dataset, task: Classification, seed: int, share: float = HELD
     Raises:
         KdzooError: there are too few rows.
     """
+    left, taken = held_out_numbers(rows, task, seed, share)
+    return rows.select(left), rows.select(taken)
+
+
+def held_out_numbers(
+    rows: Dataset, task: Classification, seed: int, share: float = HELD_OUT
+) -> tuple[list[int], list[int]]:
+    """The numbers of the rows that `held_out` leaves, and of those that it takes; see there."""
     count = len(rows)
     wanted = max(2, round(share * count))
     if count - wanted < 2:
@@ -59,7 +67,7 @@ def held_out(rows: Dataset, task: Classification, seed: int, share: float = HELD
             left.subtract(marked[row])
     if len(taken) < 2:
         raise KdzooError(f"{task.name}: no class has a row to spare for validation; give a validation split")
-    return rows.select([row for row in range(count) if row not in taken]), rows.select(sorted(taken))
+    return [row for row in range(count) if row not in taken], sorted(taken)
 
 
 def held_out_groups(

@@ -227,9 +227,29 @@ def with_roles(inner: Task, path: str | os.PathLike[str], rows: Callable[[], Map
 
 def _source(inner: Task, folder: Path) -> str:
     """Where the roles are from, as the first row of a file says: dependency-derived ones (``kdzoo tag``) say so."""
-    file = find_file(folder, f"{inner.name}.train", "train", suffixes=SUFFIXES)
+    file = _file_of(_file_name(inner, _parted(inner, folder)), folder, "train")
     said = read_roles(file)[0].source if file is not None else None
     return said if isinstance(said, str) else ""
+
+
+def _file_of(name: str, folder: Path, split: str) -> Path | None:
+    return find_file(folder, f"{name}.{split}", split, suffixes=SUFFIXES)
+
+
+def _parted(inner: Task, folder: Path) -> Mapping[str, Sequence[int]]:
+    """How the training data was parted into splits, where one file of roles is for all of it; else nothing.
+
+    ``kdzoo tag`` writes a file for each split that a task has in the end, which is read as it is.
+    """
+    if not isinstance(inner, Classification) or not inner.parted:
+        return {}
+    each = all(_file_of(inner.name, folder, split) is not None for split in inner.parted)
+    return {} if each else inner.parted
+
+
+def _file_name(inner: Task, parted: Mapping[str, Sequence[int]]) -> str:
+    """The task's name in those of its files; one file for all rows is called after all folds together."""
+    return inner.fold.whole(inner.name) if parted and inner.fold is not None else inner.name
 
 
 def _joined(inner: Task, folder: Path, rows: Callable[[], Mapping[str, Dataset]]) -> dict[str, Dataset]:
@@ -238,19 +258,39 @@ def _joined(inner: Task, folder: Path, rows: Callable[[], Mapping[str, Dataset]]
     Raises:
         KdzooError: names file and row: a file or rows are missing, or roles are for other words.
     """
+    splits, parted = dict(rows()), _parted(inner, folder)
+    name = _file_name(inner, parted)
+    # Roles are for the rows as they were read, before any were held out of training or divided into folds.
+    read = {"train": _put_together(splits, parted)} if parted else {}
+    read |= {split: own for split, own in splits.items() if split not in parted}
+    found = {split: _with_file(inner, name, folder, split, own) for split, own in read.items()}
+    return {split: found["train"].select(parted[split]) if split in parted else found[split] for split in splits}
+
+
+def _put_together(splits: Mapping[str, Dataset], parted: Mapping[str, Sequence[int]]) -> Dataset:
+    """The rows that were parted, in their order before."""
+    from datasets import concatenate_datasets
+
+    numbers = np.concatenate([np.asarray(of, dtype=int) for of in parted.values()])
+    return concatenate_datasets([splits[split] for split in parted]).select(np.argsort(numbers))
+
+
+def _with_file(inner: Task, name: str, folder: Path, split: str, own: Dataset) -> Dataset:
+    """A split's rows with the roles of its file, in whose name the task is called `name`.
+
+    Raises:
+        KdzooError: see `_joined`.
+    """
     from kdzoo.tasks.sources.rows import checked, columns_of
 
-    found = {}
-    for split, own in rows().items():
-        file = find_file(folder, f"{inner.name}.{split}", split, suffixes=SUFFIXES)
-        if file is None:
-            raise KdzooError(f"{folder} has no roles for {split}; it needs {inner.name}.{split}.jsonl or {split}.jsonl")
-        tagged = read_roles(file)
-        if len(tagged) != len(own):
-            raise KdzooError(f"{file}: {len(tagged)} rows of roles, and {inner.name} has {len(own)} in {split}")
-        columns = {**columns_of(own, own.column_names), ROLES: [_as_json(row) for row in tagged]}
-        found[split] = checked(WithRoles(inner.name, inner), str(file), columns)
-    return found
+    file = _file_of(name, folder, split)
+    if file is None:
+        raise KdzooError(f"{folder} has no roles for {split}; it needs {name}.{split}.jsonl or {split}.jsonl")
+    tagged = read_roles(file)
+    if len(tagged) != len(own):
+        raise KdzooError(f"{file}: {len(tagged)} rows of roles, and {name} has {len(own)} in {split}")
+    columns = {**columns_of(own, own.column_names), ROLES: [_as_json(row) for row in tagged]}
+    return checked(WithRoles(inner.name, inner), str(file), columns)
 
 
 def _as_json(row: TaggedRow) -> str:

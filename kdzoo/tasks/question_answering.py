@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,8 +21,8 @@ from kdzoo.tasks.base import Columns, Head
 from kdzoo.tasks.given import GivenRows
 from kdzoo.tasks.metrics import FACTOID
 from kdzoo.tasks.padding import RightPadded
-from kdzoo.tasks.pieces import IGNORED, token_ids, tokenizer_pieces
-from kdzoo.tasks.reading import find_file
+from kdzoo.tasks.pieces import IGNORED, Pieces, text_pieces, token_ids, tokenizer_pieces
+from kdzoo.tasks.reading import find_file, read_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -204,6 +206,7 @@ class QuestionAnswering(GivenRows):
                 paragraph = split(batch["context"][at])
                 texts, starts = batch["answers"][at], batch["starts"][at]
                 answer = spans.answer_pieces(paragraph, texts[0], starts[0], pieces) if texts else None
+                self._check_room(batch["id"][at], batch["question"][at], pieces, max_length)
                 found = spans.windows(
                     batch["question"][at], paragraph, pieces, max_length, answer,
                     stride=self.stride, max_question=self.max_question,
@@ -250,6 +253,19 @@ class QuestionAnswering(GivenRows):
             desc=f"tokenize {self.name}",
         )
         return made.add_column("sample_ids", np.arange(len(made)))
+
+    def _check_room(self, name: str, question: str, pieces: Pieces, max_length: int) -> None:
+        """Refuse a question beside which a row has no room for its paragraph.
+
+        Raises:
+            KdzooError: names the question.
+        """
+        size = min(len(text_pieces(question, pieces)), self.max_question)
+        if max_length < size + 4:
+            raise KdzooError(
+                f"{self.name}, question {name!r}: {size} pieces of it are read, which leave no room for its paragraph "
+                f"at --max-length {max_length}; give {size + 4} or more"
+            )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``counted`` is (B, S), the labels are (B,) each."""
@@ -335,7 +351,11 @@ class QuestionAnswering(GivenRows):
 
 def questions(path: Path) -> dict[str, list[Any]]:
     """A file's questions by column: ``id``, ``question``, ``context``, ``answers`` and ``starts``."""
-    found = spans.read_squad(path)
+    try:
+        found = spans.read_squad(path)
+    except KdzooError:
+        _check_texts(path)
+        raise
     if often := sum(one.occurrences > 1 for one in found):
         warnings.warn(
             f"{path}: {often} of {len(found)} questions say that their answer occurs more than once in its paragraph "
@@ -345,6 +365,24 @@ def questions(path: Path) -> dict[str, list[Any]]:
         )
     columns = {name: [getattr(one, name) for one in found] for name in ("id", "question", "context")}
     return {**columns, "answers": [[*one.answers] for one in found], "starts": [[*one.starts] for one in found]}
+
+
+def _check_texts(path: Path) -> None:
+    """Name the paragraph or the question of a refused file that is no text, if that is what is wrong with it.
+
+    Raises:
+        KdzooError: names the question.
+    """
+    found: list[str] = []
+    with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):  # of a file of another form
+        for article in json.loads(read_text(path))["data"]:
+            for paragraph in article["paragraphs"]:
+                for entry in paragraph["qas"]:
+                    for key, value in (("context", paragraph["context"]), ("question", entry["question"])):
+                        if not isinstance(value, str):
+                            found.append(f"{path}, question {entry['id']!r}: {key} is {json.dumps(value)}; give a text")
+    if found:
+        raise KdzooError(found[0]) from None
 
 
 def _itself(word: str) -> list[str]:

@@ -38,6 +38,6 @@ SQUAD = {
     "no truth": ({"is_impossible": "no"}, "is_impossible is 'no'; it is true or false"),
     "no number": ({"occurrences": "x"}, "occurrences is 'x'; it is a whole number"),
     "no end": ({"occurrences": float("inf")}, "occurrences is inf; it is a whole number"),
-    "no text": ({"question": 5}, "not in SQuAD's form"),
+    "no text": ({"question": 5}, "question '1-0': question is 5; give a text"),
     "no id": ({"id": ["x"]}, "not in SQuAD's form"),
 }

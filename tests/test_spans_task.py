@@ -333,7 +333,7 @@ def test_settings_of_questions_in_a_file(tmp_path: Path) -> None:
     for wrong, says in (
         ("{strid: 12}", "did you mean 'stride'"),
         ("{stride: 0}", "stride"),
-        ("{null_threshold: much}", "questions.null_threshold"),
+        ("{null_threshold: much}", "questions.null_threshold: expected a number, got 'much'$"),
         ("{stride: 1.5}", "stride"),
     ):
         described.write_text(f"{text}questions: {wrong}\n")
@@ -361,6 +361,15 @@ def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, broken: di
     kdzoo_command.fails("compare", *given, says=("mine.json", says))
 
 
+def test_a_paragraph_that_is_no_text_is_named_by_its_question(tmp_path: Path) -> None:
+    file = squad_file(tmp_path / "mine.json")
+    said = json.loads(file.read_text())
+    said["data"][0]["paragraphs"][2]["context"] = None
+    file.write_text(json.dumps(said))
+    with pytest.raises(KdzooError, match=r"mine\.json, question '2-0': context is null; give a text$"):
+        from_data(file, kind="spans")
+
+
 @pytest.mark.parametrize("answers", [{"text": ["b"]}, {"text": "b", "answer_start": [2]}, [], None, 5, {}])
 def test_answers_in_another_form(answers: Any, tmp_path: Path) -> None:
     good = {"question": "q?", "context": "a b c", "answers": {"text": ["b"], "answer_start": [2]}}
@@ -375,6 +384,10 @@ def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
     file = squad_file(tmp_path / "mine.json")
     own = ("compare", "--data", file, "--kind", "spans", *SMALL, "--out", tmp_path / "out")
     kdzoo_command.fails(*own, "--text", "context", says=("questions have no --text",))
+    squad_file(tmp_path / "long.json", question="who " * 30 + "?")
+    long = ("compare", "--data", tmp_path / "long.json", *own[3:], "--methods", "none", "--max-length", "32")
+    says = ("long, question '1-0': 31 pieces of it are read", "at --max-length 32; give 35 or more")
+    kdzoo_command.fails(*long, says=says)
     kdzoo_command.fails(*own, "--metric", "accuracy", says=("for spans there are exact_match, f1",))
     other = ("compare", "--data", file, "--kind", "span", *SMALL, "--out", tmp_path / "out")
     kdzoo_command.fails(*other, says=("'span'", "did you mean"))

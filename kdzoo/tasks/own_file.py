@@ -23,6 +23,12 @@ from kdzoo.tasks.own_graphs import GRAPHS
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.yaml_files import read_yaml
 
+FORMS = {  # what a setting may be that has one of two forms, by the names that pydantic gives these
+    ("int", "float"): "a number",
+    ("int", "str"): "a whole number or a text",
+    ("str", "list[str]"): "a text or a list of texts",
+    ("str", "dict[str,str]"): "a path or a mapping of splits to paths",
+}
 EXAMPLE = "columns: {text: [title, body], label: topic}"
 
 
@@ -93,6 +99,18 @@ class OwnFile(BaseModel):
         return [str(label) for label in labels] if isinstance(labels, list) else labels
 
 
+def _said(error: ValidationError) -> str:
+    """What is wrong, in words; of a setting that may have one of two forms pydantic names each by itself."""
+    first, *others = error.errors(include_url=False)
+    place = first["loc"]
+    forms = [*place[-1:], *(other["loc"][-1] for other in others if other["loc"][:-1] == place[:-1])]
+    wanted = next((words for pair, words in FORMS.items() if {*forms} == {*pair}), None)
+    said = first["msg"].removeprefix("Value error, ")
+    if wanted is not None:
+        place, said = place[:-1], f"expected {wanted}, got {first['input']!r}"
+    return ": ".join(filter(None, (".".join(map(str, place)), said)))
+
+
 def from_yaml(path: Path) -> Own:
     """The task that a YAML file describes.
 
@@ -103,11 +121,7 @@ def from_yaml(path: Path) -> Own:
     try:
         read = OwnFile.model_validate(written)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise KdzooError(
-            f"{path}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+        raise KdzooError(f"{path}: {_said(error)}") from None
     except KdzooError as error:
         raise KdzooError(f"{path}: {error}") from None
 

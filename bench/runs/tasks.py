@@ -65,6 +65,10 @@ def _with_more(asked: Asked, data: Any, knowledge: str | None, roles: str | None
     for own in asked.tasks:
         task = get_task(own)
         given = task.brings_rows or str(data) == "synthetic"
+        if isinstance(task, (WithKnowledge, WithRoles)) and not (knowledge is None and roles is None):
+            option = "--knowledge" if roles is None else "--roles"
+            has = "facts" if isinstance(task, WithKnowledge) else "roles"
+            raise KdzooError(f"{own} has {has} already; leave {option} out, or name a task of texts alone")
         if knowledge is not None:
             task = with_facts(task, knowledge, read=None if given else partial(load, task, data))
         elif roles is not None:

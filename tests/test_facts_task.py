@@ -23,7 +23,7 @@ from kdzoo.models.inputs import check_abilities
 from kdzoo.models.vocabulary import learned_tokenizer
 from kdzoo.tasks import Classification, QuestionAnswering, TokenClassification, WithKnowledge, get_task, load
 from kdzoo.tasks.encoding import Encoder
-from kdzoo.tasks.knowledge import Facts, inject
+from kdzoo.tasks.knowledge import Facts, inject, read_facts
 from kdzoo.tasks.own_file import from_yaml
 from kdzoo.tasks.pieces import IGNORED, tokenizer_pieces
 from kdzoo.tasks.sources.rows import checked
@@ -382,6 +382,16 @@ def test_what_cannot_be_is_refused() -> None:
         outputs = net(input_ids=ids)
     with pytest.raises(KdzooError, match="row 0, token 1: the teacher has no real token 3 in its 3"):
         recorder.activations(outputs, mask=torch.ones(1, 3), index=torch.tensor([[0, 3]]))
+
+
+def test_what_is_not_there_or_twice_is_said(kdzoo_command: Commands, tmp_path: Path) -> None:
+    asked = ("compare", *SMALL, "--out", tmp_path / "out")
+    with pytest.raises(KdzooError, match=r"^there is no file .*gone\.spo$"):
+        read_facts(tmp_path / "gone.spo")
+    for task, has in (("kbert", "facts"), ("sembert", "roles")):
+        for option in ("--knowledge", "--roles"):
+            says = (f"{task} has {has} already; leave {option} out",)
+            kdzoo_command.fails(*asked, "--tasks", task, option, tmp_path, says=says)
 
 
 def test_a_comparison_of_arms(kdzoo_command: Commands, tmp_path: Path) -> None:

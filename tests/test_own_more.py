@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from own_data import made, write
 
 from kdzoo.errors import KdzooError
+from kdzoo.tasks import get_task, load
 from kdzoo.tasks.own import Own, from_data
 from kdzoo.tasks.own_file import from_yaml
 
@@ -38,6 +39,24 @@ def jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 # --- tagged sentences: columns ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "text", "kind"), [
+    ("mine.tsv", CONLL, "tokens"),
+    ("mine.tsv", CONLL.replace(" ", "\t"), "tokens"),
+    ("mine.jsonl", '{"words": ["a"], "tags": ["O"]}\n' * 3, "tokens"),
+    ("mine.jsonl", '{"id": "a", "question": "b", "context": "c", "answers": {}}\n' * 3, "spans"),
+])  # fmt: skip
+def test_a_kind_that_is_seen_from_the_columns_is_offered(name: str, text: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(KdzooError, match=f"say --kind {kind}"):
+        from_data(tmp_path / name)
+
+
+def test_a_folder_of_a_graph_without_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "relation2text.tsv").write_text("r\tis\n")
+    with pytest.raises(KdzooError, match=r"looked for .*; for the triples of a graph of your own say --kind triples"):
+        load(get_task("sst2"), tmp_path)
 
 
 @pytest.mark.parametrize("others", [("tags", "words"), ("words", "tags")])

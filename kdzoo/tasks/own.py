@@ -21,7 +21,7 @@ from kdzoo.tasks.own_folds import Folds, in_folds
 from kdzoo.tasks.own_graphs import GRAPHS, from_graph
 from kdzoo.tasks.own_pairs import from_pairs
 from kdzoo.tasks.own_reading import Table, tables_of
-from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, from_sequences, title_of
+from kdzoo.tasks.own_sequences import SEQUENCES, check_kind, check_untagged, from_sequences, kind_hint, title_of
 from kdzoo.tasks.reading import half_letters
 from kdzoo.tasks.sources.rows import checked
 from kdzoo.tasks.splitting import held_out_numbers, leaks
@@ -130,6 +130,8 @@ def from_data(
     title = name or title_of(data)
     divided = None if folds is None else Folds.parse(folds)
     more = divided.columns if divided is not None and texts and columns else ()
+    if not (texts or columns):
+        check_untagged(data)
     tables, unused = tables_of(data, texts, (*columns, *more), splits)
     _check_columns(tables, texts, columns, more)
     if divided is not None:
@@ -203,6 +205,7 @@ def _check_columns(
     if missing:
         raise KdzooError(
             f"{train.origin}: say which columns to take with {' and '.join(missing)}; it has {_named(train)}"
+            f"{kind_hint(train.columns)}"
         )
     named = [*texts, *columns, *more]
     for column in named:

@@ -21,7 +21,7 @@ from kdzoo.tasks.given import Brought
 from kdzoo.tasks.own_reading import check_alone, check_splits, columns_of_frame, names_of, renamed
 from kdzoo.tasks.question_answering import QuestionAnswering
 from kdzoo.tasks.reading import find_file, numbered_lines
-from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
+from kdzoo.tasks.sources.files import SUFFIXES, open_text, read_table, suffix_of
 from kdzoo.tasks.sources.rows import checked, columns_of
 from kdzoo.tasks.token_classification import TokenClassification, sentences, tags_of
 
@@ -200,6 +200,34 @@ def _mend(tags: Iterable[Any]) -> str:
         return "; write tags of IOBES or BILOU as BIO: B- for S- and U-, I- for E- and L-"
     if any(isinstance(tag, (int, np.integer)) for tag in tags):
         return "; tags are names such as B-PER: write those that the numbers stand for"
+    return ""
+
+
+def is_tagged_line(fields: Sequence[str]) -> bool:
+    """Whether the fields of a file's first line are a word and its tag, as in a CoNLL file, and name no columns."""
+    return len(fields) > 1 and _is_tag(fields[-1])
+
+
+def check_untagged(data: Any) -> None:
+    """Refuse a CoNLL file of which neither kind nor columns are told: it is no table, and has none to name.
+
+    Raises:
+        KdzooError: names the kind.
+    """
+    if isinstance(data, (str, os.PathLike)) and Path(data).is_file() and ".tsv" in Path(data).name:
+        with open_text(Path(data)) as file:
+            first = file.readline()
+        if is_tagged_line(first.split()):
+            raise KdzooError(f"{data}: its first line is a word and a tag{kind_hint(first.split())}")
+
+
+def kind_hint(columns: Iterable[str]) -> str:
+    """Which kind has such columns and needs none named, in words; empty where none is seen to."""
+    names = [*columns]
+    if {"words", "tags"} <= {*names} or is_tagged_line(" ".join(names).split()):
+        return "; for tagged words say --kind tokens, which needs no columns named"
+    if {"question", "context", "answers"} <= {*names}:
+        return "; for questions on paragraphs say --kind spans, which needs no columns named"
     return ""
 
 

@@ -89,7 +89,7 @@ def check_source(source: str | os.PathLike[str]) -> None:
         return
     near = get_close_matches(str(source), ("synthetic", "hub"), n=1)
     if Path(source).is_file():
-        hint = "; for a file of your own name its columns: --text TEXT --label LABEL"
+        hint = "; for a file of your own name its columns, --text TEXT --label LABEL, or its --kind"
     else:
         hint = f"; did you mean {near[0]!r}?" if near else "; data comes from 'hub', 'synthetic' or a folder"
     raise KdzooError(f"{str(source)!r} is not a folder{hint}")

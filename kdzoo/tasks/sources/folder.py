@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Columns, Task
+from kdzoo.tasks.reading import find_file
 from kdzoo.tasks.sources.files import SUFFIXES, Reader, read_parquet, read_table, shards_of
 from kdzoo.tasks.sources.official_glue import OFFICIAL, official_split
 from kdzoo.tasks.sources.rows import checked, of_arrow
@@ -25,7 +26,8 @@ def from_folder(task: Task, root: Path) -> dict[str, Dataset]:
     names = [task.name, *([OFFICIAL[task.name].folder] if task.name in OFFICIAL else [])]
     folders = [folder for name in names if (folder := root / name).is_dir()]
     if not folders:
-        raise KdzooError(f"no data for {task.name}: looked for {' and '.join(str(root / name) for name in names)}")
+        looked = " and ".join(str(root / name) for name in names)
+        raise KdzooError(f"no data for {task.name}: looked for {looked}{_own_data(root)}")
     folder = folders[0]
     if (folder / "dataset_dict.json").is_file():
         saved = load_saved(folder)
@@ -47,6 +49,15 @@ def from_folder(task: Task, root: Path) -> dict[str, Dataset]:
                 f"a folder {split} saved by datasets, or the official download's {dev}.tsv"
             )
     return {split: read[split]() for split in task.splits if split in read}
+
+
+def _own_data(root: Path) -> str:
+    """How data of one's own is named, if the folder seems to be that; else nothing."""
+    if find_file(root, "relation2text") is not None:
+        return "; for the triples of a graph of your own say --kind triples, relations or links"
+    if any(root.glob("train*.*")):
+        return "; for data of your own name its columns, --text TEXT --label LABEL, or its --kind"
+    return ""
 
 
 def _of_columns(task: Task, columns: Columns) -> Dataset:

@@ -104,6 +104,19 @@ def test_what_cannot_be_predicted_is_refused(student: Path, commands: Commands, 
     assert table.read_text() == "a,b\nx,y\n,z\n" and not (tmp_path / "two.csv.predictions.csv").exists()
 
 
+@pytest.mark.parametrize(("task", "name", "text", "says"), [
+    ("ner", "a.tsv", "the O\nAnna B-PER\n\nshe O\n", '{"words": '),
+    ("ner", "a.tsv", "the\tO\nAnna\tB-PER\n\nshe\tO\n", '{"words": '),
+    ("ner", "a.conll", "the O\n", '{"words": '),
+    ("squad", "x.json", '{"data": []}', '{"question": '),
+])  # fmt: skip
+def test_what_tags_and_answers_are_trained_from_is_no_table(
+    task: str, name: str, text: str, says: str, trained: Models, commands: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    commands.fails("predict", trained(task)[0], tmp_path / name, says=(name, "write JSONL, in each line", says))
+
+
 def test_a_model_with_another_head_is_refused(commands: Commands, tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 

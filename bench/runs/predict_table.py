@@ -11,12 +11,17 @@ from typing import Any, NamedTuple
 
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.runs.predictions import predictions_of
-from kdzoo.bench.runs.student_folder import load_student, task_of, trained_with
+from kdzoo.bench.runs.student_folder import ReadTask, load_student, task_of, trained_with
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks.own_sequences import is_tagged_line
 from kdzoo.tasks.reading import half_letters
-from kdzoo.tasks.sources.files import SUFFIXES, read_table, suffix_of
+from kdzoo.tasks.sources.files import SUFFIXES, open_text, read_table, suffix_of
 
 TRIPLE = ("head", "relation", "tail")
+ROWS = {  # by kind, what a student does, the form that it is trained from, and a row as it is read here
+    "tokens": ("tags words", "CoNLL's form", '{"words": ["Anna", "left"]}'),
+    "spans": ("answers questions", "SQuAD's JSON", '{"question": "Who left?", "context": "Anna left."}'),
+}
 
 
 class Written(NamedTuple):
@@ -66,15 +71,16 @@ def predict_file(
     """
     if not file.is_file():
         raise KdzooError(f"there is no file {file}")
-    if suffix_of(file) is None:
-        raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
-    table = read_table(file)
     trained = trained_with(student)
     if trained.columns == TRIPLE:
         raise KdzooError(f"{student} reads the triples of a graph, by its names; distill and finetune score it on them")
     if trained.facts:
         raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
     task = task_of(student, trained)
+    if suffix_of(file) is None:
+        _check_form(file, task)
+        raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
+    table = _read(file, task)
     usual, wanted = (trained.columns, None) if task is None else (task.columns, len(task.columns))
     if len(trained.called) == wanted and {*trained.called} <= {*table}:
         usual = trained.called
@@ -96,6 +102,37 @@ def predict_file(
     body = ([*given, *says] for given, says in zip(zip(*shown, strict=True), made.rows, strict=True))
     write_atomically(out, _csv([*names, *made.header], *body))
     return Written(len(made.rows), tuple(names), made.cut, made.max_length)
+
+
+def _read(file: Path, task: ReadTask | None) -> dict[str, list[Any]]:
+    """The columns of a table; a CoNLL file is none, whose lines are words.
+
+    Raises:
+        KdzooError: says what the student reads instead.
+    """
+    try:
+        table = read_table(file)
+    except KdzooError:
+        # Lines of one field between blank ones, say, are no table.
+        if ".tsv" in file.name and is_tagged_line(open_text(file).readline().split()):
+            _check_form(file, task)
+        raise
+    if ".tsv" in file.name and is_tagged_line(" ".join(table).split()):
+        _check_form(file, task)
+    return table
+
+
+def _check_form(file: Path, task: ReadTask | None) -> None:
+    """Refuse the form that tagged words or questions are trained from, for a student that reads these as rows.
+
+    Raises:
+        KdzooError: says which rows.
+    """
+    if task is not None and task.kind in ROWS:
+        what, form, row = ROWS[task.kind]
+        raise KdzooError(
+            f"{file}: a student that {what} reads a table here, and {form} is none; write JSONL, in each line {row}"
+        )
 
 
 def _csv(*lines: Sequence[str]) -> str:

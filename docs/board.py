@@ -26,6 +26,8 @@ STUDIES = {
     "lrc-stsb-2000": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-4x312": ("4×312, distilled", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
+    "mpnet-mrpc": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
+    "mpnet-rte": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-stsb": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mrpc-roles": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "multi30k-2000-frozen": ("3+3 layers, frozen MiniLM", "translation", "results/translation.md"),

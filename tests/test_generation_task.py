@@ -304,7 +304,8 @@ def test_a_model_trained_here_is_a_teacher(kdzoo_command: Commands, tmp_path: Pa
     kdzoo_command.works("finetune", *data, "--model", "1x16,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--student", "teacher:0/0", "--cache-folder", tmp_path / "cache")
     top = ("--cache-top", "16", "--method", "word_kd")
-    kdzoo_command.works("distill", *data, *given, *top, "--out", tmp_path / "student")
+    ran = kdzoo_command("distill", *data, *given, *top, "--out", tmp_path / "student")
+    assert ran.code == 0 and "keeps 16 logits, and the others have" in ran.err, "of a teacher that has learnt little"
     loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
     assert loaded.config.decoder_layers == 1
     kdzoo_command.works("distill", *data, *given[:4], "--method", "seq_inter", "--out", tmp_path / "other")

@@ -17,8 +17,8 @@ from PIL import Image
 from kdzoo.bench.report.page import write_results
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "docs/results/glue-minilm-l6-to-4x312.jsonl.gz"
-HEAD = (1080, 975)  # pixels: the head of the page and its first table
+RECORDS = ROOT / "docs/results/lrc-mrpc-cola.jsonl.gz"
+HEAD = (1080, 850)  # pixels: the head of the page and its first table
 DESKTOP, PHONE = (1400, 1500), (400, 900)
 DARK = "--blink-settings=preferredColorScheme=0"
 COLOURS = 64  # which text and lines get by with

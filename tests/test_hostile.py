@@ -26,7 +26,7 @@ from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.record import read_failure, read_record
 from kdzoo.bench.report.table import load
 from kdzoo.bench.runs.train import last_checkpoint
-from kdzoo.bench.trained import trained_with
+from kdzoo.bench.training_words import training_in_words
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import check_told_once, load_recipes
 from kdzoo.objectives.recipe import Recipe
@@ -153,7 +153,7 @@ def test_a_setting_without_effect(arguments: tuple[str, ...], says: str, command
     assert not (tmp_path / "out").exists()
 
 
-def test_a_method_s_own_training_is_trained_with(commands: Commands, tmp_path: Path) -> None:
+def test_a_method_s_own_training_is_training_in_words(commands: Commands, tmp_path: Path) -> None:
     """Of three methods alike one has another rate, and one more epochs of smaller batches."""
     grid = ("compare", "--tasks", "sst2", "--methods", "a = ce,b = ce,c = ce", *SIZES, "--batch-size", "32")
     own = (
@@ -187,11 +187,11 @@ def test_warm_up_is_the_recipe_s_where_the_rest_is_one_for_all() -> None:
     assert [plain.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)] == [0.1, 0.0, 0.06]
     assert {plain.budget_of(recipe).learning_rate for recipe in (none, tinybert, codir)} == {plain.budget.learning_rate}
     own = [(recipe.name, plain.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
-    assert trained_with(plain.shared(), own) == "one budget for all but for warm-up of tinybert; warm-up of codir"
+    assert training_in_words(plain.shared(), own) == "one budget for all but for warm-up of tinybert; warm-up of codir"
     given = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1})
     assert {given.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)} == {0.1}
     own = [(recipe.name, given.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
-    assert trained_with(given.shared(), own) == "one budget for all" and given.shared() != plain.shared()
+    assert training_in_words(given.shared(), own) == "one budget for all" and given.shared() != plain.shared()
     settings = ["tinybert:training.warmup_ratio=0.3"]
     one = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1}, overrides=tuple(settings))
     assert one.budget_of(tinybert.override(["training.warmup_ratio=0.3"])).warmup_ratio == 0.3
@@ -206,7 +206,9 @@ def test_each_recipe_s_own_training() -> None:
     assert found.learning_rate == 1e-4, "the recipe's"
     assert found.epochs == 1 and found.batch_size == 8, "what was given comes first"
     assert found.max_length == own.budget.max_length, "the rows have one length for all"
-    assert trained_with(own.shared(), []) == "each recipe's own training"
+    assert training_in_words(own.shared(), []) == "each recipe's own training"
+    tuned = training_in_words({**own.shared(), "tune": 3, "keep": "best"}, [])
+    assert tuned.startswith("each recipe's own training, but what 3 trials a method chose, the best weights")
     # A number of one method's setting comes before one of an option; for all methods the two say the same thing.
     overrides = ("kd:training.epochs=3",)
     both = resolve(methods=("kd",), overrides=overrides, budget={"epochs": 1}, recipe_training=True)

@@ -22,8 +22,6 @@ from kdzoo.losses.base import DistillationLoss
 from kdzoo.objectives.objective import Objective, ObjectiveOutput
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.objectives.term import Term
-from kdzoo.training.cache import TeacherCache
-from kdzoo.training.collated import lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -175,40 +173,6 @@ def test_gradient_accumulation(terms: str, tmp_path: Path) -> None:
     for name in whole:
         torch.testing.assert_close(pieced[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
     assert logged_in_pieces == pytest.approx(logged, rel=1e-5)
-
-
-@pytest.mark.parametrize("form", [(3, torch.long), (3, torch.bool), (4, torch.long), (4, torch.float)])
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_visible_matrix_trains_the_same_in_every_form(form: Any, kept: bool, tmp_path: Path) -> None:
-    """Rows of five tokens, of which the first does not see the last two; as transformers itself adds it to scores."""
-    data = rows(8, length=5)
-
-    def seen(batch: list[dict[str, Any]], form: Any) -> dict[str, Any]:
-        axes, dtype = form
-        pairs = torch.ones(len(batch), 5, 5, dtype=torch.bool)
-        pairs[:, 0, 3:] = pairs[:, 3:, 0] = False
-        pairs = pairs if axes == 3 else pairs.unsqueeze(1)
-        least = torch.finfo(torch.float32).min
-        mask = pairs.to(dtype) if dtype != torch.float else torch.zeros(pairs.shape).masked_fill(~pairs, least)
-        return {**collate(batch), "attention_mask": mask}
-
-    found = []
-    for one in ((4, torch.float), form):
-        cache = TeacherCache(tmp_path / f"cache-{len(found)}") if kept else None
-        made = kdzoo.DistillationTrainer(
-            student(), teacher(), objective="kd + ce + attention_kl", cache=cache, train_dataset=data,
-            args=arguments(tmp_path, max_steps=2), data_collator=lambda batch, one=one: seen(batch, one),
-        )  # fmt: skip
-        made.train()
-        found.append([entry["loss"] for entry in made.state.log_history if "loss" in entry])
-    assert found[0] == pytest.approx(found[1], rel=1e-6) and len(found[0]) == 2
-
-
-def test_rows_that_hold_a_visible_matrix_have_lengths(tmp_path: Path) -> None:
-    from datasets import Dataset
-
-    masks = [[[1, 1, 0], [1, 1, 0], [0, 0, 0]], [[1, 0], [0, 1]]]
-    assert lengths(Dataset.from_dict({"input_ids": [[1, 2, 0], [1, 2]], "attention_mask": masks})).tolist() == [2, 2]
 
 
 def test_labels_that_count_are_those_of_the_whole_step(tmp_path: Path) -> None:

@@ -306,5 +306,5 @@ def test_the_command_tunes(commands: Commands, tmp_path: Path) -> None:
         "--max-length", 16, "--evaluations", 0, "--out", tmp_path,
     )  # fmt: skip
     assert "kd is trained with" in out
-    assert "one budget for all but what 2 trials a method chose" in " ".join(out.split())
+    assert "one budget for all, but what 2 trials a method chose" in " ".join(out.split())
     assert {path.name for path in (tmp_path / "cells").iterdir()} == {"sst2-kd-1.json"}

@@ -30,7 +30,7 @@ from kdzoo.bench.runs.encoders import encoder_for
 from kdzoo.bench.runs.tasks import load_rows
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import times_the_work
-from kdzoo.bench.trained import trained_with
+from kdzoo.bench.training_words import training_in_words
 from kdzoo.bench.trials import trial_name, without_trials
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.decoders import check_decoder
@@ -172,7 +172,8 @@ class Comparison:
                 self._say(f"{task.name:<6} {cut}")
             check_abilities(teacher, task.abilities(teacher=True), task.name)
             check_abilities(student, task.abilities(teacher=False), task.name)
-            self.work.weights[task.name] = times_the_work(teacher, student, length)
+            if self.settings.finetune_teacher:
+                self.work.weights[task.name] = times_the_work(teacher, student, length)
             for name, recipe in self.recipes.items():
                 try:
                     with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
@@ -227,7 +228,7 @@ class Comparison:
         count = len(self.settings.seeds)
         seeds = "one seed" if count == 1 else f"mean ± std over {count} seeds"
         budgets = [(name, self.settings.budget_of(recipe).model_dump()) for name, recipe in self.recipes.items()]
-        trained = trained_with(self.settings.shared(), budgets)
+        trained = training_in_words(self.settings.shared(), budgets)
         models = f"teacher {self.settings.teacher}, student {self.settings.student}"
         return f"Validation scores, {seeds}; {models}; {trained}"
 

@@ -24,7 +24,7 @@ from kdzoo.bench.report.ranking import ranking
 from kdzoo.bench.report.table import csv_table, latex_table, load
 from kdzoo.bench.report.tuning import tuning_table
 from kdzoo.bench.report.uncertainty import LEVEL
-from kdzoo.bench.trained import budgets_of, trained_with
+from kdzoo.bench.training_words import budgets_of, training_in_words
 from kdzoo.errors import KdzooError
 
 
@@ -110,7 +110,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "unlabelled": found.bootstrap.unlabelled,
         "guess": found.guess.name,
         "shared": found.config.get("shared", {}),
-        "trained": trained_with(found.config.get("shared", {}), budgets_of(cells)),
+        "trained": training_in_words(found.config.get("shared", {}), budgets_of(cells)),
         "commands": found.config.get("commands", []),
         "failures": found.failures,
         "damaged": found.damaged,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.bench.runs.student_folder import load_student, trained_with
+from kdzoo.bench.runs.student_folder import check_words_alone, load_student, trained_with
 from kdzoo.errors import KdzooError
 from kdzoo.training.agreement import accepted_inputs
 
@@ -59,8 +59,7 @@ def export_onnx(student: Path, out: Path) -> Exported:
             a file that gives other logits than the student.
     """
     trained = trained_with(student)
-    if trained.facts:
-        raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
+    check_words_alone(student, trained)
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise KdzooError(

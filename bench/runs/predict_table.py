@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kdzoo.bench.files import write_atomically
 from kdzoo.bench.runs.predictions import predictions_of
-from kdzoo.bench.runs.student_folder import ReadTask, load_student, task_of, trained_with
+from kdzoo.bench.runs.student_folder import ReadTask, check_words_alone, load_student, task_of, trained_with
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own_sequences import is_tagged_line
 from kdzoo.tasks.reading import half_letters
@@ -74,8 +74,7 @@ def predict_file(
     trained = trained_with(student)
     if trained.columns == TRIPLE:
         raise KdzooError(f"{student} reads the triples of a graph, by its names; distill and finetune score it on them")
-    if trained.facts:
-        raise KdzooError(f"{student} reads facts beside the words; take a student of it, which reads words alone")
+    check_words_alone(student, trained)
     task = task_of(student, trained)
     if suffix_of(file) is None:
         _check_form(file, task)

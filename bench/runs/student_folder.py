@@ -95,6 +95,16 @@ def trained_with(folder: Path) -> Trained:
     return Trained(_names(own.get("columns")), length, own, kind, nullable, facts, _names(of("text_columns")))
 
 
+def check_words_alone(folder: Path, trained: Trained) -> None:
+    """Refuse a model that reads facts beside the words, of which a table or an exported file has none.
+
+    Raises:
+        KdzooError: says which to take.
+    """
+    if trained.facts:
+        raise KdzooError(f"{folder} reads facts beside the words; take a student of it, which reads words alone")
+
+
 def _names(found: Any) -> tuple[str, ...]:
     named = isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found)
     return tuple(found) if named else ()

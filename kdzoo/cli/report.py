@@ -31,7 +31,7 @@ def table(
     from kdzoo.bench.packed import is_packed
     from kdzoo.bench.record import jobs_of
     from kdzoo.bench.report.table import latex_table, load, markdown_table, terminal_table
-    from kdzoo.bench.trained import budgets_of, trained_with
+    from kdzoo.bench.training_words import budgets_of, training_in_words
 
     if other is not None:
         _beside(folder, other, markdown, refused=[*["--latex"] * latex, *["--against"] * (against is not None)])
@@ -51,7 +51,7 @@ def table(
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         shared = study.config.get("shared", {})
-        title = f"{folder}: {trained_with(shared, budgets_of(records))}" if shared else str(folder)
+        title = f"{folder}: {training_in_words(shared, budgets_of(records))}" if shared else str(folder)
         console.print(terminal_table(records, title, against, failed))
 
 

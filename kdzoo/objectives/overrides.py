@@ -123,16 +123,13 @@ def trained_with(overrides: Iterable[str], method: str) -> set[str]:
 def fixed_for(overrides: Iterable[str], method: str) -> set[str]:
     """What settings give to a method, ``LOSS.OPTION`` or a number of the training by its name: nobody seeks it.
 
-    None of it where they also say what is ``tunable``: it is sought from the number that is given.
+    Where they also say what is ``tunable``, nothing of its losses: that is sought from the number that is given.
     """
-    found = trained_with(overrides := [*overrides], method)
-    for setting in overrides:
-        of, key, _ = split_setting(setting)
-        if of in ("", method):
-            if key.split(".")[0] == "tunable":
-                return trained_with(overrides, method)
-            found.add(key)
-    return found
+    own = [setting for setting in overrides if split_setting(setting)[0] in ("", method)]
+    keys = {split_setting(setting)[1] for setting in own}
+    if any(key.split(".")[0] == "tunable" for key in keys):
+        keys = set()
+    return keys | trained_with(own, method)
 
 
 def _check_training(setting: str, method: str, training: str) -> None:

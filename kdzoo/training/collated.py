@@ -30,8 +30,6 @@ _GAMMA, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF5
 def given(model: nn.Module, batch: Mapping[str, Any], inputs: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
     """What a model takes of a batch, by its own names; a decoder with the target before each of its words.
 
-    A visible matrix (B, S, S) of ones and zeros is made what transformers takes, see `added_to_scores`.
-
     Args:
         model: the model.
         batch: what the collator made.
@@ -39,10 +37,15 @@ def given(model: nn.Module, batch: Mapping[str, Any], inputs: Iterable[str], pre
         prefix: what stands before them in the batch.
     """
     names = (name for name in sorted(inputs) if isinstance(batch.get(prefix + name), Tensor))
-    taken = {name: batch[prefix + name] for name in names}
-    if MASK in taken:
-        taken[MASK] = added_to_scores(taken[MASK])
+    taken = with_added_mask({name: batch[prefix + name] for name in names})
     return teacher_forced(model, taken, batch.get("labels"))
+
+
+def with_added_mask(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A model's inputs with a visible matrix of ones and zeros as transformers takes it, see `added_to_scores`."""
+    if isinstance(mask := inputs.get(MASK), Tensor):
+        inputs[MASK] = added_to_scores(mask)
+    return inputs
 
 
 class Prints(NamedTuple):

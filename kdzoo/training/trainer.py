@@ -21,7 +21,6 @@ from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
 from kdzoo.models.activations import Activations, capture
 from kdzoo.models.decoders import use_cache
 from kdzoo.models.heads import check_transformers, positions, savable, unwrap
-from kdzoo.models.masks import added_to_scores
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
@@ -33,7 +32,7 @@ from kdzoo.training.agreement import accepted_inputs as accepted_inputs
 from kdzoo.training.arguments import check_arguments, check_kinds, check_optimizer, resume_from
 from kdzoo.training.cache import TEACHER_PREFIX, TeacherCache
 from kdzoo.training.card import model_card
-from kdzoo.training.collated import MASK, given
+from kdzoo.training.collated import given, with_added_mask
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
 from kdzoo.training.kept import TeacherRows, say_left_out
@@ -292,9 +291,7 @@ class DistillationTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """On the device; a visible matrix as the student takes it (the teacher's own is in `given`)."""
-        found: dict[str, Any] = super()._prepare_inputs(inputs)
-        found.update({MASK: added_to_scores(found[MASK])} if isinstance(found.get(MASK), Tensor) else {})
-        return found
+        return with_added_mask(super()._prepare_inputs(inputs))
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """The student's outputs on a batch; with ``outputs`` set those that it gives, and no loss."""

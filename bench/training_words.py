@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def trained_with(shared: Mapping[str, Any], budgets: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+def training_in_words(shared: Mapping[str, Any], budgets: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     """One budget for all, or each recipe's own training, and what differs; with the trials, and which weights.
 
     Args:
@@ -23,13 +23,14 @@ def trained_with(shared: Mapping[str, Any], budgets: Iterable[tuple[str, Mapping
         f"{', '.join(words.get(name, name.replace('_', ' ')) for name in sorted(of))} of {method}"
         for method, of in own.items()
     ]
+    told = "one budget for all"
     if shared.get("recipe_training"):
         told = "each recipe's own training"
-    elif shared.get("tune"):
-        told = f"one budget for all but what {shared['tune']} trials a method chose"
-    else:
-        told = "one budget for all" + (f" but for {'; '.join(names)}" if names else "")
-    return told + (", the best weights on held-out training rows kept" if shared.get("keep") == "best" else "")
+    elif names and not shared.get("tune"):  # after a tuning nearly every method has a rate of its own
+        told += f" but for {'; '.join(names)}"
+    tuned = f", but what {shared['tune']} trials a method chose" if shared.get("tune") else ""
+    kept = ", the best weights on held-out training rows kept" if shared.get("keep") == "best" else ""
+    return told + tuned + kept
 
 
 def budgets_of(records: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

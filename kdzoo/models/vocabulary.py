@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
+from kdzoo.tasks.pieces import BERT_SPECIAL, as_bert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SIZE = 8000  # word pieces at most
 MIN_FREQUENCY = 2
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def learned_tokenizer(texts: Iterable[str], *, size: int = SIZE) -> PreTrainedTokenizerBase:
@@ -35,16 +35,16 @@ def learned_tokenizer(texts: Iterable[str], *, size: int = SIZE) -> PreTrainedTo
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=MIN_FREQUENCY,
-        special_tokens=[*SPECIAL, *(f"##{letter}" for letter in within)],
+        special_tokens=[*BERT_SPECIAL, *(f"##{letter}" for letter in within)],
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
     # Here the letters are no special tokens.
     tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
-    tokenizer.add_special_tokens([*SPECIAL])
+    tokenizer.add_special_tokens([*BERT_SPECIAL])
     tokenizer.decoder = decoders.WordPiece()
-    return _with_specials(tokenizer)
+    return as_bert(tokenizer)
 
 
 def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> PreTrainedTokenizerBase:
@@ -60,19 +60,19 @@ def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> Pr
     texts = [*texts]
     if size is None:
         words = len({word for text in texts for word in text.split()})
-        size = min(SIZE, 256 + len(SPECIAL) + words // 2)
+        size = min(SIZE, 256 + len(BERT_SPECIAL) + words // 2)
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=MIN_FREQUENCY,
-        special_tokens=[*SPECIAL],
+        special_tokens=[*BERT_SPECIAL],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
-    return _with_specials(tokenizer)
+    return as_bert(tokenizer)
 
 
 def with_end(tokenizer: Any, name: str) -> Any:
@@ -113,27 +113,3 @@ def ends_texts(tokenizer: Any) -> bool:
     """Whether the last tokens of a text, of which one may say its language, say that it ends."""
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     return bool(ends & {*tokenizer(text_target="a")["input_ids"][-2:]})
-
-
-def _with_specials(tokenizer: Any) -> PreTrainedTokenizerBase:
-    """A learned tokenizer as transformers has one, with BERT's special tokens around its texts."""
-    from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        padding_side="right",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        model_max_length=512,
-    )

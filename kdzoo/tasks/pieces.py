@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from kdzoo.errors import KdzooError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Pieces = Callable[[str], list[str]]
 T = TypeVar("T")
 
 CLS, SEP = "[CLS]", "[SEP]"
+BERT_SPECIAL = ("[PAD]", "[UNK]", CLS, SEP, "[MASK]")  # in the order in which a vocabulary begins with them
 IGNORED = -100  # the label of what does not count, as in PyTorch
 # One unit each, never split, never looked up: BERT's, those of K-BERT and RoBERTa's.
-SPECIAL = frozenset({CLS, SEP, "[PAD]", "[UNK]", "[MASK]", "[ENT]", "[SUB]", "[PRE]", "[OBJ]"}) | frozenset(
+SPECIAL = frozenset({*BERT_SPECIAL, "[ENT]", "[SUB]", "[PRE]", "[OBJ]"}) | frozenset(
     {"<s>", "</s>", "<pad>", "<unk>", "<mask>"}
 )
 
@@ -91,3 +92,27 @@ def token_ids(tokens: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list
     tokens = list(tokens)
     ids = cast("list[int]", tokenizer.convert_tokens_to_ids(tokens))
     return [own.get(token, number) for token, number in zip(tokens, ids, strict=True)]
+
+
+def as_bert(tokenizer: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of the library `tokenizers` as transformers has one, with BERT's special tokens around its texts."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: tokenizer.token_to_id(token) for token in BERT_SPECIAL}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        padding_side="right",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_max_length=512,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from kdzoo.tasks.pieces import BERT_SPECIAL, as_bert
 from kdzoo.tasks.registry import get_task
 from kdzoo.tasks.synthetic import lexicon
 from kdzoo.tasks.synthetic.grammar import GRAMMARS, generate
@@ -37,27 +38,10 @@ def synthetic_tokenizer() -> PreTrainedTokenizerFast:
 
     Lower-cases, adds ``[CLS]`` and ``[SEP]``, gives token type ids, pads on the right; other words are ``[UNK]``.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    ids = {word: index for index, word in enumerate((*special, *vocabulary()))}
+    ids = {word: index for index, word in enumerate((*BERT_SPECIAL, *vocabulary()))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        padding_side="right",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        model_max_length=512,
-    )
+    return as_bert(tokenizer)

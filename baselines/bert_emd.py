@@ -12,7 +12,7 @@ from torch import Tensor
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.losses.attention import check_heads, relation, valid_pairs
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count, check_positive
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
@@ -106,7 +106,7 @@ class BertEMD(DistillationLoss):
         if (student_layers is None) != (teacher_layers is None):
             raise KdzooError(f"{self.label}: give both student_layers and teacher_layers, or neither")
         if student_layers is not None and teacher_layers is not None:
-            check_positive(self.label, student_layers=student_layers, teacher_layers=teacher_layers)
+            check_count(self.label, student_layers=student_layers, teacher_layers=teacher_layers)
             self.register_buffer("student_weights", torch.full((student_layers,), 1 / student_layers))
             self.register_buffer("teacher_weights", torch.full((teacher_layers,), 1 / teacher_layers))
         self.fixed_layers = student_layers is not None

@@ -6,8 +6,7 @@ import math
 
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
-from kdzoo.losses.base import check_positive
+from kdzoo.losses.base import check_count, check_positive
 from kdzoo.losses.reduction import unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import StructureLoss, real_pairs
@@ -62,8 +61,7 @@ class CorrelationCongruence(StructureLoss):
     def __init__(self, gamma: float = 0.4, order: int = 2, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
         check_positive(self.label, gamma=gamma)
-        if order < 1:
-            raise KdzooError(f"{self.label}: order is {order}; it must be at least 1")
+        check_count(self.label, order=order)
         self.gamma = gamma
         self.order = order
 

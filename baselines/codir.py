@@ -10,7 +10,7 @@ from torch import Tensor
 from kdzoo.baselines.crd import CRD
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.losses.base import check_positive
+from kdzoo.losses.base import check_count
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -110,7 +110,7 @@ class CoDIR(CRD):
     ) -> None:
         if student_dim is None or teacher_dim is None:
             raise KdzooError(f"{self.label} embeds both sides, so it needs student_dim= and teacher_dim=")
-        check_positive(self.label, num_layers=num_layers, student_dim=student_dim, teacher_dim=teacher_dim)
+        check_count(self.label, num_layers=num_layers, student_dim=student_dim, teacher_dim=teacher_dim)
         if variant not in self.variants:
             raise unknown(f"variant of {self.label}", variant, self.variants)
         if anchor not in ANCHORS:

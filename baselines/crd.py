@@ -14,7 +14,7 @@ from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count, check_positive
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -127,9 +127,9 @@ class CRD(DistillationLoss):
             raise KdzooError(f"{self.label} embeds both sides, so it needs student_dim= and teacher_dim=")
         if bank != "batch" and num_samples is None:
             raise KdzooError(f"{self.label} needs num_samples=, the rows of the data set or the queue's length")
-        check_positive(
+        check_positive(self.label, temperature=temperature)
+        check_count(
             self.label,
-            temperature=temperature,
             feature_dim=feature_dim,
             num_negatives=num_negatives,
             student_dim=student_dim,
@@ -239,6 +239,14 @@ class CRD(DistillationLoss):
                 f'row itself first ({rows}, {drawn + 1}) (bank="dataset" only)'
             )
         self._check_ids("contrast_ids", contrast_ids, size)
+        if contrast_ids.shape[1] > drawn and sample_ids is not None and _at_hand(contrast_ids):
+            other = (contrast_ids[:, 0] != sample_ids).nonzero()
+            if len(other):
+                row = int(other[0])
+                raise KdzooError(
+                    f"{self.label}: contrast_ids has {int(contrast_ids[row, 0])} first in row {row}, which is "
+                    f"sample_ids {int(sample_ids[row])}: {drawn + 1} columns are the row itself and {drawn} negatives"
+                )
         return contrast_ids[:, -drawn:].long()
 
     def _check_sample_ids(self, rows: int, sample_ids: Tensor | None) -> None:
@@ -250,8 +258,7 @@ class CRD(DistillationLoss):
     def _check_ids(self, name: str, ids: Tensor, size: int) -> None:
         if ids.is_floating_point():
             raise KdzooError(f"{self.label}: {name} are integers, got {ids.dtype}")
-        # On an accelerator this look at the values would stop the host at every step.
-        if ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel():
+        if _at_hand(ids):
             low, high = int(ids.min()), int(ids.max())
             if low < 0 or high >= size:
                 raise KdzooError(
@@ -337,6 +344,11 @@ MEASURED = (
     "at 0.2, 67.0 at "
     "0.05, 63.9 at 0.0125, 63.8 without it."
 )
+
+
+def _at_hand(ids: Tensor) -> bool:
+    """Whether a look at the values is cheap; on an accelerator it would stop the host at every step."""
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel() > 0
 
 
 @register_recipe("crd")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -68,7 +68,7 @@ class Hint(DistillationLoss):
         super().__init__(variant=variant)
         if student_dim is None or teacher_dim is None:
             raise KdzooError(f"{self.label} always learns a regressor: give student_dim= and teacher_dim=")
-        check_positive(self.label, student_dim=student_dim, teacher_dim=teacher_dim)
+        check_count(self.label, student_dim=student_dim, teacher_dim=teacher_dim)
         self.projection = nn.Linear(student_dim, teacher_dim, bias=bias)
 
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.gram import gram, squared_distances
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import real_pairs
@@ -120,7 +120,7 @@ class MGSKD(DistillationLoss):
     ) -> None:
         super().__init__(student_dim=student_dim, teacher_dim=teacher_dim, bias=bias, variant=variant)
         heads = 1 if relation_heads is None else relation_heads
-        check_positive(self.label, relation_heads=heads, k1=k1, k2=k2, span_length=span_length)
+        check_count(self.label, relation_heads=heads, k1=k1, k2=k2, span_length=span_length)
         for option, value in {
             "token_layers": token_layers,
             "sample_weight": sample_weight,

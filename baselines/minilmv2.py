@@ -13,7 +13,7 @@ from kdzoo.losses.attention import (
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
+from kdzoo.losses.base import DistillationLoss, check_backend, check_count
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
 from kdzoo.models.shape import ModelShape
@@ -88,7 +88,7 @@ class MiniLMv2(DistillationLoss):
     ) -> None:
         super().__init__(variant=variant)
         self.backend = check_backend(self.label, backend)
-        check_positive(self.label, relation_heads=relation_heads)
+        check_count(self.label, relation_heads=relation_heads)
         for name in relations:
             if name not in RELATIONS:
                 raise unknown(f"relation of {self.label}", name, RELATIONS)

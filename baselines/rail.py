@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -98,7 +98,7 @@ class RAIL(DistillationLoss):
         if concatenated and student_layers is None:
             raise KdzooError(f"{self.label}: concatenated=True needs student_layers=, the layers to stand side by side")
         self.layers = student_layers if concatenated and student_layers is not None else 1
-        check_positive(
+        check_count(
             self.label,
             feature_dim=feature_dim,
             student_layers=self.layers,

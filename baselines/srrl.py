@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
@@ -108,10 +109,16 @@ class SRRL(DistillationLoss):
 
 
 def _through(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """What a head makes of features, in its own precision where it is a module."""
-    if isinstance(head, nn.Module) and (own := next(head.parameters(), None)) is not None:
-        return head(features.to(own.dtype)).to(features.dtype)
-    return head(features)
+    """What a head makes of features: where it is a module, in its own precision, and its weights get no gradient."""
+    if not isinstance(head, nn.Module) or (own := next(head.parameters(), None)) is None:
+        return head(features)
+    given = features.to(own.dtype)
+    if any(weight.requires_grad for weight in head.parameters()):
+        frozen = {name: weight.detach() for name, weight in head.named_parameters()}
+        made: Tensor = torch.func.functional_call(head, frozen, (given,))
+    else:
+        made = head(given)
+    return made.to(features.dtype)
 
 
 @register_recipe("srrl")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss, check_count
 from kdzoo.losses.reduction import affine, masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -83,7 +83,7 @@ class VID(DistillationLoss):
         if student_dim is None or teacher_dim is None:
             raise KdzooError(f"{self.label} learns a network between the widths: give student_dim= and teacher_dim=")
         hidden_dim = teacher_dim if hidden_dim is None else hidden_dim
-        check_positive(self.label, student_dim=student_dim, teacher_dim=teacher_dim, hidden_dim=hidden_dim)
+        check_count(self.label, student_dim=student_dim, teacher_dim=teacher_dim, hidden_dim=hidden_dim)
         if not EPSILON < init_variance < math.inf:
             raise KdzooError(f"{self.label}: init_variance is {init_variance}; it must be above {EPSILON}")
         self.widths = (student_dim, teacher_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ from kdzoo.errors import KdzooError
 METHOD_GROUPS = ("kdzoo.losses", "kdzoo.recipes")  # entry points whose import registers something
 TASK_GROUP = "kdzoo.tasks"  # entry points that are tasks, or functions that return one
 
-_loaded = False
+LOADING = threading.RLock()  # two threads may ask for the first loss at the same time
+_loaded = _begun = False
 
 
 def load_methods() -> None:
@@ -21,18 +23,21 @@ def load_methods() -> None:
     Raises:
         KdzooError: a plug-in cannot be imported; it is named.
     """
-    global _loaded
+    global _loaded, _begun
     if _loaded:
         return
-    _loaded = True
-    try:
-        importlib.import_module("kdzoo.baselines")
-        for group in METHOD_GROUPS:
-            for _ in entries(group):
-                pass
-    except Exception:
-        _loaded = False
-        raise
+    with LOADING:
+        if _loaded or _begun:  # begun by this thread, where what is imported asks for a loss itself
+            return
+        _begun = True
+        try:
+            importlib.import_module("kdzoo.baselines")
+            for group in METHOD_GROUPS:
+                for _ in entries(group):
+                    pass
+            _loaded = True
+        finally:
+            _begun = False
 
 
 def entries(group: str) -> Iterator[Any]:

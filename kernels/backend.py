@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +104,18 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
         return Decision("triton", f"on {tensor.device.type}; no crossover has been measured")
     compared = f"{tensor.numel()} elements, the measured crossover is at {least}"
     return Decision("triton" if tensor.numel() >= least else "torch", compared)
+
+
+def no_positive(value: Any) -> str | None:
+    """What is wrong with an option that must be a positive, finite number; None where nothing is."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            return f"a tensor {tuple(value.shape)}; it must be one positive number"
+        if value.requires_grad:
+            return "a tensor that a gradient is taken at, and it is not learned; give a number, such as its item()"
+    elif not isinstance(value, (int, float)) and not hasattr(type(value), "__float__"):
+        return f"{value!r}; it must be a positive number"
+    return None if 0 < value < math.inf else f"{value}; it must be a positive number"
 
 
 def plain(kernel: str, tensor: Tensor, backend: str = "auto") -> bool:

@@ -60,10 +60,13 @@ def called(name: str, *inputs: Any) -> Any:
     """
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         kernel = name.removesuffix("_sums").removesuffix("_totals").removesuffix("_rows")
-        raise KernelError(
-            f"{kernel}: its operator cannot be transformed by torch.func; inside grad or vmap use {kernel}_reference"
-        )
+        raise KernelError(f"{kernel}: its operator cannot be transformed by torch.func; there, use {reference(kernel)}")
     return getattr(torch.ops.kdzoo, name)(*inputs)
+
+
+def reference(kernel: str) -> str:
+    """Where a kernel's plain formula is, which may be transformed and differentiated as often as one likes."""
+    return f"kdzoo.kernels.{kernel}.{kernel}_reference"
 
 
 class Operator:
@@ -225,7 +228,7 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
         raise KernelError(
-            f"{ctx.kernel}: its gradient cannot be differentiated a second time; for that, use {ctx.kernel}_reference"
+            f"{ctx.kernel}: its gradient cannot be differentiated a second time; for that, use {reference(ctx.kernel)}"
         )
 
 
@@ -234,8 +237,10 @@ def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
 
     In place, and without touching the memory where the factor is 1, unless the graph is kept or traced.
     """
-    # Tensors of a trace are subclasses; a compiler fuses the product into what comes next.
-    if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+    # Tensors of a trace are subclasses; a compiler fuses the product into what comes next. A batch of factors, such as
+    # jacobian(vectorize=True) gives, is no number.
+    followed = type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph()
+    if followed or torch._C._functorch.is_legacy_batchedtensor(factor):
         return (gradient * factor if gradient.dtype not in _HALF else gradient.float() * factor).to(gradient.dtype)
     if gradient.is_cpu:
         if factor.item() == 1:

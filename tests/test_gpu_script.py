@@ -287,6 +287,8 @@ def test_every_kernel_has_its_place_and_its_odd_shapes() -> None:
         (("--dry-run", "--dtypes", "bf"), "unknown dtype 'bf'"),
         (("--dry-run", "--dtypes", ","), "one type at least"),
         (("--dry-run", "--budget", "0"), "--budget is above 0"),
+        (("--dry-run", "--budget", "nan"), "--budget is above 0"),
+        (("--dry-run", "--jobs", "-3"), "--jobs is -3; at least one check"),
     ],
 )
 def test_bad_input_is_one_line(

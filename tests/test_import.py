@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+
+import pytest
+
+from kdzoo import plugins
 
 HEAVY = {
     "accelerate",
@@ -49,3 +54,29 @@ def test_a_notebook_sees_every_name_and_readable_descriptions() -> None:
 
     assert {*kdzoo.__all__} <= {*dir(kdzoo)}
     assert repr(kdzoo.describe("kd")) == str(kdzoo.describe("kd")) and repr(kdzoo.describe("kd")).startswith("kd: ")
+
+
+def test_the_first_loss_may_be_asked_for_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_loaded", False)
+    begun, go_on, order = threading.Event(), threading.Event(), []
+
+    def imported(name: str) -> None:
+        begun.set()
+        plugins.load_methods()  # what is imported may ask for a loss itself
+        assert go_on.wait(60)
+        order.append("imported")
+
+    def second() -> None:
+        plugins.load_methods()
+        order.append("second")
+
+    monkeypatch.setattr(plugins.importlib, "import_module", imported)
+    threads = [threading.Thread(target=each) for each in (plugins.load_methods, second)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    threads[1].join(0.05)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["imported", "second"]

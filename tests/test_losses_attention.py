@@ -112,7 +112,7 @@ def test_minilmv2_takes_relation_heads_that_divide_both_widths():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"relation_heads": 0}, "relation_heads is 0; it must be a positive number"),
+        ({"relation_heads": 0}, "relation_heads is 0; it must be a whole number"),
         ({"relations": ("vq", "qx")}, "'qx'"),
         ({"relations": ()}, "relations is empty"),
     ],

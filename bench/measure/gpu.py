@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import secrets
@@ -202,8 +203,11 @@ def _run(given: argparse.Namespace) -> int:
         for name in chosen:
             if name not in valid:
                 raise unknown(kind, name, valid)
-    if not dtypes or given.budget <= 0 or given.seconds < 0:
+    # A NaN is neither above nor below anything.
+    if not dtypes or not 0 < given.budget < math.inf or not 0 <= given.seconds < math.inf:
         raise KdzooError("--dtypes names one type at least, --budget is above 0 and --seconds is not below")
+    if given.jobs is not None and given.jobs < 1:
+        raise KdzooError(f"--jobs is {given.jobs}; at least one check runs at a time")
     if given.dry_run:
         if "triton" in sys.modules and not interpreting():
             raise KdzooError("Triton is imported already; set TRITON_INTERPRET=1 for a dry run")
@@ -249,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernels", default="", help="kernels, separated by commas; all by default")
     add("--dtypes", default="bf16,fp32", help="types to measure in, the most important first")
     add("--seconds", type=float, default=0.1, help="how long each time is taken for")
-    add("--jobs", type=int, default=0, help="checks at a time")
+    add("--jobs", type=int, help="checks at a time")
     add("--seed", type=int, default=None, help="of the inputs of checks; fresh by default, and in the record")
     add("--commit", default=None, help="of the code, where there is no checkout to ask")
     add("--tune", action="store_true", help="try other launch constants, and measure with those that are faster")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
+import numbers
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.kernels.backend import BACKENDS, KernelError
+from kdzoo.kernels.backend import BACKENDS, KernelError, no_positive
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.losses.optimized import watch
 from kdzoo.losses.reduction import affine
@@ -115,8 +115,8 @@ class DistillationLoss(nn.Module):
         if (student_dim is None) != (teacher_dim is None):
             raise KdzooError(f"{self.label}: give both student_dim and teacher_dim, or neither")
         for side, width in (("student_dim", student_dim), ("teacher_dim", teacher_dim)):
-            if width is not None and width < 1:
-                raise KdzooError(f"{self.label}: {side} is {width}; a width is at least 1")
+            if width is not None:
+                check_count(self.label, **{side: width})
         self.variant = variant
         self.projection: nn.Linear | None = None
         if student_dim is not None and teacher_dim is not None and student_dim != teacher_dim:
@@ -248,7 +248,8 @@ class DistillationLoss(nn.Module):
         try:
             return self._computed(student, teacher, mask=mask, **wanted, **extras)
         except KernelError as error:
-            raise KdzooError(str(error)) from error
+            kernel, _, rest = str(error).partition(": ")  # which the caller knows by the loss's name
+            raise KdzooError(f"{self.label}: {rest}" if rest and kernel.isidentifier() else str(error)) from error
 
     @without_autocast  # which would take its sums back to half precision
     def _computed(self, student: Any, teacher: Any, **named: Any) -> Tensor:
@@ -349,11 +350,19 @@ class DistillationLoss(nn.Module):
         return student, teacher, slots
 
 
-def check_positive(label: str, **options: float) -> None:
+def check_positive(label: str, **options: Any) -> None:
     """Refuse options that are not positive, finite numbers."""
     for option, value in options.items():
-        if not (math.isfinite(value) and value > 0):
-            raise KdzooError(f"{label}: {option} is {value}; it must be a positive number")
+        wrong = no_positive(value)
+        if wrong is not None:
+            raise KdzooError(f"{label}: {option} is {wrong}")
+
+
+def check_count(label: str, **options: Any) -> None:
+    """Refuse options that are not whole numbers from 1 on."""
+    for option, value in options.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+            raise KdzooError(f"{label}: {option} is {value!r}; it must be a whole number, at least 1")
 
 
 def check_backend(label: str, backend: str) -> str:

@@ -81,9 +81,12 @@ def _load() -> None:
     global _loaded
     if _loaded:
         return
-    for name, found in plugins.named_entries(plugins.TASK_GROUP):
-        try:
-            register_task(found if isinstance(found, Task) or not callable(found) else found())
-        except Exception as error:
-            raise KdzooError(f"the plug-in {name!r} gives no task: {error}") from error
-    _loaded = True
+    with plugins.LOADING:
+        if _loaded:
+            return
+        for name, found in plugins.named_entries(plugins.TASK_GROUP):
+            try:
+                register_task(found if isinstance(found, Task) or not callable(found) else found())
+            except Exception as error:
+                raise KdzooError(f"the plug-in {name!r} gives no task: {error}") from error
+        _loaded = True

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from kdzoo.kernels.backend import KernelError, accumulator, check_kind, text
+from kdzoo.kernels.backend import KernelError, accumulator, check_kind, no_positive, text
 
 
 def check(
@@ -54,5 +52,6 @@ def check(
                 f"crd_nce: a normaliser {tuple(normaliser.shape)} of {text(normaliser.dtype)} on {normaliser.device} "
                 f"must be (2,) of {text(dtype)} on {student.device}, Z of the student's side and of the teacher's"
             )
-    if not 0 < temperature < math.inf:
-        raise KernelError(f"crd_nce: temperature is {temperature}; it must be a positive number")
+    wrong = no_positive(temperature)
+    if wrong is not None:
+        raise KernelError(f"crd_nce: temperature is {wrong}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, on_host, power_of_2, values_at_hand
+from kdzoo.kernels.backend import KernelError, no_positive, on_host, power_of_2, values_at_hand
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -22,6 +22,7 @@ MANY = 32768  # elements of a block from which passes over them take longer than
 LARGE = 1e10  # a value above which a logit counts as `LIMIT`
 SPREAD = 60.0  # logits of a block that differ by no more have exponentials that neither overflow nor underflow
 CLOSE = 2.0  # logits whose middle is this close to 0 are taken as they are: a difference from it would be no smaller
+WARM = 10.0  # a temperature above which KL is small beside the terms of its sum, whose rounding then needs care
 TINY = 1.2e-38  # the least that a mixture of probabilities is taken for, so that it has a logarithm
 
 
@@ -57,7 +58,7 @@ def _limited(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, none beyond `LIMIT`."""
     if torch.compiler.is_compiling():
         # What compiled code takes a fraction of a clamp's time for.
-        logits = torch.where(logits.abs() <= LIMIT, logits, logits.sign() * LIMIT)
+        logits = torch.where(logits.abs() > LIMIT, logits.sign() * LIMIT, logits)  # a NaN stays one
     elif not (logits.numel() and values_at_hand(logits) and _within(*logits.detach().aminmax())):
         logits = logits.clamp(-LIMIT, LIMIT)
     return logits if temperature == 1 else logits / temperature
@@ -95,7 +96,9 @@ def divergence(
         tvd            ½ Σ |t - s|
 
     and the result the mean over the N rows that the mask counts. There is no T². An infinite logit counts as one of
-    1e30. What lies where the mask is False is never looked at.
+    1e30; whether the gradient at one of the student's is that of 1e30 or 0 depends on the path that is taken. What lies
+    where the mask is False is never looked at. KL falls with T², its rounding with T: at T = 1000 a value of float32
+    logits has two digits.
 
     Args:
         student: (B, C) or (B, S, C), float32, bfloat16, float16 or float64, of any strides.
@@ -138,8 +141,9 @@ def checked(kernel: str, kind: str, mixture: float, temperature: float) -> tuple
     """The kind and its mixture; a JSD at its ends as the KL that it is."""
     if kind not in KINDS:
         raise KernelError(f"{kernel}: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
-    if not 0 < temperature < math.inf:
-        raise KernelError(f"{kernel}: temperature is {temperature}; it must be a positive number")
+    wrong = no_positive(temperature)
+    if wrong is not None:
+        raise KernelError(f"{kernel}: temperature is {wrong}")
     if kind == "jsd" and mixture in (0, 1):
         kind, mixture = ("reverse_kl" if mixture else "kl"), 0.0
     if not 0 <= mixture < 1:
@@ -322,7 +326,7 @@ def tiling(student: Tensor, widest: int) -> tuple[int, int, int]:
 
 def _simple(student: Tensor, teacher: Tensor, kind: str, mixture: float, temperature: float) -> Tensor | None:
     """KL of logits none of which is infinite; None otherwise, which the value shows."""
-    if kind != "kl" or mixture or student.dtype not in (torch.float32, torch.float64):
+    if kind != "kl" or mixture or temperature > WARM or student.dtype not in (torch.float32, torch.float64):
         return None
     with torch.no_grad():
         target = (teacher if temperature == 1 else teacher / temperature).log_softmax(-1)

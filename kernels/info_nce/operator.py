@@ -18,6 +18,7 @@ from kdzoo.kernels.backend import (
     check_mask,
     choose,
     direct,
+    no_positive,
     plain,
 )
 from kdzoo.kernels.info_nce import blocks, launch
@@ -167,8 +168,9 @@ def _check(
         raise KernelError(
             f"info_nce: student {tuple(student.shape)} has no rows from {start} on in teacher {tuple(teacher.shape)}"
         )
-    if not 0 < temperature < math.inf:
-        raise KernelError(f"info_nce: temperature is {temperature}; it must be a positive number")
+    wrong = no_positive(temperature)
+    if wrong is not None:
+        raise KernelError(f"info_nce: temperature is {wrong}")
     return check_mask("info_nce", mask, teacher)
 
 

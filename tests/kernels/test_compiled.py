@@ -44,6 +44,15 @@ def test_what_a_compiler_fuses_is_left_to_it(kernel: str, monkeypatch: pytest.Mo
     assert operators_of(kdzoo.create(LOSSES[kernel], backend="torch"), 6), "asked for by name, it is there"
 
 
+@pytest.mark.parametrize("loss", ["kd", "jsd", "tvd"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_logit_that_is_no_number_stays_one(loss: str, side: int) -> None:
+    sides = [torch.randn(4, 5, requires_grad=not place) for place in (0, 1)]
+    sides[side].data[1, 2] = torch.nan
+    torch._dynamo.reset()
+    assert torch.compile(kdzoo.create(loss), fullgraph=True, backend="eager")(*sides).isnan()
+
+
 def test_what_it_would_hold_a_matrix_for_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PLAIN, "gram_angle", 0)
     assert operators_of(kdzoo.create("rkd_angle"), 70)

@@ -84,6 +84,15 @@ def test_kl_with_classes_at_minus_infinity(classes: int) -> None:
     assert 1e20 < divergence(student, teacher).item() < math.inf
 
 
+@pytest.mark.parametrize("temperature", [20.0, 100.0])
+def test_kl_keeps_its_digits_at_high_temperatures(temperature: float) -> None:
+    student, teacher = 3 * torch.randn(2, 32, 5)
+    value = divergence(student, teacher, temperature=temperature)
+    wanted = divergence_reference(student.double(), teacher.double(), temperature=temperature)
+    # Of terms worth 1/T, KL is worth 1/T².
+    assert math.isclose(value.item(), wanted.item(), rel_tol=1e-6 * temperature)
+
+
 @pytest.mark.parametrize("shape", [(1, 40000), (400, 768), (3000, 768)])
 def test_a_squared_difference_keeps_its_digits(shape: tuple[int, int]) -> None:
     agrees(hidden_mse, hidden_mse_reference, torch.randn(shape), torch.randn(shape), within=5e-7)
@@ -172,3 +181,14 @@ def test_a_count_of_one_element_of_any_shape_gives_a_scalar(kernel: Callable[...
     assert torch.equal(kernel(*sides, count=torch.tensor([3.0])), plain) and plain.dim() == 0
     with pytest.raises(KernelError, match="one element"):
         kernel(*sides, count=torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["cosine", "cos_nce", "hidden_mse", "pkd", "info_nce", "jsd", "pkt"])
+def test_gradients_may_be_taken_in_a_batch(name: str) -> None:
+    """As `torch.autograd.functional.jacobian(vectorize=True)` takes them."""
+    student, teacher = torch.randn(2, 90, 400)
+    student.requires_grad_()
+    value = kdzoo.create(name)(student, teacher)
+    (once,) = torch.autograd.grad(value, student, retain_graph=True)
+    (batched,) = torch.autograd.grad(value, student, torch.tensor([1.0, -2.0]), is_grads_batched=True)
+    torch.testing.assert_close(batched, torch.stack([once, -2 * once]))

@@ -361,7 +361,7 @@ def check_positive(label: str, **options: Any) -> None:
 def check_count(label: str, **options: Any) -> None:
     """Refuse options that are not whole numbers from 1 on."""
     for option, value in options.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        if type(value) is bool or not isinstance(value, numbers.Integral) or value < 1:
             raise KdzooError(f"{label}: {option} is {value!r}; it must be a whole number, at least 1")
 
 

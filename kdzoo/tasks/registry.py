@@ -79,8 +79,6 @@ def _load() -> None:
         KdzooError: one cannot be imported, fails, or gives no task; it is named.
     """
     global _loaded
-    if _loaded:
-        return
     with plugins.LOADING:
         if _loaded:
             return

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -72,6 +73,28 @@ def check_file(path: Path) -> None:
 def _what(mode: int) -> str:
     kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
     return next((name for is_, name in kinds.items() if is_(mode)), "a device")
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder where there is none, and see that files can be written in it.
+
+    Raises:
+        KdzooError: when it cannot be written.
+    """
+    try:
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise KdzooError(
+                    f"cannot write to the output folder {folder}: {path} is no folder; choose another --out"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, KdzooError):
+            raise
+        said = getattr(error, "strerror", None) or error
+        raise KdzooError(f"cannot write to the output folder {folder}: {said}; choose another --out") from None
 
 
 def scratch_folder(folder: Path, name: str) -> Path:

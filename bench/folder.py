@@ -6,14 +6,13 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from kdzoo.bench.files import DamagedRecord, _writing, read_json, scratch_folder, write_atomically
+from kdzoo.bench.files import DamagedRecord, _writing, make_folder, read_json, scratch_folder, write_atomically
 from kdzoo.bench.record import (
     FORMAT,
     differences,
@@ -77,7 +76,7 @@ class Records:
         self._commands: list[str] = []
         self._held: int | None = None  # which lock is ours, while we hold the folder
         _check_names(self.order)
-        _make_folder(folder)
+        make_folder(folder)
         _check_parts(folder)
         if old := read_config(self.config):
             check_same(folder, old.get("shared", {}), shared)
@@ -278,34 +277,12 @@ def check_output(folder: Path) -> None:
     """
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        _make_folder(folder)
+        make_folder(folder)
         _check_parts(folder)
     finally:
         for path in missing:
             with suppress(OSError):
                 path.rmdir()
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder where there is none.
-
-    Raises:
-        KdzooError: when it cannot be written.
-    """
-    try:
-        for path in (folder, *folder.parents):
-            if path.exists() and not path.is_dir():
-                raise KdzooError(
-                    f"cannot write to the output folder {folder}: {path} is no folder; choose another --out"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:
-        if isinstance(error, KdzooError):
-            raise
-        said = getattr(error, "strerror", None) or error
-        raise KdzooError(f"cannot write to the output folder {folder}: {said}; choose another --out") from None
 
 
 def _check_parts(folder: Path) -> None:

@@ -142,7 +142,7 @@ def test_explain_says_what_is_chosen_and_why(commands: Commands, monkeypatch: py
     ("arguments", "words"),
     [
         (("cos_nc",), ("unknown kernel 'cos_nc'", "did you mean 'cos_nce'")),
-        (("cos_nce", "--providers", "naive,eager"), ("unknown provider of cos_nce 'eager'", "reference")),
+        (("cos_nce", "--providers", "naive,eager"), ("cos_nce has no provider 'eager'", "reference")),
         (("cos_nce", "--providers", "triton", "--device", "cpu"), ("triton", "cpu" if has_triton() else "installed")),
         (("cos_nce", "--dtype", "float32"), ("unknown dtype 'float32'",)),
         (("cos_nce", "--device", "tpu"), ("unknown device 'tpu'",)),
@@ -168,6 +168,15 @@ def test_bad_input_is_one_line_before_any_work(
     assert ran.code == 2 and ran.err.count("\n") == 1
     assert all(word in ran.err for word in words), ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_before_any_work(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "measure", lambda *_, **__: pytest.fail("it began to work"))
+    (tmp_path / "file").touch()
+    ran = commands("profile", "cos_nce", "--out", tmp_path / "file" / "out")
+    assert ran.code == 2 and "cannot write to the output folder" in ran.err and ran.err.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

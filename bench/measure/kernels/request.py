@@ -64,13 +64,12 @@ class Request:
                 raise unknown(kind, name, valid)
         if device == "cuda" and not torch.cuda.is_available():
             raise KdzooError("--device cuda: there is no CUDA device here; use --device cpu")
-        every = [shape for text in shapes for shape in _swept(text)]
-        for text in every:
-            work.sizes(text)
+        # As a record has them, whatever the spelling: 4X5 and 04x5 are 4x5.
+        every = ["x".join(map(str, work.sizes(shape).values())) for text in shapes for shape in _swept(text)]
         place = torch.device(device)
         for name in providers:
             if name not in work.providers:
-                raise unknown(f"provider of {kernel}", name, work.providers)
+                raise KdzooError(f"{kernel} has no provider {name!r}; it has {', '.join(work.providers)}")
             if obstacle := _obstacle(name, place, DTYPES[dtype]):
                 raise KdzooError(f"the provider {name} cannot run here: {obstacle}")
         chosen = [name for name in work.providers if not _obstacle(name, place, DTYPES[dtype])]
@@ -150,7 +149,7 @@ def _obstacle(provider: str, device: torch.device, dtype: torch.dtype) -> str | 
         try:
             choose("triton", torch.empty(0, dtype=dtype, device=device), "triton")
         except KernelError as error:
-            return str(error).partition(": ")[2]
+            return str(error).rpartition(": ")[2].partition(";")[0]
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdzoo.bench.columns import Columns
-from kdzoo.bench.files import read_json
+from kdzoo.bench.files import make_folder, read_json
 from kdzoo.bench.measure.kernels.measuring import measure
 from kdzoo.bench.measure.kernels.record import Older, record_path, write_record
 from kdzoo.bench.measure.kernels.request import Request
@@ -52,10 +52,11 @@ def profiled(request: Request, options: Options, progressed: Callable[[dict[str,
         progressed: called with each result, how many there are, and how many there will be.
 
     Raises:
-        KdzooError: for an older record that is none, before anything is measured.
+        KdzooError: for an older record that is none, or a folder that cannot be written, before anything is measured.
         DistillationFailure: when something cannot be written.
     """
     older = Older(options.against, request.kernel, request.dtype) if options.against else None
+    make_folder(options.out)
     trace = options.out / "traces" if options.trace else None
     measured = measure(request, seconds=options.seconds, budget=options.budget, trace=trace)
     setting = next(measured)

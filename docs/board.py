@@ -39,6 +39,7 @@ STUDIES = {
     "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "squad": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "wn18rr": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
 }

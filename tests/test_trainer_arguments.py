@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from test_trainer import student, teacher, trainer
+from tiny_data import rows
 
 import kdzoo
+from kdzoo.bench.runs.budget import Budget, total_steps, training_arguments
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
@@ -119,3 +121,45 @@ def test_torch_compile_gives_the_same_loss(tmp_path: Path) -> None:
         made.train()
         logged.append([entry["loss"] for entry in made.state.log_history if "loss" in entry])
     assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+
+
+class Counted(torch.nn.Module):
+    """As little as a Trainer trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.weight * labels.float().mean()}
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "accumulation", "epochs"),
+    [
+        (320, 16, 3, 1.5),
+        (200, 16, 1, 0.1),
+        (64, 16, 1, 0.5),
+        (33, 8, 2, 1),
+        (30, 8, 4, 0.01),
+        (10, 16, 2, 2.1),
+        (70, 7, 1, 1.1),
+    ],
+)
+def test_the_steps_that_are_told_are_those_that_the_trainer_takes(
+    count: int, batch: int, accumulation: int, epochs: float, tmp_path: Path
+) -> None:
+    from transformers import Trainer
+
+    budget = Budget(epochs=epochs, batch_size=batch, gradient_accumulation=accumulation)
+    total = total_steps(budget, count)
+    data = rows(count).select_columns(["labels", "length"])
+    arguments = training_arguments(budget, total, 0, tmp_path, remove_unused_columns=False, save_strategy="no")
+    made = Trainer(
+        Counted(),
+        arguments,
+        train_dataset=data,
+        data_collator=lambda of: {"labels": torch.tensor([r["labels"] for r in of])},
+    )
+    made.train()
+    assert made.state.global_step == made.state.max_steps == total

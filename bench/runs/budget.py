@@ -5,6 +5,7 @@ The text under a field is also the help of the command line's option, which is m
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -184,9 +185,9 @@ def validated(kind: type[Any], /, **values: Any) -> Any:
 
 
 def total_steps(budget: Budget, rows: int) -> int:
-    """Updates of a training on so many rows."""
+    """Updates of a training on so many rows, as the Trainer counts them: a part of one is one."""
     rows_an_update = budget.batch_size * budget.gradient_accumulation * launched()[1]
-    return max(1, int(np.ceil(rows / rows_an_update) * budget.epochs))
+    return math.ceil(budget.epochs * math.ceil(rows / rows_an_update))
 
 
 def silent_arguments(folder: Path, batch_size: int, precision: Precision = "fp32", **more: Any) -> TrainingArguments:

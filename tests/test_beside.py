@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,43 @@ def test_what_differs_is_named_and_nothing_else(both: tuple[Path, Path]) -> None
         "kd on rte: recipe": ("–", "weight 2"),
     }
     assert Beside(both[0], both[0]).settings() == []
+
+
+def changed(folder: Path, method: str, **found: Any) -> None:
+    """Give the cells of a method what is named."""
+    for path in folder.glob(f"cells/*-{method}-*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | found))
+
+
+def test_of_a_method_s_own_budget_what_differs_is_named(tmp_path: Path) -> None:
+    """Against the budget for all, where the other comparison's method has none of its own; and what is not as that."""
+    first, second = write(tmp_path / "one"), write(tmp_path / "two")
+    shared = {"epochs": 3.0, "batch_size": 16, "learning_rate": 1e-3}
+    for folder, epochs in ((first, 3.0), (second, 5.0)):
+        config = json.loads((folder / "config.json").read_text())
+        config["shared"]["budget"] = shared | {"epochs": epochs}
+        (folder / "config.json").write_text(json.dumps(config))
+    changed(second, "kd", configuration={"budget": shared | {"epochs": 5.0, "learning_rate": 3e-3}})
+    for folder in (first, second):
+        changed(folder, "late", configuration={"budget": shared | {"epochs": 5.0, "batch_size": 8}})
+    changed(second, "none", configuration={"budget": shared})
+    assert Beside(first, second).settings() == [
+        ("budget.epochs", "3.0", "5.0"),
+        ("none: epochs", "3.0", "3.0"),
+        ("kd: learning_rate", "0.001", "0.003"),
+        ("late: epochs", "5.0", "5.0"),
+    ]
+
+
+def test_a_constant_guess_has_no_spread_in_the_average_either(both: tuple[Path, Path]) -> None:
+    """As in the table of one comparison: over the tasks that both have, of which stsb is none here."""
+    for task in ("rte", "sst2"):
+        for seed in (0, 1):
+            path = both[0] / "cells" / f"{task}-kd-{seed}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"one_class": True}))
+    scores = next(scores for method, which, scores, _ in Beside(*both).lines() if (method, which) == ("kd", "A"))
+    told = dict(zip((*TASKS, "average"), (cell.text for cell in scores), strict=True))
+    assert "±" not in told["rte"] + told["sst2"] + told["average"] and "±" in told["stsb"]
 
 
 def test_the_difference_is_paired_over_rows_and_seeds(both: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ from kdzoo.bench.packed import Study
 from kdzoo.bench.record import TEACHER, differing
 from kdzoo.bench.report.cells import NOTHING, Cell, Record, Table, _amount
 from kdzoo.bench.report.folds import joined
-from kdzoo.bench.report.guess import one_answer_note
+from kdzoo.bench.report.guess import one_answer, one_answer_note
 from kdzoo.bench.report.rows import Row, average_std, averages_of, mean_std, rows_of
 from kdzoo.bench.report.table import load
 from kdzoo.bench.report.uncertainty import AVERAGE, LEVEL, Bootstrap, Estimate
@@ -49,6 +49,7 @@ class Beside:
         labels = [{task: _labels(records, task) for task in shared} for records in self._joined]
         self.common = [task for task in shared if labels[0][task] and labels[0][task] == labels[1][task]]
         self.unlike = [task for task in shared if task not in self.common]
+        self._budgets = [study.config.get("shared", {}).get("budget", {}) for study in self.studies]
         self._rows = [{row.method: row for row in rows_of(records)} for records in self._joined]
         marked = [
             record | {"method": _marked(name, record["method"])}
@@ -75,7 +76,7 @@ class Beside:
         """What differs in a method's recipe and budget; by task where tasks differ in it, as after a tuning."""
         by_task = [_cells(study, method) for study in self.studies]
         shared = [task for task in by_task[0] if task in by_task[1]]
-        pairs = [differing(by_task[0][task], by_task[1][task]) for task in shared]
+        pairs = [_differing(by_task[0][task], by_task[1][task], self._budgets) for task in shared]
         alike = all(of == pairs[0] for of in pairs)
         for task, of in [*zip(shared, pairs, strict=True)][: 1 if alike else None]:
             for name, old, new in of:
@@ -104,13 +105,14 @@ class Beside:
         cells = []
         for task in self.tasks:
             of = [record for record in own if record["task"] == task]
-            always = one_answer_note(of)
-            cells.append(Cell(mean_std(row.scores.get(task, []), constant=bool(always) and " in " not in always),
-                              warning=always))  # fmt: skip
+            told = mean_std(row.scores.get(task, []), constant=bool(of) and all(map(one_answer, of)))
+            cells.append(Cell(told, warning=one_answer_note(of)))
         if not self.common or not _has(row, self.common):
             return [*cells, Cell(NOTHING)]
-        over_seeds = averages_of(own, row.method, self.common)
-        return [*cells, Cell(average_std(fmean(row.means[task] for task in self.common), over_seeds))]
+        averaged = [record for record in own if record["task"] in self.common]
+        over_seeds = averages_of(averaged, row.method, self.common)
+        average = fmean(row.means[task] for task in self.common)
+        return [*cells, Cell(average_std(average, over_seeds, constant=all(map(one_answer, averaged))))]
 
     def _gap(self, method: str, column: str) -> Cell:
         estimate = self.difference(method, column)
@@ -186,6 +188,23 @@ def _cells(study: Study, method: str) -> dict[str, dict[str, Any]]:
         for record in study.records
         if record["method"] == method
     }
+
+
+def _differing(
+    first: dict[str, Any], second: dict[str, Any], shared: list[dict[str, Any]]
+) -> list[tuple[str, Any, Any]]:
+    """What differs between a method's cells in A and B, whose budgets are those for all where they have no own.
+
+    Of the budgets it is what is not said of all methods by ``shared``: the two for all.
+    """
+    rest = [{name: value for name, value in of.items() if name != "budget"} for of in (first, second)]
+    own = [of.get("budget") or budget for of, budget in zip((first, second), shared, strict=True)]
+    found = differing(*rest)
+    for name in sorted({*own[0], *own[1]}):
+        told, common = ([budget.get(name) for budget in budgets] for budgets in (own, shared))
+        if told != common and (told[0] != told[1] or common[0] != common[1]):
+            found.append((name, *told))
+    return found
 
 
 def _all(values: Any) -> str:

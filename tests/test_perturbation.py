@@ -95,6 +95,32 @@ def test_a_wrong_norm_or_length_is_refused() -> None:
             gradient_perturbation(embedding.sum(), embedding, epsilon=epsilon)
 
 
+FLAT = torch.randn(4, 8, requires_grad=True)
+WHOLE = torch.randn(2, 4, 8, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "embedding", "options", "says"),
+    [
+        (WHOLE.sum(), WHOLE, {"epsilon": "1"}, "epsilon is '1'; it must be a positive number"),
+        (WHOLE.sum(), WHOLE, {"epsilon": True}, "epsilon is True; it must be a positive number"),
+        (
+            FLAT.sum(),
+            FLAT,
+            {"norm": "sample"},
+            r"the embedding has the shape \(4, 8\); norm='sample' takes \(rows, t",
+        ),
+        (WHOLE.sum(-1), WHOLE, {}, r"the loss has the shape \(2, 4\); give a scalar, such as its mean"),
+        (WHOLE.sum(), WHOLE.detach(), {}, r"the embedding has no gradient; call requires_grad_\(\)"),
+        (WHOLE.detach().sum(), WHOLE, {}, "the loss has no gradient; take it of a forward pass outside"),
+        (1.0, WHOLE, {}, "the loss is a float; it must be a tensor"),
+    ],
+)
+def test_what_no_perturbation_can_be_made_of(loss: Any, embedding: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(KdzooError, match=f"^gradient_perturbation: {says}"):
+        gradient_perturbation(loss, embedding, **options)
+
+
 # --- the second pass --------------------------------------------------------------------------------------------------
 
 

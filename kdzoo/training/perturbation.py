@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes, processes
-from kdzoo.errors import unknown
+from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import check_positive
 
 NORMS = ("tensor", "sample", "token")
@@ -40,7 +40,8 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor, *, norm: str = "tenso
         when any entry of g is not finite.
 
     Raises:
-        KdzooError: for another norm, or an epsilon that is no positive, finite number.
+        KdzooError: for another norm, an epsilon that is no positive, finite number, a loss that is no scalar, an
+            embedding that has no rows for the norm of each, or what no gradient can be taken of.
 
     References:
         Fu et al. 2021, section "Training based on Gradient Perturbation". https://arxiv.org/abs/2012.07335
@@ -49,7 +50,7 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor, *, norm: str = "tenso
     """
     if norm not in NORMS:
         raise unknown("norm of the gradient perturbation", norm, NORMS)
-    check_positive("gradient_perturbation", epsilon=epsilon)
+    _check(loss, embedding, norm, epsilon)
     gradient: Tensor | None = torch.autograd.grad(loss, embedding, allow_unused=True)[0]
     if gradient is None:
         return torch.zeros_like(embedding)
@@ -61,3 +62,24 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor, *, norm: str = "tenso
     # Chosen on the device: asking the host would wait for it in every step.
     moved = whole.isfinite() & (length > 0)
     return torch.where(moved, gradient * (epsilon / length), 0.0).to(embedding.dtype)
+
+
+def _check(loss: Tensor, embedding: Tensor, norm: str, epsilon: float) -> None:
+    """Refuse what no perturbation can be made of."""
+    label = "gradient_perturbation"
+    if isinstance(epsilon, bool) or not hasattr(type(epsilon), "__float__"):
+        raise KdzooError(f"{label}: epsilon is {epsilon!r}; it must be a positive number")
+    check_positive(label, epsilon=epsilon)
+    for name, value in (("loss", loss), ("embedding", embedding)):
+        if not isinstance(value, Tensor):
+            raise KdzooError(f"{label}: the {name} is a {type(value).__name__}; it must be a tensor")
+    if loss.numel() != 1:
+        raise KdzooError(f"{label}: the loss has the shape {tuple(loss.shape)}; give a scalar, such as its mean()")
+    if norm == "sample" and embedding.dim() != 3:
+        raise KdzooError(
+            f"{label}: the embedding has the shape {tuple(embedding.shape)}; norm='sample' takes (rows, tokens, width)"
+        )
+    if not embedding.requires_grad:
+        raise KdzooError(f"{label}: the embedding has no gradient; call requires_grad_() on it before the forward pass")
+    if not loss.requires_grad:
+        raise KdzooError(f"{label}: the loss has no gradient; take it of a forward pass outside torch.no_grad()")

@@ -178,6 +178,12 @@ class Records:
         """Where a cell's record is."""
         return self.folder / "cells" / f"{task}-{method}-{seed}.json"
 
+    def seeds(self, task: str, method: str) -> list[int]:
+        """The seeds of which there are cells."""
+        stems = [path.stem for path in (self.folder / "cells").glob(f"{task}-{method}-*.json")]
+        ends = [stem.removeprefix(f"{task}-{method}-") for stem in stems]
+        return sorted(int(end) for end in ends if end.isascii() and end.isdecimal())
+
     def trial(self, task: str, method: str, seed: int) -> Path:
         """Where the record of a trial is."""
         return self.folder / "trials" / f"{task}-{method}-{seed}.json"

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import ROWS, SIZES, Commands
+from rich.console import Console
+from test_tuning import TINY
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdzoo.bench.grid.cells import Cells
+from kdzoo.bench.grid.comparison import Comparison
+from kdzoo.bench.grid.settings import resolve
 from kdzoo.tasks import get_task, load
 
 
@@ -76,3 +80,35 @@ def test_the_best_of_those_there_are_is_kept(
         (tmp_path / "cells" / "sst2-none-0.json").unlink()
         said = commands.works(*given, "--seeds", "0,1,2", "--save-students", "best")
         assert [path.name for path in (tmp_path / "students").iterdir()] == ["sst2-none-0"] and "not kept" not in said
+
+
+def test_the_best_of_all_seeds_is_kept_when_some_come_later(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One that came later and is worse goes, one that is better takes the place, and one that is not there is said."""
+    settings = resolve(**TINY | {"methods": ("none",), "tune": 0, "save_students": "best"})
+    made = Comparison(settings, tmp_path, Console(width=1000))
+    capsys.readouterr()
+    students, done = tmp_path / "students", {}
+    (tmp_path / "cells").mkdir()
+    scores = {0: 50.0, 3: 70.0, 7: 60.0, 8: 80.0, 9: 65.0, 11: 99.0}
+
+    def run(*seeds: int) -> tuple[set[str], str]:
+        """As if these seeds had been trained now: what is kept then, and what is said."""
+        done.clear()
+        for seed in seeds:
+            job = ("sst2", "none", seed)
+            done[job] = {"configuration": made.work.configuration(job), "score": scores[seed]}
+            made.work.place(job).write_text(json.dumps(done[job]))
+            (students / f"sst2-none-{seed}").mkdir(parents=True)
+        made._keep_students(done)
+        return {path.name for path in students.iterdir()}, capsys.readouterr().out
+
+    other = {"configuration": made.work.configuration(("sst2", "none", 11)) | {"recipe": {}}, "score": scores[11]}
+    made.work.place(("sst2", "none", 11)).write_text(json.dumps(other))
+    assert run(0, 3) == ({"sst2-none-3"}, "")
+    assert run(7) == ({"sst2-none-3"}, "")
+    assert run(8) == ({"sst2-none-8"}, "")
+    (students / "sst2-none-8").rename(tmp_path / "elsewhere")
+    kept, said = run(9)
+    assert kept == {"sst2-none-9"}, "the only one there is"
+    assert "the best student is not kept of sst2 none 8, done before it was asked for or removed since" in said
+    assert "the best of the others stays" in said and "run this again with the seed 8 too" in said

@@ -290,31 +290,37 @@ class Comparison:
         return any(not differences(trial | {"method": method, "seed": seed}, configuration) for trial in trials)
 
     def _keep_students(self, done: dict[Job, dict[str, Any]]) -> None:
-        """Keep the students that are asked for, and name the cells that an earlier run finished without theirs."""
-        by_method: dict[tuple[str, str], list[Job]] = {}
-        for job in done:
-            if job[1] != TEACHER:
-                by_method.setdefault(job[:2], []).append(job)
-
-        def rank(job: Job) -> tuple[float, int]:
-            return done[job]["score"], -job[2]
-
+        """Keep the students that are asked for, and name the cells that were done without theirs."""
         best_alone = self.settings.save_students == "best"
         without: list[Job] = []
-        for jobs in by_method.values():
-            kept = [job for job in jobs if self.work.path(self.work.student_part(job)).is_dir()]
-            wanted = [max(jobs, key=rank)] if best_alone else jobs
-            without += [job for job in wanted if job not in kept]
-            for job in sorted(kept, key=rank)[:-1] if best_alone else []:
+        for task, method in dict.fromkeys(job[:2] for job in done if job[1] != TEACHER):
+            scores = self._scores(task, method, done, others=best_alone)
+            ranked = sorted(scores, key=lambda job: (-scores[job], job[2]))
+            kept = [job for job in ranked if self.work.path(self.work.student_part(job)).is_dir()]
+            without += [job for job in ranked[: 1 if best_alone else None] if job not in kept]
+            for job in kept[1:] if best_alone else []:
                 shutil.rmtree(self.work.path(self.work.student_part(job)), ignore_errors=True)
         if without:
             first = self.work.place(without[0])
             what = "the best student" if best_alone else "the student"
             more = f" and of {len(without) - 1} more" if len(without) > 1 else ""
+            also = "" if without[0] in done else f" with the seed {without[0][2]} too"
             self._say(
-                f"warning: {what} is not kept of {' '.join(map(str, without[0]))}{more}, done before it was asked for; "
-                f"remove {first}{' and the others' if more else ''}, and run this again"
+                f"warning: {what} is not kept of {' '.join(map(str, without[0]))}{more}, done before it was asked for "
+                f"or removed since{'; the best of the others stays' if best_alone else ''}; remove {first}"
+                f"{' and the others' if more else ''}, and run this again{also}"
             )
+
+    def _scores(self, task: str, method: str, done: dict[Job, dict[str, Any]], *, others: bool) -> dict[Job, float]:
+        """The scores of a method's cells that are done, with the others that earlier runs made of the same."""
+        scores: dict[Job, float] = {job: found["score"] for job, found in done.items() if job[:2] == (task, method)}
+        for seed in self.records.seeds(task, method) if others else []:
+            job = (task, method, seed)
+            if job not in scores:
+                record = read_json(self.work.place(job))
+                if not differences(record.get("configuration", {}), self.work.configuration(job)):
+                    scores[job] = record["score"]
+        return scores
 
     def _trials(self) -> Iterator[Job]:
         """The trials of all methods, those of one task together."""

@@ -180,18 +180,20 @@ class Curve(TrainerCallback):
         self._stopwatch.start()
 
     def _take(self, step: int, seconds: float) -> None:
-        """A point of the curve, and the weights where none did better on the rows held out."""
+        """A point of the curve, and the weights where none before did better on the rows held out."""
         with torch.random.fork_rng():
             point: dict[str, float] = {"step": step, "seconds": seconds, "score": self._score(self._data)}
             if self._held_out is not None:
                 point["held_out"] = score = self._score(self._held_out)
-                if self._best is None or score > self._best[0]:
+                if self._best is None or score >= self._best[0]:
                     weights = {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
                     self._best = score, step, weights
         self.points.append(point)
 
     def keep_best(self, step: int, seconds: float) -> dict[str, Any]:
-        """Give the model the weights that did best on the rows held out, the first of those that are level.
+        """Give the model the weights that did best on the rows held out, the last of those that are level.
+
+        They were trained longer; a method with stages may have seen no label when the first of them were reached.
 
         Args:
             step, seconds: of the whole training, whose last weights take part.

@@ -51,6 +51,9 @@ def test_the_weights_kept_are_the_best_on_held_out_rows_and_what_is_saved_and_sc
     assert (kept["step"], kept["score"]) == (best["step"], best["held_out"])
     assert curve[-1]["step"] == record["steps"] == 4 * 5, "36 rows, 8 at a time"
     assert record["score"] == next(point["score"] for point in curve if point["step"] == kept["step"])
+    card = (tmp_path / "students/sst2-none-0/README.md").read_text(encoding="utf-8")
+    assert f"20 training steps; the weights are those of step {kept['step']}, the best of 7 on 4 held-out" in card
+    assert "| learning rate | 0.05 |" in card and "| batch size | 8 |" in card and "training:" not in card
     # The student in the folder gives the record's predictions, and on the held-out rows the score.
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "students/sst2-none-0").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "students/sst2-none-0")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny_data import collate, rows
 from tiny_models import batch, tiny
 from torch import Tensor
@@ -475,6 +476,29 @@ def test_the_best_checkpoint_is_loaded_in_the_end(tmp_path: Path) -> None:
 
     kept = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in made.student.state_dict().items())
+    made.save_model(str(tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "3 training steps; the weights are those of step 1." in card
+    assert "| eval_made_up | 1.0000 |" in card and "| epoch |" not in card, "the score of these weights"
+
+
+def test_a_card_says_how_the_student_was_trained_and_which_weights_it_has(tmp_path: Path) -> None:
+    """Not what the recipe was published with."""
+    recipe = Recipe.load("tinybert")
+    assert recipe.training.learning_rate == 5e-5 and recipe.student is not None
+    made = trainer(tmp_path, recipe=recipe, max_steps=3, weight_decay=0.0, gradient_accumulation_steps=2, seed=1234567)
+    made.train()
+    made.kept = {"step": 2, "score": 80.0, "evaluations": 3, "held_out_rows": 20}
+    made.save_model(str(tmp_path))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "3 training steps; the weights are those of step 2, the best of 3 on 20 held-out training rows. It" in card
+    for told in ("learning rate | 0.005", "epochs | 1", "batch size | 4", "gradient accumulation | 2", "seed | 1234567",
+                 "weight decay | 0", "schedule | linear", "warm-up steps | 0", "precision | fp32"):  # fmt: skip
+        assert f"| {told} |" in card
+    method = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert method["name"] == "tinybert" and len(method["stages"]) == len(recipe.stages)
+    assert not {"training", "student", "general", "tunable"} & {*method}
+    assert not any(name.startswith(("training", "student")) for source in method["sources"] for name in source["of"])
 
 
 OUTSIDER = """

@@ -216,6 +216,7 @@ def _outcome(
     steps = trainer.state.global_step
     if kept := curve.keep_best(steps, ran.seconds):
         kept["train_rows"] = len(data["train"])
+        trainer.kept = kept
     start = time.perf_counter()
     metrics, predictions, references = evaluated(trainer, task, data)
     predicting = time.perf_counter() - start

@@ -163,6 +163,7 @@ class DistillationTrainer(Trainer):
         self.outputs: Callable[[Any, Mapping[str, Any]], Any] | None = None  # what is predicted, unless by one pass
         self.teacher_rows: TeacherRows | None = None  # what the cache holds, from `train` on
         self.teacher_progress: Callable[[int, int], None] | None = None  # in place of a bar, while the cache is filled
+        self.kept: dict[str, Any] = {}  # whose weights the student has, where they are not the last: see `model_card`
         self._steps: list[Step] = []
         self._gradients: list[dict[str, Tensor]] = []
         self._shares: list[dict[str, Tensor]] = []  # of the micro-batches that are left of a step
@@ -185,6 +186,7 @@ class DistillationTrainer(Trainer):
             checkpoints.check(Path(start), self.args.max_steps)
         self._steps.clear()
         self._shares.clear()
+        self.kept = {}
         with ExitStack() as undo:
             if self.teacher is not None:
                 undo.enter_context(agreement.frozen(self.teacher))
@@ -395,7 +397,7 @@ class DistillationTrainer(Trainer):
         if _internal_call:
             checkpoints.save_objective(self.model.objective, folder)
         else:
-            card = model_card(self.model.student, self.recipe, self.state)
+            card = model_card(self.model.student, self.recipe, self.state, self.args, self.kept)
             (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -427,6 +429,7 @@ class DistillationTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        self.kept = {"step": self.state.best_global_step, "logged": len(self.state.log_history)}
 
 
 class _Laps(TrainerCallback):

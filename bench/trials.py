@@ -25,10 +25,10 @@ def without_trials(jobs: Iterable[Job]) -> list[Job]:
 
 
 def best_trial(scores: Mapping[int, float]) -> int:
-    """The trial with the highest score, the first of those that are level: 0 has the recipe's own settings."""
+    """The trial with the highest score, the first of those that are level: 0 changes no setting."""
     return max(scores, key=lambda trial: (scores[trial], -trial))
 
 
 def in_words(tried: Mapping[str, float]) -> str:
     """The settings of a trial, as they are said."""
-    return ", ".join(f"{name} {value:g}" for name, value in sorted(tried.items())) or "its recipe's own"
+    return ", ".join(f"{name} {value:g}" for name, value in sorted(tried.items())) or "no setting changed"

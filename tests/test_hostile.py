@@ -26,7 +26,7 @@ from kdzoo.bench.grid.settings import resolve
 from kdzoo.bench.record import read_failure, read_record
 from kdzoo.bench.report.table import load
 from kdzoo.bench.runs.train import last_checkpoint
-from kdzoo.bench.training_words import training_in_words
+from kdzoo.bench.training_words import budgets_of, training_in_words
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning, check_name, out_of_memory, printable
 from kdzoo.objectives.overrides import check_told_once, load_recipes
 from kdzoo.objectives.recipe import Recipe
@@ -187,7 +187,7 @@ def test_warm_up_is_the_recipe_s_where_the_rest_is_one_for_all() -> None:
     assert [plain.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)] == [0.1, 0.0, 0.06]
     assert {plain.budget_of(recipe).learning_rate for recipe in (none, tinybert, codir)} == {plain.budget.learning_rate}
     own = [(recipe.name, plain.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
-    assert training_in_words(plain.shared(), own) == "one budget for all but for warm-up of tinybert; warm-up of codir"
+    assert training_in_words(plain.shared(), own) == "one budget for all but for warm-up of tinybert, codir"
     given = resolve(methods=("tinybert",), budget={"warmup_ratio": 0.1})
     assert {given.budget_of(recipe).warmup_ratio for recipe in (none, tinybert, codir)} == {0.1}
     own = [(recipe.name, given.budget_of(recipe).model_dump()) for recipe in (none, tinybert, codir)]
@@ -206,9 +206,11 @@ def test_each_recipe_s_own_training() -> None:
     assert found.learning_rate == 1e-4, "the recipe's"
     assert found.epochs == 1 and found.batch_size == 8, "what was given comes first"
     assert found.max_length == own.budget.max_length, "the rows have one length for all"
-    assert training_in_words(own.shared(), []) == "each recipe's own training"
-    tuned = training_in_words({**own.shared(), "tune": 3, "keep": "best"}, [])
-    assert tuned.startswith("each recipe's own training, but what 3 trials a method chose, the best weights")
+    tuned = training_in_words({**own.shared(), "tune": 3, "keep": "best"}, [("kd", found.model_dump()), ("none", {})])
+    assert tuned.startswith(
+        "each recipe's own training: learning rate of kd; all else and all of none as one budget, and what 3 trials a "
+        "method chose, the best weights"
+    )
     # A number of one method's setting comes before one of an option; for all methods the two say the same thing.
     overrides = ("kd:training.epochs=3",)
     both = resolve(methods=("kd",), overrides=overrides, budget={"epochs": 1}, recipe_training=True)
@@ -218,6 +220,55 @@ def test_each_recipe_s_own_training() -> None:
     with pytest.raises(KdzooError, match=r"--epochs and --set training\.epochs say the same thing"):
         check_told_once(both.first, ("training.epochs=3",))
     assert "recipe_training" in own.shared() and "recipe_training" not in plain.shared()
+
+
+RATE, OWN = {"learning_rate": 1e-3, "epochs": 1.0}, {"learning_rate": 3e-3, "epochs": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "budgets", "says"),
+    [
+        ({"tune": 2}, {"kd": RATE, "none": RATE}, "one budget for all, but what 2 trials a method chose"),
+        (
+            {"tune": 2},
+            {"kd": OWN, "none": RATE},
+            "one budget for all but for learning rate of kd, and what 2 trials a method chose",
+        ),
+        (
+            {"recipe_training": True, "first": ["epochs", "learning_rate"]},
+            {"kd": RATE, "none": RATE},
+            "each recipe's own training, which is one budget for all here",
+        ),
+        (
+            {"recipe_training": True},
+            {"lrc": OWN, "kd": RATE, "none": RATE},
+            "each recipe's own training: learning rate of lrc; all else and all of kd, none as one budget",
+        ),
+        (
+            {"recipe_training": True, "tune": 2},
+            {"a": OWN},
+            "each recipe's own training: learning rate of a; all else as one budget, and what 2 trials a method chose",
+        ),
+    ],
+)
+def test_the_words_of_a_training(settings: dict[str, Any], budgets: dict[str, Any], says: str) -> None:
+    """The same before the training, of what is asked for, and of the records, with what the trials chose."""
+    shared = {"budget": RATE, **settings}
+    assert training_in_words(shared, budgets.items()) == says
+    records = [{"method": "teacher", "configuration": {"shared": {}}}]
+    trials: list[dict[str, Any]] = []
+    for method, budget in budgets.items():
+        own = {} if budget == RATE else {"budget": budget}
+        if "tune" not in settings:
+            records.append({"method": method, "configuration": own})
+            continue
+        # A rate that is given is not sought.
+        tried = {"kd.weight": 2.0} if own else {"learning_rate": 7e-4}
+        chosen = own or {"budget": RATE | tried}
+        records.append({"method": method, "configuration": chosen})
+        trials.append({"method": f"{method}#0", "tried": {}, "configuration": own})
+        trials.append({"method": f"{method}#1", "tried": tried, "configuration": chosen})
+    assert training_in_words(shared, budgets_of(records, trials)) == says
 
 
 # --- recipes and records ----------------------------------------------------------------------------------------------

@@ -751,6 +751,7 @@ def test_what_tuning_chose_and_gained(tmp_path: Path, commands: Commands) -> Non
     tried = [trial("kd", 0, 0.6), trial("kd", 1, 0.8, learning_rate=3e-4, **{"kd.weight": 0.5}),
              trial("kd", 2, 0.8, learning_rate=1.0), trial("late", 0, 0.7), trial("late", 1, 0.4, learning_rate=2.0),
              trial("p_k.d", 1, 0.5, learning_rate=0.001)]  # fmt: skip
+    tried[3]["configuration"] = {"budget": {"epochs": 3.0, "learning_rate": 0.003}}
     for made in tried:
         (folder / "trials" / f"sst2-{made['method']}-0.json").write_text(json.dumps(made))
     config = json.loads((folder / "config.json").read_text())
@@ -758,14 +759,16 @@ def test_what_tuning_chose_and_gained(tmp_path: Path, commands: Commands) -> Non
     (folder / "config.json").write_text(json.dumps(config))
     commands.works("report", folder)
     page = Page((folder / "report.html").read_text())
+    words = "one budget for all but for learning rate of late, and what 3 trials a method chose"
+    assert words in page.text and words in " ".join(commands.works("table", folder).split())
     head, *rows = page.tables["What tuning chose, and what it gained"]
-    assert head == ["method", "task", "trials", "trained with", "its own settings", "what was chosen", "gain"]
+    assert head == ["method", "task", "trials", "trained with", "untuned", "what was chosen", "gain"]
     by_method = {row[0]: row for row in rows}
     assert by_method["kd"][1:6] == ["sst2", "3", "kd.weight 0.5, learning_rate 0.0003", "60.0", "80.0"]
     gain, low, _, high = by_method["kd"][6].split()
     assert float(gain) == 20.0 and 8 < float(low) < 20 < float(high) < 32, "a fifth of 80 rows, give or take"
-    assert by_method["late"][2:] == ["2 of 3", "its recipe's own", "70.0", "70.0", "0.0"]
-    assert by_method["p_k.d"][2:] == ["1 of 3", "learning_rate 0.001", "–", "50.0", "– its own settings failed"]
+    assert by_method["late"][2:] == ["2 of 3", "no setting changed", "70.0", "70.0", "0.0"]
+    assert by_method["p_k.d"][2:] == ["1 of 3", "learning_rate 0.001", "–", "50.0", "– untuned it failed"]
     assert "trial-sst2-kd#1-0.json" in page.downloads
     # Packed and unpacked, and a folder without trials has no such part.
     commands.works("pack", folder, tmp_path / "tuned.jsonl.gz")

@@ -110,7 +110,7 @@ def _parts(found: Findings) -> dict[str, Any]:
         "unlabelled": found.bootstrap.unlabelled,
         "guess": found.guess.name,
         "shared": found.config.get("shared", {}),
-        "trained": training_in_words(found.config.get("shared", {}), budgets_of(cells)),
+        "trained": training_in_words(found.config.get("shared", {}), budgets_of(cells, found.trials)),
         "commands": found.config.get("commands", []),
         "failures": found.failures,
         "damaged": found.damaged,

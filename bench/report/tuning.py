@@ -9,7 +9,7 @@ from kdzoo.bench.trials import best_trial, in_words, parted, trial_name
 
 
 def tuning_table(found: Findings) -> Table | None:
-    """A row a method and task: the settings that its best trial had, and the gain over its own with the interval."""
+    """A row a method and task: the settings that its best trial had, and the gain over no change with the interval."""
     tuned: dict[tuple[str, str, int], dict[int, Record]] = {}
     for record in found.trials:
         method, trial = parted(record["method"])
@@ -21,7 +21,7 @@ def tuning_table(found: Findings) -> Table | None:
     for (task, method, seed), trials in tuned.items():
         count = f"{len(trials)} of {asked}" if asked and len(trials) < asked else str(len(trials))
         rows.append(_row(task, method, trials, count + (f", seed {seed}" if len(seeds) > 1 else "")))
-    head = ["method", "task", "trials", "trained with", "its own settings", "what was chosen", "gain"]
+    head = ["method", "task", "trials", "trained with", "untuned", "what was chosen", "gain"]
     return Table("What tuning chose, and what it gained", head, rows)
 
 
@@ -30,7 +30,7 @@ def _row(task: str, method: str, trials: dict[int, Record], count: str) -> list[
     own, chosen = trials.get(0), trials[best]
     gain = Cell("0.0")
     if own is None:
-        gain = Cell("–", "its own settings failed")
+        gain = Cell("–", "untuned it failed")
     elif best:
         estimate = Bootstrap([own, chosen]).difference(trial_name(method, best), trial_name(method, 0), task)
         note = f"{estimate.low:+.1f} to {estimate.high:+.1f}" if estimate else ""

@@ -51,7 +51,7 @@ def table(
         typer.echo(markdown_table(records, against, failed), nl=False)
     else:
         shared = study.config.get("shared", {})
-        title = f"{folder}: {training_in_words(shared, budgets_of(records))}" if shared else str(folder)
+        title = f"{folder}: {training_in_words(shared, budgets_of(records, study.trials))}" if shared else str(folder)
         console.print(terminal_table(records, title, against, failed))
 
 

@@ -116,7 +116,8 @@ def compare(
         quiet: print nothing.
         name: of the task of one's own data.
         settings: further fields of `kdzoo.bench.grid.settings.Settings` and of its `Budget`, and ``teacher_epochs`` and
-            ``teacher_learning_rate``.
+            ``teacher_learning_rate``: the command's options by their names, and for ``--set`` ``overrides``, a list
+            such as ``["kd:kd.temperature=4"]``.
 
     Raises:
         KdzooError: for anything that cannot work, before training.

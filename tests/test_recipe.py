@@ -416,16 +416,35 @@ def test_a_perturbation_is_set_where_there_is_one() -> None:
     found = load_recipes(["none", "kd", "lrc"], ["perturbation.norm=token"])
     assert found["lrc"].perturbation == Perturbation(norm="token") and not found["none"].perturbation
     assert load_recipes(["none", "lrc"], ["perturbation=null"])["lrc"].perturbation is None
-    assert load_recipes(["kd", "lrc"], ["kd:perturbation.norm=token"])["kd"].perturbation == Perturbation(norm="token")
+    whole = load_recipes(["kd", "lrc"], ["kd:perturbation={norm: token}"])
+    assert whole["kd"].perturbation == Perturbation(norm="token")
     with pytest.raises(
-        KdzooError, match=r"none of the methods has perturbation; write METHOD:perturbation\.norm=token"
+        KdzooError, match=r"none of the methods has perturbation; write METHOD:perturbation=\{norm: token\} for"
     ):
         load_recipes(["none", "kd"], ["perturbation.norm=token"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["lrc_unperturbed:perturbation.epsilon=2"],
+        ["lrc:perturbation=null", "lrc:perturbation.epsilon=2"],
+        ["kd:targets.beam=2"],
+    ],
+)
+def test_a_part_of_what_is_not_there_is_no_setting(settings: list[str]) -> None:
+    """It would bring back what the method's name says is left out."""
+    name, part = settings[0].split(":")[0], settings[-1].split(":")[1].split(".")[0]
+    with pytest.raises(KdzooError, match=rf"{name} has no {part}; write {part}=\{{\w+: 2\}} to give it one"):
+        load_recipes(["kd", "lrc", "lrc_unperturbed"], settings)
+    own = [setting.split(":")[1] for setting in settings]
+    with pytest.raises(KdzooError, match=f"{name} has no {part}"):
+        Recipe.load(name).override(own)
 
 
 def test_the_norm_is_the_tensor_s_where_none_is_named() -> None:
     for told in ({}, {"epsilon": 1.0}):
         assert Perturbation.model_validate(told) == Perturbation(norm="tensor")
-    found = Recipe.load("lrc_unperturbed").override(["perturbation.epsilon=0.5"])
+    found = Recipe.load("lrc_unperturbed").override(["perturbation={epsilon: 0.5}"])
     assert found.perturbation == Perturbation(norm="tensor", epsilon=0.5)
     assert "norm: tensor" in found.to_yaml(), "a recipe that is written down names its norm"

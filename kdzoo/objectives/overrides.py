@@ -47,8 +47,8 @@ def load_recipes(
             raise KdzooError(f"two methods are called {same!r}{also}; give one of them another name")
         by_name[recipe.name] = recipe
     for setting in overrides:
-        method, key, _ = split_setting(setting)
-        first = key.split(".")[0]
+        method, key, value = split_setting(setting)
+        first, _, within = key.partition(".")
         if method and method not in by_name:
             raise unknown("method", method, by_name)
         check_effect(setting, tuned=tuned)
@@ -58,8 +58,9 @@ def load_recipes(
         if not method and first in OWN:
             recipes = [recipe for recipe in recipes if getattr(recipe, first) is not None]
             if not recipes:
+                whole = f"{first}={{{within}: {value}}}" if within else setting
                 raise KdzooError(
-                    f"setting {setting!r}: none of the methods has {first}; write METHOD:{setting} for one that is to"
+                    f"setting {setting!r}: none of the methods has {first}; write METHOD:{whole} for one that is to"
                 )
         elif not method and first not in Recipe.model_fields:
             recipes = [recipe for recipe in recipes if first in recipe.losses]

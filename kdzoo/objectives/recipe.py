@@ -408,6 +408,11 @@ class Recipe(Strict):
                     held = ", ".join(self.losses)
                     raise KdzooError(f"setting {setting!r}: {self.name} has no term {parts[0]!r}; it has {held}")
                 raise unknown("setting", parts[0], {*self.losses, *type(self).model_fields})
+            part, _, within = key.partition(".")
+            if within and type(self).model_fields[part].default is None and data.get(part) is None:
+                raise KdzooError(
+                    f"setting {setting!r}: {self.name} has no {part}; write {part}={{{within}: {text}}} to give it one"
+                )
             _set(data, parts, value, setting)
         changed = type(self).parse(data, f"{self.name} with {', '.join(settings)}")
         return changed if sourced else changed.with_sources_of(self)

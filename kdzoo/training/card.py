@@ -55,7 +55,7 @@ def model_card(student: Any, recipe: Recipe | None, state: Any, args: Any, kept:
         done = recipe.model_copy(update=ADVICE).with_sources_of(recipe)
         lines.append(f"## Method\n\n{citation}```yaml\n{done.to_yaml()}```")
     if state.global_step:
-        lines.append(_table("Training", _training(state, args)))
+        lines.append(_table("Training", _training(recipe, state, args)))
     if metrics:
         found = metrics[-1].items()
         scores = {key: f"{of:.4f}" for key, of in found if key.startswith("eval_") and isinstance(of, float)}
@@ -64,11 +64,12 @@ def model_card(student: Any, recipe: Recipe | None, state: Any, args: Any, kept:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"))
 
 
-def _training(state: Any, args: Any) -> dict[str, str]:
+def _training(recipe: Recipe | None, state: Any, args: Any) -> dict[str, str]:
     """What it was trained with, by name."""
+    staged = recipe is not None and any(stage.lr_scheduler for stage in recipe.stages)
     told: dict[str, Any] = {
         "learning rate": args.learning_rate,
-        "schedule": args.lr_scheduler_type.value,
+        "schedule": args.lr_scheduler_type.value + (" where a stage has none of its own" if staged else ""),
         "warm-up steps": args.get_warmup_steps(state.max_steps),
         "epochs": state.epoch,
         "batch size": args.per_device_train_batch_size,

@@ -199,7 +199,7 @@ def _differing(
     """
     rest = [{name: value for name, value in of.items() if name != "budget"} for of in (first, second)]
     own = [of.get("budget") or budget for of, budget in zip((first, second), shared, strict=True)]
-    found = differing(*rest)
+    found = differing(rest[0], rest[1])
     for name in sorted({*own[0], *own[1]}):
         told, common = ([budget.get(name) for budget in budgets] for budgets in (own, shared))
         if told != common and (told[0] != told[1] or common[0] != common[1]):

@@ -46,6 +46,7 @@ class JSD(Divergence):
     """
 
     kind = "jsd"
+    of_classes = ("temperature", "beta")
     formula = (
         r"\frac{1}{B} \sum_i \beta\, \mathrm{KL}\left(p^t_i \,\middle\|\, m_i\right) + (1 - \beta)\, "
         r"\mathrm{KL}\left(p^s_i \,\middle\|\, m_i\right), \quad m = \beta p^t + (1 - \beta) p^s"

@@ -64,6 +64,7 @@ class KD(Divergence):
 
     problem_types = (CLASSES, LABELS, NUMBERS)
     kind = "kl"
+    of_classes = ("temperature", "reduction")
     formula = (
         r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(z^t_i / T) \,\middle\|\, "
         r"\mathrm{softmax}(z^s_i / T)\right)"

@@ -44,6 +44,7 @@ class SkewKL(Divergence):
         >>> kdzoo.create("skew_kl", alpha=0.1)(student, torch.randn(8, 3)).backward()
     """
 
+    of_classes = ("temperature", "alpha", "reverse", "variant")
     variants = ("paper", "released")
     formula = r"\frac{1}{B} \sum_i \mathrm{KL}\left(p^t_i \,\middle\|\, \alpha p^t_i + (1 - \alpha) p^s_i\right)"
     complexity = "O(B·C)"

@@ -60,6 +60,7 @@ class SoftCrossEntropy(Divergence):
 
     problem_types = (CLASSES, LABELS, NUMBERS)
     kind = "cross_entropy"
+    of_classes = ("temperature", "variant")
     variants = ("paper", "released")
     formula = r"- \frac{1}{B} \sum_{ic} \mathrm{softmax}(z^t_i / T)_c \log \mathrm{softmax}(z^s_i / T)_c"
     complexity = "O(B·C)"

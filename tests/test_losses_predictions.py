@@ -16,8 +16,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import kdzoo
 from kdzoo import KdzooError, KdzooWarning
-from kdzoo.losses.registry import loss_class
-from kdzoo.models.shape import ModelShape
+from kdzoo.losses.registry import loss_class, options_of
+from kdzoo.models.shape import LABELS, NUMBERS, ModelShape
 
 DIVERGENCES = ("reverse_kl", "jsd", "skew_kl", "tvd")
 
@@ -31,6 +31,43 @@ def logits(classes: int = 4, rows: int = 6, seed: int = 0) -> tuple[Tensor, Tens
 def fit(name: str, classes: int, **options: Any) -> dict[str, Any]:
     shape = ModelShape(num_layers=2, hidden_size=8, num_heads=2, num_labels=classes)
     return loss_class(name).fit(options, feature="logits", student=shape, teacher=shape, layers=(), num_samples=None)
+
+
+# Options without effect
+
+
+OTHER = {"temperature": 3.0, "reduction": "mean", "variant": "released", "alpha": 0.4, "beta": 0.2, "reverse": True}
+
+
+@pytest.mark.parametrize("name", ["kd", "soft_ce", "jsd", "skew_kl", "reverse_kl", "tvd"])
+def test_options_of_classes_change_nothing_on_numbers(name: str) -> None:
+    def idle(classes: int, problem: str | None = None) -> set[str]:
+        shape = ModelShape(num_layers=2, hidden_size=8, num_heads=2, num_labels=classes, problem_type=problem)
+        options = {"problem_type": problem} if problem else {}
+        return {*kdzoo.create(name, **options).idle(shape)}
+
+    student, teacher = logits(classes=1)
+    found = idle(1)
+    one_variant = {"variant"} if len(loss_class(name).variants) == 1 else set()
+    assert found == {*OTHER} & {*options_of(loss_class(name))} - one_variant
+    for option in found:
+        assert kdzoo.create(name, **{option: OTHER[option]})(student, teacher) == kdzoo.create(name)(student, teacher)
+    assert not idle(3)
+    if name in ("kd", "soft_ce"):
+        assert idle(3, NUMBERS) == found and idle(3, LABELS) == found - {"temperature"}
+        student, teacher = logits(classes=3)
+        for option in found - {"temperature"}:
+            plain, other = (kdzoo.create(name, problem_type=LABELS, **more) for more in ({}, {option: OTHER[option]}))
+            assert plain(student, teacher) == other(student, teacher)
+
+
+@pytest.mark.parametrize("name", [name for name in kdzoo.available() if "bias" in options_of(loss_class(name))])
+def test_a_bias_is_idle_where_nothing_is_projected(name: str) -> None:
+    for student_dim in (4, 6):
+        shape = ModelShape(num_layers=2, hidden_size=student_dim, num_heads=2, num_labels=2)
+        made = [kdzoo.create(name, student_dim=student_dim, teacher_dim=4, bias=bias) for bias in (False, True)]
+        same = made[0].state_dict().keys() == made[1].state_dict().keys()
+        assert ("bias" in made[0].idle(shape)) == same == (student_dim == 4 and name != "hint")
 
 
 # Divergences

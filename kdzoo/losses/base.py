@@ -197,6 +197,20 @@ class DistillationLoss(nn.Module):
         if "problem_type" in inspect.signature(cls.__init__).parameters:
             options.setdefault("problem_type", problem)
 
+    def idle(self, student: ModelShape) -> dict[str, str]:
+        """Options that change nothing of this loss on a student, whatever their values are, and why.
+
+        A subclass adds its own to these.
+
+        Args:
+            student: its shape.
+
+        Returns:
+            Here: the bias of a projection, where there is none.
+        """
+        biased = self.projection is None and "bias" in inspect.signature(type(self).__init__).parameters
+        return {"bias": "nothing is projected"} if biased else {}
+
     def forward(
         self,
         student: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +12,7 @@ from kdzoo.kernels.divergence import divergence
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
 from kdzoo.losses.reduction import masked_mean, mean_count
-from kdzoo.models.shape import CLASSES, LABELS, NUMBERS
+from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
 
 class Divergence(DistillationLoss):
@@ -20,11 +20,16 @@ class Divergence(DistillationLoss):
 
     A subclass names the `kind` of `kdzoo.kernels.divergence.divergence` that it is, and may set its `mixture`. One
     logit has no classes: there it is the mean squared difference, as in ``kd``, and so it is of several numbers.
+
+    Attributes:
+        of_classes: the options that say how classes are compared, and do nothing for numbers; the temperature alone of
+            them does something for several labels a row.
     """
 
     features = ("logits",)
     fused = True
     kind: str
+    of_classes: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(
         self,
@@ -48,6 +53,14 @@ class Divergence(DistillationLoss):
         self.mixture = 0.0
         self.problem_type: str | None = None  # what the logits are, where a subclass has forms for others than classes
         self.backend = check_backend(self.label, backend)
+
+    def idle(self, student: ModelShape) -> dict[str, str]:
+        if student.num_labels == 1 or self.problem_type == NUMBERS:
+            return super().idle(student) | dict.fromkeys(self.of_classes, "numbers are compared as they are")
+        if self.problem_type == LABELS:
+            why = "each label is compared by itself"
+            return super().idle(student) | {option: why for option in self.of_classes if option != "temperature"}
+        return super().idle(student)
 
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)

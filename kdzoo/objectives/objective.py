@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import LOGITS, ORDER
@@ -227,6 +228,25 @@ class Objective(nn.Module):
             kept: dict[str, Any] = {term.feature.kept: frozenset(pairs[at][side] for at in layers)}
             found |= Needs(logits=False, **kept)
         return found
+
+    def idle(self, student: nn.Module | ModelShape) -> dict[str, str]:
+        """``LOSS.OPTION`` of what changes nothing in any of a loss's terms, whatever its value is, and why.
+
+        Args:
+            student: what the objective is bound to.
+        """
+        shape = ModelShape.of(student)
+        found: dict[str, dict[str, str]] = {}
+        for term in self.terms:
+            losses = cast(nn.ModuleList, self.losses[term.name])
+            own = cast(DistillationLoss, losses[0]).idle(shape)
+            if not [*losses.parameters(), *losses.buffers()]:
+                own = own | {"shared": "the loss learns nothing here that layers could share"}
+            if len(self._bound_pairs(term)) <= 1:
+                own = own | dict.fromkeys(("shared", "layer_reduction", "layer_schedule"), "one layer is compared")
+            other = found.get(term.loss_class.name, own)
+            found[term.loss_class.name] = {option: why for option, why in own.items() if option in other}
+        return {f"{loss}.{option}": why for loss, of in found.items() for option, why in of.items()}
 
     def forward(
         self,

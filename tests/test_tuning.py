@@ -250,8 +250,16 @@ def test_a_recipe_s_own_numbers_lie_within_what_is_sought(name: str) -> None:
 
 def test_the_ends_of_what_was_searched_in_a_source_are_marked() -> None:
     marked = Recipe.load("pkd").tunable
-    assert marked == {"kd.weight": (0.2, 0.7), "kd.temperature": (5.0, 20.0), "pkd.weight": (10.0, 1000.0)}
-    assert Recipe.load("kd").ranges == {"kd.weight": (0.2, 0.7), "kd.temperature": (1.0, 20.0)}
+    assert {key: ends for key, ends in marked.items() if key != "kd.weight"} == {
+        "kd.temperature": (5.0, 20.0),
+        "pkd.weight": (10.0, 1000.0),
+    }
+    assert Recipe.load("kd").ranges == {"kd.weight": marked["kd.weight"], "kd.temperature": (1.0, 20.0)}
+    for name in ("kd", "pkd"):
+        (labels,) = (term.weight for term in Recipe.load(name).stages[0].terms if term.loss == "ce")
+        assert isinstance(labels, float)
+        ratios = [end / labels for end in Recipe.load(name).ranges["kd.weight"]]
+        assert ratios == pytest.approx([0.2 / 0.8, 0.7 / 0.3], rel=1e-3), "of the sources' α KD + (1 - α) CE"
 
 
 def test_temperatures_of_softened_predictions_are_sought() -> None:

@@ -451,6 +451,10 @@ def test_an_error_of_our_own_making(commands: Commands, monkeypatch: pytest.Monk
             ("--set", "tunable={kd.temperature: [2, 4]}"),
             "kdzoo compare --tune seeks within it, and nothing is sought here",
         ),
+        (
+            ("--method", "lrc", "--student", "teacher:0", "--set", "cos_nce.bias=true"),
+            "setting 'cos_nce.bias=true' has no effect on sst2: nothing is projected; leave it out",
+        ),
     ],
 )
 def test_what_is_told_twice_or_for_nothing(

@@ -101,10 +101,12 @@ def test_no_choice_reads_a_validation_row_and_what_is_trained_does_not_change(tm
 
 
 def test_trials_keep_their_best_too(tmp_path: Path) -> None:
-    comparison = made(tmp_path, tune=1, save_students="none")
+    comparison = made(tmp_path, tune=2, save_students="none")
     comparison.run()
-    (trial,) = (json.loads(path.read_text()) for path in (tmp_path / "trials").iterdir())
-    assert trial["kept"] == cell(tmp_path)["kept"] and trial["score"] == trial["kept"]["score"]
+    trials = [json.loads(path.read_text()) for path in (tmp_path / "trials").iterdir()]
+    best = max(trials, key=lambda trial: (trial["score"], -len(trial["tried"])))
+    assert best["kept"] == cell(tmp_path)["kept"] and all(t["score"] == t["kept"]["score"] for t in trials)
+    assert cell(tmp_path)["rows"] == best["rows"] | {"validation": 12} == {"train": 36, "validation": 12}
 
 
 def test_what_leaves_nothing_to_choose_is_refused(commands: Commands, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import Commands
 from rich.console import Console
@@ -13,11 +16,12 @@ from rich.console import Console
 from kdzoo.bench.grid.cells import Cells
 from kdzoo.bench.grid.comparison import Comparison
 from kdzoo.bench.grid.settings import Settings, resolve
-from kdzoo.bench.grid.tuning import RATE, proposals, set_to, space_of
+from kdzoo.bench.grid.tuning import RATE, proposals, set_to, space_of, spread
 from kdzoo.bench.runs.budget import Budget
 from kdzoo.bench.trials import parted, trial_name
 from kdzoo.errors import KdzooError
 from kdzoo.losses.registry import loss_class, options_of
+from kdzoo.objectives.overrides import fixed_for
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.objectives.registry import recipe_names
 
@@ -34,6 +38,16 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
     return Commands(capsys)
 
 
+def made(folder: Path, lines: list[str], **told: Any) -> Comparison:
+    """A comparison that is checked and not run, and what it says."""
+    console = Console(file=io.StringIO(), width=200)
+    try:
+        return Comparison(resolve(**told), folder, console)
+    finally:
+        assert isinstance(console.file, io.StringIO)
+        lines += [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
 def run(folder: Path) -> Comparison:
     comparison = Comparison(resolve(**TINY), folder, Console(quiet=True))
     comparison.run()
@@ -47,7 +61,8 @@ def trials(folder: Path) -> dict[str, dict[str, Any]]:
 def test_what_is_tried_depends_on_the_recipe_alone() -> None:
     kd, budget = Recipe.load("kd"), Budget()
     drawn = proposals(kd, budget, 6)
-    assert drawn[0] == {} and drawn == proposals(kd, budget, 6) and drawn[:3] == proposals(kd, budget, 3)
+    spread.cache_clear()
+    assert drawn[0] == {} and drawn == proposals(kd, budget, 6)
     space = space_of(kd, budget)
     assert set(space) == {RATE, "kd.weight", "kd.temperature"}
     for params in drawn[1:]:
@@ -56,6 +71,40 @@ def test_what_is_tried_depends_on_the_recipe_alone() -> None:
     recipe, tried = set_to(kd, budget, drawn[1])
     assert tried.learning_rate == drawn[1][RATE]
     assert recipe.stages[0].terms[0].weight == drawn[1]["kd.weight"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 20])
+def test_all_methods_try_the_same_rates_evenly(count: int) -> None:
+    budget = Budget(learning_rate=1e-3)
+    tried = {name: proposals(Recipe.load(name), budget, count) for name in ("none", "kd", "pkd", "lrc", "tinybert")}
+    rates = [params[RATE] for params in tried["none"][1:]]
+    assert all([params[RATE] for params in of[1:]] == rates for of in tried.values())
+    for name, of in tried.items():
+        for option, (low, high) in space_of(Recipe.load(name), budget).items():
+            parts = [math.log(params[option] / low) / math.log(high / low) * (count - 1) for params in of[1:]]
+            # A digit is rounded away, which may take one over the border of two parts.
+            assert all(low <= params[option] <= high for params in of[1:])
+            assert all(-0.01 <= part - at <= 1.01 for at, part in enumerate(sorted(parts))), (name, option)
+
+
+def test_few_settings_do_not_rise_and_fall_together() -> None:
+    rows = np.array(spread(7, 3))
+    assert np.abs(np.corrcoef(rows.T) - np.eye(4)).max() < 0.5
+
+
+def test_a_trial_has_one_rate_whatever_else_is_fixed_or_idle() -> None:
+    kd, budget = Recipe.load("kd"), Budget()
+    whole, part = proposals(kd, budget, 5), proposals(kd, budget, 5, idle={"kd.temperature"})
+    assert part == [{key: value for key, value in params.items() if key != "kd.temperature"} for params in whole]
+    fixed = proposals(kd, budget, 5, {"kd.temperature"})
+    assert [params.get(RATE) for params in fixed] == [params.get(RATE) for params in whole]
+    with pytest.raises(KdzooError, match=r"kd: --set gives learning_rate and kd.weight, .*; kd.temperature would"):
+        proposals(kd, budget, 5, {RATE, "kd.weight"}, {"kd.temperature"})
+
+
+def test_the_weight_of_a_term_alone_in_its_stage_is_not_sought() -> None:
+    assert "soft_ce.weight" not in Recipe.load("tinybert").ranges and "cos_nce.weight" in Recipe.load("lrc").ranges
+    assert {"hidden_mse.weight", "soft_ce.temperature"} <= {*Recipe.load("tinybert").ranges}
 
 
 def test_what_a_recipe_marks_is_what_is_sought() -> None:
@@ -69,22 +118,106 @@ def test_what_was_set_is_not_sought(tmp_path: Path) -> None:
     set_ = ("kd:kd.temperature=4", "kd:training.learning_rate=3e-4")
     settings = resolve(**TINY | {"overrides": set_})
     kd = Comparison(settings, tmp_path / "a", Console(quiet=True))
-    assert [set(tried) for tried in kd.work.proposals(kd.recipes["kd"])] == [set(), {"kd.weight"}]
-    assert RATE in kd.work.proposals(kd.recipes["none"])[1]
+    assert [set(tried) for tried in kd.work.proposals("sst2", "kd")] == [set(), {"kd.weight"}]
+    assert RATE in kd.work.proposals("sst2", "none")[1]
     marked = resolve(**TINY | {"overrides": (*set_, "kd:tunable={kd.temperature: [2, 6]}")})
     kd = Comparison(marked, tmp_path / "b", Console(quiet=True))
-    assert [set(tried) for tried in kd.work.proposals(kd.recipes["kd"])] == [set(), {"kd.temperature"}]
+    assert [set(tried) for tried in kd.work.proposals("sst2", "kd")] == [set(), {"kd.temperature"}]
     told = resolve(**TINY | {"overrides": ("none:training.learning_rate=3e-4",)})
     with pytest.raises(KdzooError, match="none: --set gives learning_rate, which is all that --tune would seek"):
         Comparison(told, tmp_path / "c", Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fixed"),
+    [
+        (["kd.temperature=4"], {"kd.temperature"}),
+        (["lrc:stages.1.terms.1.temperature=4"], {"kd.temperature"}),
+        (["stages.01.terms.00.weight={points: [[0, 1], [1, 0]]}"], {"cos_nce.weight"}),
+        (["lrc:stages.1.terms.1={loss: kd, temperature: 4, weight: 0.5}"], {"kd.temperature", "kd.weight"}),
+        (["stages.1.terms=[{loss: kd, weight: 0.9}, {loss: ce}]"], {"kd.weight"}),
+        (["stages=[{terms: [{loss: kd, temperature: 4}, {loss: ce}]}]"], {"kd.temperature"}),
+        (["kd:kd.temperature=4", "stages.0.lr_factor=0.5"], set()),
+        (["lrc:training={learning_rate: 1e-3}"], {RATE}),
+        (["lrc:training={weight_decay: 0.1}"], set()),
+        (["stages.1.terms.1.weight=4", "tunable={kd.weight: [1, 8]}"], set()),
+    ],
+)
+def test_what_was_set_is_told_in_whichever_way_it_is_named(settings: list[str], fixed: set[str]) -> None:
+    recipe = Recipe.load("lrc").override([setting for setting in settings if not setting.startswith("kd:")])
+    found = fixed_for(settings, recipe)
+    assert {key for key in found if key in {RATE, *recipe.ranges, *fixed}} == fixed
+
+
+def test_what_does_nothing_on_a_task_is_not_sought_there(tmp_path: Path) -> None:
+    lines: list[str] = []
+    both = TINY | {"tasks": ("sst2", "stsb"), "methods": ("kd",), "overrides": ("kd.reduction=mean",)}
+    comparison = made(tmp_path / "a", lines, **both)
+    assert [set(comparison.work.proposals(task, "kd")[1]) for task in both["tasks"]] == [
+        {RATE, "kd.weight", "kd.temperature"},
+        {RATE, "kd.weight"},
+    ]
+    assert [line for line in lines if "warning" in line] == [
+        "stsb   kd warning: kd.reduction=mean has no effect here: numbers are compared as they are"
+    ]
+    alone = both | {"tasks": ("stsb",), "tune": 0}
+    for setting in ("kd.reduction=mean", "kd.temperature=8", "stages.0.terms.0.temperature=8"):
+        with pytest.raises(KdzooError, match=f"setting '{setting}' has no effect on stsb: numbers are compared"):
+            made(tmp_path / "b", lines, **alone | {"overrides": (setting,)})
+    nothing = {"overrides": ("kd:kd.weight=0.4", "kd:training.learning_rate=1e-3"), "tune": 2}
+    with pytest.raises(KdzooError, match=r"^stsb: kd: --set gives learning_rate and kd.weight, .* leave one out"):
+        made(tmp_path / "c", lines, **alone | nothing)
+
+
+def test_settings_of_a_projection_that_is_not_there(tmp_path: Path) -> None:
+    lines: list[str] = []
+    equal = TINY | {"methods": ("lrc", "none"), "tune": 0, "teacher": "2x16,heads=2", "student": "2x16,heads=2"}
+    for setting, why in (("bias", "nothing is projected"), ("shared", "the loss learns nothing here")):
+        with pytest.raises(KdzooError, match=f"setting 'cos_nce.{setting}=true' has no effect on sst2: {why}"):
+            made(tmp_path, lines, **equal | {"overrides": (f"cos_nce.{setting}=true",)})
+    narrow = equal | {"student": "2x8,heads=2", "overrides": ("cos_nce.bias=true", "cos_nce.shared=true")}
+    made(tmp_path, lines, **narrow)
+    with pytest.raises(KdzooError, match=r"cos_nce.shared=true' has no effect on sst2: one layer is compared"):
+        made(tmp_path / "one", lines, **narrow | {"student": "1x8,heads=2"})
+    assert not [line for line in lines if "warning" in line]
+
+
+@pytest.mark.parametrize(
+    ("marked", "says"),
+    [
+        (
+            "{kd.temperature: [-2, 1]}",
+            "kd on sst2: --tune would seek kd.temperature from -2 to 1, and -2 does not work: kd: temperature is -2",
+        ),
+        ("{kd.weight: [0, 1], ce.weight: [0, 1]}", None),
+        ("{kd.reduction: [0, 1]}", "tunable: kd.reduction takes no fractions"),
+    ],
+)
+def test_the_ends_of_what_is_sought_are_tried_before_any_training(
+    marked: str, says: str | None, tmp_path: Path
+) -> None:
+    told = TINY | {"methods": ("kd",), "overrides": (f"kd:tunable={marked}",)}
+    if says is None:
+        made(tmp_path, [], **told)
+        return
+    with pytest.raises(KdzooError, match=says):
+        made(tmp_path, [], **told)
+
+
+def test_one_trial_is_none(tmp_path: Path) -> None:
+    with pytest.raises(KdzooError, match=r"^--tune 1 tries each recipe's own settings alone .*; give 2 or more trials"):
+        resolve(**TINY | {"tune": 1})
+    with pytest.raises(KdzooError, match="tune = True: give the number of trials for each method"):
+        resolve(**TINY | {"tune": True})
+    with pytest.raises(KdzooError, match=r"3 rows are too few .*; --tune and --keep best do, so give more"):
+        made(tmp_path, [], **TINY | {"train_rows": 3})
 
 
 def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: Path) -> None:
     run(tmp_path)
     found = trials(tmp_path)
     assert set(found) == {f"sst2-{method}#{trial}-0" for method in ("none", "kd") for trial in (0, 1)}
-    rows = {record["rows"]["train"] for record in found.values()}
-    assert rows == {40}
+    assert all(record["rows"] == {"train": 36, "validation": 4} for record in found.values())
     assert all(len(record["predictions"]["validation"]) == 4 for record in found.values()), "a tenth of 40"
     for method in ("none", "kd"):
         scores = [found[f"sst2-{method}#{trial}-0"]["score"] for trial in (0, 1)]
@@ -95,7 +228,7 @@ def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: P
             cell = json.loads((tmp_path / "cells" / f"sst2-{method}-{seed}.json").read_text())
             assert cell["configuration"].get("budget") == chosen.get("budget")
             assert cell["configuration"]["recipe"] == chosen["recipe"]
-            assert len(cell["predictions"]["validation"]) == 12
+            assert len(cell["predictions"]["validation"]) == 12 and cell["rows"] == {"train": 40, "validation": 12}
 
 
 def test_no_trial_reads_a_validation_row(tmp_path: Path) -> None:
@@ -115,9 +248,12 @@ def test_a_killed_tuning_goes_on(tmp_path: Path) -> None:
     comparison = run(tmp_path / "part")
     for path in [*(tmp_path / "part" / "cells").iterdir(), tmp_path / "part" / "trials" / "sst2-kd#1-0.json"]:
         path.unlink()
-    kept = (tmp_path / "part" / "trials" / "sst2-kd#0-0.json").stat().st_mtime_ns
+    older = tmp_path / "part" / "trials" / "sst2-kd#0-0.json"
+    # Of an earlier version, which counted the rows of the whole task.
+    older.write_text(json.dumps(json.loads(older.read_text()) | {"rows": {"train": 40, "validation": 12}}))
+    kept = older.stat().st_mtime_ns
     assert run(tmp_path / "part").work.chosen == comparison.work.chosen
-    assert (tmp_path / "part" / "trials" / "sst2-kd#0-0.json").stat().st_mtime_ns == kept
+    assert older.stat().st_mtime_ns == kept
     for path in (tmp_path / "whole" / "cells").iterdir():
         again = json.loads((tmp_path / "part" / "cells" / path.name).read_text())
         assert again["predictions"] == json.loads(path.read_text())["predictions"]
@@ -220,6 +356,7 @@ def test_workers_tune_alike(commands: Commands, tmp_path: Path) -> None:
         ({"kd.temperature": [4, 2]}, "kd.temperature is from 4 to 2; the first number must be the smaller"),
         ({"foo.bar": [2, 4]}, "unknown term of tunable 'foo'"),
         ({"kd.temprature": [2, 4]}, "unknown tunable option of 'kd' 'temprature'.*did you mean 'temperature'"),
+        ({"kd.reduction": [0, 1]}, "tunable: kd.reduction takes no fractions.*leave it out"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_when_it_is_read(tunable: Any, says: str) -> None:
@@ -285,7 +422,12 @@ def test_temperatures_of_softened_predictions_are_sought() -> None:
             {"overrides": ("training.warmup_ratio=0.2",)},
             "is each recipe's own; --warmup-ratio 0.2 gives all methods this one",
         ),
-        ({"tune": 1, "augment": 2}, "trials would lack the copies of --augment"),
+        (
+            {"recipe_training": True, "overrides": ("training={epochs: 2}",), "budget": TINY["budget"]},
+            r"--epochs and --set training\.epochs say the same thing",
+        ),
+        ({"recipe_training": True, "overrides": ("training=5",)}, "training"),
+        ({"tune": 2, "augment": 2}, "trials would lack the copies of --augment"),
     ],
 )
 def test_settings_that_would_have_no_effect(told: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Cells:
     Attributes:
         data: by task, the splits as they were loaded; ``augmented`` among them are the students' training rows.
         chosen: by task and method, the settings that tuning found.
+        idle: by task and method, the options that change nothing there, ``LOSS.OPTION``, and why.
         teacher_needs: by task and method, the teacher's config and what the method needs of it.
         weights: by task, how many of a student's steps one of the teacher's is worth.
     """
@@ -81,12 +82,14 @@ class Cells:
         self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
         self.data: dict[str, DatasetDict] = {}
         self.chosen: dict[tuple[str, str], dict[str, float]] = {}
+        self.idle: dict[tuple[str, str], dict[str, str]] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self.weights: dict[str, float] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
         self._tokenized_tasks: dict[str, DatasetDict] = {}
         self._of_students_by_task: dict[str, DatasetDict] = {}
-        self._in_two: dict[str, DatasetDict] = {}
+        self._in_two: dict[str, DatasetDict] = {}  # the rows as they were loaded
+        self._cut_in_two: dict[str, DatasetDict] = {}  # as the students have them
         self._written: dict[tuple[str, str, Targets], tuple[DatasetDict, str]] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
@@ -96,13 +99,14 @@ class Cells:
         recipe = self.recipes[name]
         budget = self.settings.budget_of(recipe)
         if trial is not None:
-            return set_to(recipe, budget, self.proposals(recipe)[trial])
+            return set_to(recipe, budget, self.proposals(job[0], name)[trial])
         return set_to(recipe, budget, self.chosen.get((job[0], name), {}))
 
-    def proposals(self, recipe: Recipe) -> list[dict[str, float]]:
-        """What the trials of a method try: see `kdzoo.bench.grid.tuning.proposals`."""
-        settings = self.settings
-        return proposals(recipe, settings.budget_of(recipe), settings.tune, settings.fixed_for(recipe.name))
+    def proposals(self, task: str, method: str) -> list[dict[str, float]]:
+        """What the trials of a method try on a task: see `kdzoo.bench.grid.tuning.proposals`."""
+        settings, recipe = self.settings, self.recipes[method]
+        fixed, idle = settings.fixed_for(recipe), self.idle.get((task, method), {})
+        return proposals(recipe, settings.budget_of(recipe), settings.tune, fixed, idle)
 
     def find(self, job: Job) -> dict[str, Any] | None:
         """The record of a teacher or a cell that is done.
@@ -247,6 +251,7 @@ class Cells:
             "_tokenized_tasks": {},
             "_of_students_by_task": {},
             "_in_two": {},
+            "_cut_in_two": {},
             "_written": {},
             "_teachers": {},
         }
@@ -345,7 +350,7 @@ class Cells:
         if key not in self._written:
             rows = self.data[task.name]["train"]
             made = decoded_rows(
-                task.held_out(rows, SEED)[0] if cut else rows,
+                self.in_two(task)["train"] if cut else rows,
                 task,
                 self._teacher(task),
                 self.encoder.teacher,
@@ -366,13 +371,25 @@ class Cells:
 
     def _cut(self, task: Task) -> DatasetDict:
         """The training rows in two: those that are trained on, and those held out, which stand for validation."""
+        if task.name not in self._cut_in_two:
+            self._cut_in_two[task.name] = DatasetDict(
+                {split: self.encoder.for_students(task, rows) for split, rows in self.in_two(task).items()}
+            )
+        return self._cut_in_two[task.name]
+
+    def in_two(self, task: Task) -> DatasetDict:
+        """The training rows in two as they were loaded; see `_cut`.
+
+        Raises:
+            KdzooError: there are too few.
+        """
         if task.name not in self._in_two:
-            parts = zip(
-                ("train", task.validation_splits[0]), task.held_out(self.data[task.name]["train"], SEED), strict=True
-            )
-            self._in_two[task.name] = DatasetDict(
-                {split: self.encoder.for_students(task, rows) for split, rows in parts}
-            )
+            try:
+                kept, taken = task.held_out(self.data[task.name]["train"], SEED)
+            except KdzooError as error:
+                why = str(error).partition(";")[0]
+                raise KdzooError(f"{why}; --tune and --keep best do, so give more training rows") from None
+            self._in_two[task.name] = DatasetDict({"train": kept, task.validation_splits[0]: taken})
         return self._in_two[task.name]
 
     def _teacher(self, task: Task) -> PreTrainedModel:
@@ -389,15 +406,18 @@ class Cells:
         names = ("task", "method", "seed")
         found = asdict(outcome)
         name, trial = parted(configuration["method"])
+        task = self.tasks[configuration["task"]]
+        rows = self.data[task.name]
         if trial is not None:
-            recipe = self.recipes[name]
-            found["tried"] = self.proposals(recipe)[trial]
+            rows = self.in_two(task)
+            found["tried"] = self.proposals(task.name, name)[trial]
         elif name != TEACHER:
             for field in ("references", "guess", "sources"):
                 del found[field]  # the teacher's record holds them for the whole task
-        elif own := self.settings.own_tasks.get(configuration["task"]):
+            if self.settings.keep == "best":
+                rows = DatasetDict({**rows, "train": self.in_two(task)["train"]})
+        elif own := self.settings.own_tasks.get(task.name):
             found["own_task"] = own  # beside its configuration, which says what it was trained on already
-        task = self.tasks[configuration["task"]]
         if columns := self._text_columns[task.name]:
             found["text_columns"] = list(columns)
         if task.fold is not None:
@@ -406,7 +426,7 @@ class Cells:
             configuration,
             **{name: configuration[name] for name in names},
             **found,
-            rows={split: len(rows) for split, rows in self.data[configuration["task"]].items()},
+            rows={split: len(of) for split, of in rows.items()},
             started=started,
             finished=now(),
         )

@@ -21,7 +21,7 @@ from kdzoo.bench.grid.launchers.local import InProcess
 from kdzoo.bench.grid.running import Grid, Running
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import check_trackers
-from kdzoo.bench.grid.tuning import SEED, chosen_of, space_of
+from kdzoo.bench.grid.tuning import RATE, SEED, chosen_of, set_to, space_of
 from kdzoo.bench.progress import progress
 from kdzoo.bench.record import TEACHER, differences
 from kdzoo.bench.runs.augmentation import augmented_rows, check_augmentation, check_augmented
@@ -38,7 +38,8 @@ from kdzoo.models.inputs import check_abilities
 from kdzoo.models.loading import check_weights
 from kdzoo.models.teachers import check_length, every_other_layer
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
-from kdzoo.objectives.overrides import ALL, check_told_once, load_recipes
+from kdzoo.objectives.overrides import ALL, check_told_once, load_recipes, settings_without_effect
+from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task
 from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import megabytes
@@ -116,8 +117,8 @@ class Comparison:
             check_told_once(settings.first, settings.overrides)
         own: Literal["own", "one budget"] = "own" if settings.recipe_training else "one budget"
         self.recipes = load_recipes(settings.methods, settings.overrides, training=own, tuned=bool(settings.tune))
-        for name, recipe in self.recipes.items() if settings.tune else ():
-            space_of(recipe, settings.budget_of(recipe), settings.fixed_for(name))  # refuses where nothing is left
+        for recipe in self.recipes.values() if settings.tune else ():
+            space_of(recipe, settings.budget_of(recipe), settings.fixed_for(recipe))  # refuses where nothing is left
         self._wide = max(map(len, self.recipes))  # so that the lines of all methods stand in columns
         self.impossible: dict[tuple[str, str], str] = {}
         order = {"tasks": list(settings.tasks), "methods": list(self.recipes)}
@@ -140,7 +141,12 @@ class Comparison:
         )
         self.work = Cells(settings, self.records, self.recipes, (teacher, student), self.tasks, encoder, trackers)
         self.work.data = data
+        for task in self.tasks if settings.tune else ():
+            self.work.in_two(task)  # refuses too few rows
         self.check(leave_out=leave_out or ALL in settings.methods)
+        cells = [(task, self.recipes[name], idle) for (task, name), idle in self.work.idle.items()]
+        for of, name, line in settings_without_effect(settings.overrides, cells):
+            self._say(f"{of:<6} {name:<{self._wide}} {line}")
         if settings.keep == "best":
             self._check_choice()
         self.records.check_contents(contents_of(teacher, student, self.work.data))
@@ -193,6 +199,9 @@ class Comparison:
                     self.impossible[task.name, name] = str(error)
                     self._say(f"{task.name:<6} {name:<{self._wide}} left out: {error}")
                     continue
+                self.work.idle[task.name, name] = objective.idle(student)
+                if self.settings.tune:
+                    self._check_ends(task, recipe, student, teacher)
                 needs = objective.teacher_needs()
                 some = self.work.new_cache().top_of(teacher) is not None
                 why = None if needs is None else never_kept(needs) or (looks_at_all(objective) if some else None)
@@ -204,6 +213,26 @@ class Comparison:
                 for warning in caught:
                     if issubclass(warning.category, KdzooWarning):
                         self._say(f"{task.name:<6} {name:<{self._wide}} warning: {warning.message}")
+
+    def _check_ends(self, task: Task, recipe: Recipe, student: Any, teacher: Any) -> None:
+        """Refuse what would be sought of a recipe up to where a loss does not take it; and a search for nothing."""
+        budget, fixed = self.settings.budget_of(recipe), self.settings.fixed_for(recipe)
+        try:
+            space = space_of(recipe, budget, fixed, self.work.idle[task.name, recipe.name])
+        except KdzooError as error:
+            raise KdzooError(f"{task.name}: {error}") from None
+        for key, end in ((key, end) for key, ends in space.items() for end in ends if key != RATE):
+            try:
+                with torch.device("meta"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", KdzooWarning)
+                    objective = set_to(recipe, budget, {key: end})[0].objective()
+                    objective.bind(student, teacher, num_samples=len(self.work.data[task.name]["train"]))
+            except KdzooError as error:
+                low, high = space[key]
+                raise KdzooError(
+                    f"{recipe.name} on {task.name}: --tune would seek {key} from {low:g} to {high:g}, and {end:g} does "
+                    f"not work: {error}"
+                ) from None
 
     def _check_choice(self) -> None:
         """Refuse trainings of one step, of which there are no weights to choose among."""

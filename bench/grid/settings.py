@@ -66,6 +66,13 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+def _trials(value: Any) -> Any:
+    """A number of trials, which yes or no is not."""
+    if isinstance(value, bool):
+        raise ValueError("give the number of trials for each method, 2 or more")
+    return value
+
+
 # Read once, here; in records and files it is the text that it was asked for with.
 Model = Annotated[ModelSpec, PlainValidator(ModelSpec.parse), PlainSerializer(str, return_type=str)]
 MOST_SEEDS = 1000
@@ -85,7 +92,7 @@ class Settings(Distilled):
     """Recipes, YAML files or expressions, separated by commas; or 'all' recipes."""
     seeds: Seeds = (0,)
     """How many seeds, or which: 0,3,7 (and 7, alone)."""
-    tune: int = Field(default=0, ge=0, le=1000)
+    tune: Annotated[int, BeforeValidator(_trials)] = Field(default=0, ge=0, le=1000)
     """Trials for each method (Optuna) over its rate and what its recipe marks, on held-out training rows; 0: none."""
     teacher: Model
     """Folder, hub name, or a size such as 4x128, which is trained from scratch."""
@@ -124,15 +131,17 @@ class Settings(Distilled):
         changed = {name: value for name, value in own.items() if name in taken}
         return cast(Budget, validated(Budget, **(self.budget.model_dump() | changed)))
 
-    def fixed_for(self, method: str) -> set[str]:
+    def fixed_for(self, recipe: Recipe) -> set[str]:
         """What ``--set`` gives to a method and no trial seeks: see `kdzoo.objectives.overrides.fixed_for`."""
-        return fixed_for(self.overrides, method)
+        return fixed_for(self.overrides, recipe)
 
     def idle(self) -> str:
         if self.keep == "best" and not self.evaluations:
             return "--keep best chooses among the scores taken while training, and --evaluations 0 takes none"
         if self.keep == "best" and self.augment:
             return "--keep best holds training rows out, and --augment would train on copies of them; leave one out"
+        if self.tune == 1:
+            return "--tune 1 tries each recipe's own settings alone and has nothing to choose; give 2 or more trials"
         if self.tune and self.augment:
             return "--tune holds training rows out, and its trials would lack the copies of --augment; leave one out"
         return super().idle()

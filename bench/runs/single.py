@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,8 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.teachers import check_length
 from kdzoo.models.tokenizers import told_of_targets
 from kdzoo.objectives.checks import check_labels, check_separate_tokens
+from kdzoo.objectives.objective import Objective
+from kdzoo.objectives.overrides import settings_without_effect
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Task, get_task
 from kdzoo.tasks.encoding import Encoder
@@ -50,6 +52,7 @@ def run_one(
     folder: Path,
     console: Console,
     log_gradients: bool = False,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train one model, with a checkpoint an epoch; the same call goes on from the last one.
 
@@ -66,6 +69,7 @@ def run_one(
         folder: where the model and its ``record.json`` go.
         console: where progress is shown.
         log_gradients: put the terms' gradient norms and cosines into the record's history.
+        overrides: the settings that the recipe was changed with; one without effect on the task is refused.
 
     Returns:
         The record.
@@ -100,7 +104,10 @@ def run_one(
         task.check_rows(split, split_rows, encoder.student)
     if cut := task.about_length(rows["train"], encoder.student, budget.max_length):
         say(f"{task.name}: {cut}")
-    needs = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)
+    objective = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)
+    needs = objective.teacher_needs()
+    for _, _, line in settings_without_effect(overrides, [(task.name, recipe, objective.idle(model))]):
+        say(f"{task.name}: {line}")
     records.check_contents(contents_of(above, below, {task.name: rows}))
 
     if given.augment:
@@ -230,8 +237,8 @@ def _models(
     return model, guide
 
 
-def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int, budget: Budget) -> Needs | None:
-    """Refuse a recipe that cannot work on the models and the rows; what it needs of the teacher."""
+def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int, budget: Budget) -> Objective:
+    """Refuse a recipe that cannot work on the models and the rows; its objective, bound to them."""
     with torch.device("meta"):
         objective = recipe.objective()
         if encoder.separate:
@@ -239,4 +246,4 @@ def _checked(recipe: Recipe, model: Any, guide: Any, encoder: Encoder, rows: int
         check_labels(objective)
         objective.bind(model, guide, num_samples=rows)
     say_micro_batches(objective, budget.gradient_accumulation, budget.batch_size)
-    return objective.teacher_needs()
+    return objective

@@ -77,7 +77,8 @@ def distill(
     check_told_once(budget, set_ or (), recipe.name)
     budget = recipe.training.model_dump(exclude_none=True) | budget
     models = {"teacher": teacher, "student": student}
-    _run(name, recipe, budget, out, push_to_hub, **models, log_gradients=log_gradients, **told)
+    told |= {"log_gradients": log_gradients, "overrides": tuple(set_ or ())}
+    _run(name, recipe, budget, out, push_to_hub, **models, **told)
 
 
 def _changed(recipe: Recipe, settings: list[str] | None) -> Recipe:

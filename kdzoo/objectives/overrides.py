@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.objectives.reading import split_setting
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.objectives.registry import available
+from kdzoo.yaml_files import UNREADABLE, read_value
 
 ALL = "all"  # in place of a method: every registered recipe
 OWN = ("perturbation", "targets")  # what a recipe has or has not; without METHOD: a setting is for those that have it
@@ -114,23 +115,98 @@ def trained_with(overrides: Iterable[str], method: str) -> set[str]:
     """The numbers of a recipe's ``training`` that settings give to a method."""
     found: set[str] = set()
     for setting in overrides:
-        of, key, _ = split_setting(setting)
+        of, key, value = split_setting(setting)
         first, _, name = key.partition(".")
         if first == "training" and of in ("", method):
-            found |= {name} if name else {*Recipe.model_fields["training"].annotation.model_fields}  # type: ignore[union-attr]
+            found |= {name} if name else {*_mapping(value)}
     return found
 
 
-def fixed_for(overrides: Iterable[str], method: str) -> set[str]:
+def fixed_for(overrides: Iterable[str], recipe: Recipe) -> set[str]:
     """What settings give to a method, ``LOSS.OPTION`` or a number of the training by its name: nobody seeks it.
 
     Where they also say what is ``tunable``, nothing of its losses: that is sought from the number that is given.
+
+    Args:
+        overrides: the settings.
+        recipe: the method's, with them.
     """
-    own = [setting for setting in overrides if split_setting(setting)[0] in ("", method)]
-    keys = {split_setting(setting)[1] for setting in own}
-    if any(key.split(".")[0] == "tunable" for key in keys):
-        keys = set()
-    return keys | trained_with(own, method)
+    own = [setting for setting in overrides if split_setting(setting)[0] in ("", recipe.name)]
+    trained = trained_with(own, recipe.name)
+    if any(split_setting(setting)[1].split(".")[0] == "tunable" for setting in own):
+        return trained
+    return trained.union(*(options_given(setting, recipe) for setting in own))
+
+
+def options_given(setting: str, recipe: Recipe) -> set[str]:
+    """The ``LOSS.OPTION`` of a recipe that a setting gives, in whichever way it names them, or marks as tunable.
+
+    Args:
+        setting: see `load_recipes`.
+        recipe: the method's, with it.
+    """
+    method, key, text = split_setting(setting)
+    if method not in ("", recipe.name):
+        return set()
+    parts = key.split(".")
+    if parts[0] in recipe.losses and len(parts) == 2:
+        return {key}
+    if key == "tunable":
+        return {*_mapping(text)}
+    losses = {
+        f"stages.{stage}.terms.{term}": spec.loss
+        for stage, of in enumerate(recipe.stages)
+        for term, spec in enumerate(of.terms)
+    }
+    given = [(losses.get(".".join(path[:4])), path[4:5]) for path in _leaves(parts, read_value(text))]
+    return {f"{loss}.{option}" for loss, options in given if loss is not None for option in options}
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """What a setting's value maps; nothing where it is no mapping, which is refused when it is read."""
+    try:
+        value = read_value(text)
+    except UNREADABLE:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _leaves(path: list[str], value: Any) -> Iterator[list[str]]:
+    """The paths to all that a value holds, indices as they are counted."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves([*path, str(key)], inner)
+    else:
+        yield [str(int(part)) if part.isdecimal() else part for part in path]
+
+
+def settings_without_effect(
+    overrides: Iterable[str], cells: Iterable[tuple[str, Recipe, Mapping[str, str]]]
+) -> list[tuple[str, str, str]]:
+    """What settings give where it changes nothing: task, method and a line; refused where it changes nothing at all.
+
+    Args:
+        overrides: the settings.
+        cells: a task's name, a method's recipe with the settings, and what is idle there (`Objective.idle`).
+
+    Raises:
+        KdzooError: names a setting that changes nothing on any of the tasks, and why.
+    """
+    cells = list(cells)
+    said: list[tuple[str, str, str]] = []
+    for setting in overrides:
+        given = [(task, recipe, idle, options_given(setting, recipe)) for task, recipe, idle in cells]
+        lines = {
+            (task, recipe.name): "; ".join(dict.fromkeys(idle[option] for option in sorted(options & {*idle})))
+            for task, recipe, idle, options in given
+            if options & {*idle}
+        }
+        if lines and all({*idle} >= options for _, _, idle, options in given):
+            tasks = " and ".join(dict.fromkeys(task for task, _ in lines))
+            why = "; ".join(dict.fromkeys(lines.values()))
+            raise KdzooError(f"setting {setting!r} has no effect on {tasks}: {why}; leave it out")
+        said += [(*cell, f"warning: {setting} has no effect here: {why}") for cell, why in lines.items()]
+    return said
 
 
 def _check_training(setting: str, method: str, training: str) -> None:

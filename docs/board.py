@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs/results"
 # By the records' file: the student in a few words, the study's name and page; of others it is said as it was typed.
 STUDIES = {
+    "albert-equal-compute": ("3 of 6 layers", "ALBERT", "albert.md"),
+    "albert-equal-parameters": ("9×132", "ALBERT", "albert.md"),
+    "albert-shared": ("ALBERT, 3×384", "ALBERT", "albert.md"),
     "glue-all-methods": ("3 of 6 layers", "every recipe", "results/every-recipe.md"),
     "glue-minilm-l6-full": ("3 of 6 layers", "three layers", "results/three-layers.md"),
     "glue-minilm-l6-subset": ("3 of 6 layers", "2,000 rows", "results/two-thousand-rows.md"),
@@ -26,6 +29,7 @@ STUDIES = {
     "lrc-stsb-2000": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-4x312": ("4×312, distilled", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
+    "mpnet-cola": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-mrpc": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-rte": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-stsb": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
@@ -39,9 +43,9 @@ STUDIES = {
     "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "squad": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
-    "wn18rr": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
-    "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "wn18rr": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
 }
 EARLIER = "gradient"  # as a recipe's perturbation: LRC-BERT by the norm over each token
 TASKS = ("sst2", "mrpc", "stsb", "qnli", "cola", "rte")  # first; others after them

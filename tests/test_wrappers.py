@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,14 @@ def losses(made: Any) -> list[dict[str, float]]:
 WRAPPERS: dict[str, Callable[[Any], Any]] = {"compile": compiled, "data_parallel": nn.DataParallel}
 
 
-@pytest.mark.parametrize("wrapper", [*WRAPPERS, "ddp"])
-@pytest.mark.parametrize("recipe", ["kd", "tinybert"])
+@pytest.mark.parametrize(
+    ("recipe", "wrapper"),
+    [
+        *product(["kd", "tinybert"], ["data_parallel", "ddp"]),
+        ("kd", "compile"),
+        pytest.param("tinybert", "compile", marks=pytest.mark.slow),  # to compile it takes a while
+    ],
+)
 def test_the_losses_are_those_of_the_plain_student(
     wrapper: str, recipe: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

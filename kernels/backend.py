@@ -89,14 +89,14 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
         asked = f"{VARIABLE}={backend}"
     if backend not in BACKENDS:
         raise KernelError(f"{kernel}: {asked} is not known; it is one of {', '.join(BACKENDS)}")
-    obstacle = _obstacle(tensor) or unfit
-    if backend == "triton" and obstacle:
-        raise KernelError(f"{kernel}: {asked} cannot run here: {obstacle}; use 'torch' or 'auto'")
+    why_not = obstacle(tensor) or unfit
+    if backend == "triton" and why_not:
+        raise KernelError(f"{kernel}: {asked} cannot run here: {why_not}; use 'torch' or 'auto'")
     if backend != "auto":
         return Decision(backend, f"asked for by {asked}")
-    obstacle = obstacle or _too_old(tensor)
-    if obstacle:
-        return Decision("torch", obstacle)
+    why_not = why_not or _too_old(tensor)
+    if why_not:
+        return Decision("torch", why_not)
     if tensor.device.type != "cuda":
         return Decision("torch", "Triton's interpreter is for tests and has to be asked for")
     least = CROSSOVERS.get(kernel)
@@ -106,14 +106,14 @@ def choose(kernel: str, tensor: Tensor, backend: str = "auto", unfit: str | None
     return Decision("triton" if tensor.numel() >= least else "torch", compared)
 
 
-def no_positive(value: Any) -> str | None:
+def why_not_positive(value: Any) -> str | None:
     """What is wrong with an option that must be a positive, finite number; None where nothing is."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             return f"a tensor {tuple(value.shape)}; it must be one positive number"
         if value.requires_grad:
             return "a tensor that a gradient is taken at, and it is not learned; give a number, such as its item()"
-    elif not isinstance(value, (int, float)) and not hasattr(type(value), "__float__"):
+    elif isinstance(value, bool) or not (isinstance(value, (int, float)) or hasattr(type(value), "__float__")):
         return f"{value!r}; it must be a positive number"
     return None if 0 < value < math.inf else f"{value}; it must be a positive number"
 
@@ -140,10 +140,11 @@ def direct(tensor: Tensor, backend: str = "auto") -> bool:
 
 def fits_triton(tensor: Tensor) -> bool:
     """Whether Triton can serve a tensor where it lies, and well."""
-    return _obstacle(tensor) is None and _too_old(tensor) is None
+    return obstacle(tensor) is None and _too_old(tensor) is None
 
 
-def _obstacle(tensor: Tensor) -> str | None:
+def obstacle(tensor: Tensor) -> str | None:
+    """Why Triton cannot serve a tensor where it lies; None where it can."""
     if not has_triton():
         return "triton is not installed"
     if tensor.device.type != "cuda" and not (tensor.device.type == "cpu" and interpreting()):

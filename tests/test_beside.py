@@ -45,7 +45,7 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
     record["references"]["validation"] = record["references"]["validation"][::-1]
     path.write_text(json.dumps(record))
     config = json.loads((second / "config.json").read_text())
-    config["shared"] |= {"budget": {"epochs": 5.0}, "keep": "best"}
+    config["shared"] |= {"budget": {"epochs": 5.0}, "keep": "best", "overrides": []}  # an older one lacks the last
     config["contents"] = {"the rows of rte": "0123456789abcdef"}
     (second / "config.json").write_text(json.dumps(config))
     return first, second

@@ -247,6 +247,7 @@ def test_crd_compiles_with_drawn_negatives() -> None:
         ("kd", {"temprature": 2.0}, "did you mean 'temperature'"),
         ("kd", {"temperature": 0.0}, "temperature is 0.0; it must be a positive number"),
         ("kd", {"temperature": math.nan}, "must be a positive number"),
+        ("kd", {"temperature": True}, "temperature is True; it must be a positive number"),
         ("kd", {"temperature": "2"}, "temperature is '2'; it must be a positive number"),
         ("info_nce", {"temperature": torch.ones(2)}, "temperature is a tensor (2,); it must be one"),
         ("soft_ce", {"temperature": torch.nn.Parameter(torch.ones(()))}, "it is not learned; give a number"),

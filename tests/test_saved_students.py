@@ -104,6 +104,7 @@ def test_the_best_of_all_seeds_is_kept_when_some_come_later(capsys: pytest.Captu
 
     other = {"configuration": made.work.configuration(("sst2", "none", 11)) | {"recipe": {}}, "score": scores[11]}
     made.work.place(("sst2", "none", 11)).write_text(json.dumps(other))
+    made.work.place(("sst2", "none", 12)).write_text("damaged")
     assert run(0, 3) == ({"sst2-none-3"}, "")
     assert run(7) == ({"sst2-none-3"}, "")
     assert run(8) == ({"sst2-none-8"}, "")

@@ -207,7 +207,7 @@ def test_the_ends_of_what_is_sought_are_tried_before_any_training(
 def test_one_trial_is_none(tmp_path: Path) -> None:
     with pytest.raises(KdzooError, match=r"^--tune 1 tries each recipe's own settings alone .*; give 2 or more trials"):
         resolve(**TINY | {"tune": 1})
-    with pytest.raises(KdzooError, match="tune = True: give the number of trials for each method"):
+    with pytest.raises(KdzooError, match="tune = True"):
         resolve(**TINY | {"tune": True})
     with pytest.raises(KdzooError, match=r"3 rows are too few .*; --tune and --keep best do, so give more"):
         made(tmp_path, [], **TINY | {"train_rows": 3})

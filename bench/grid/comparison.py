@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -346,9 +346,9 @@ class Comparison:
         for seed in self.records.seeds(task, method) if others else []:
             job = (task, method, seed)
             if job not in scores:
-                record = read_json(self.work.place(job))
-                if not differences(record.get("configuration", {}), self.work.configuration(job)):
-                    scores[job] = record["score"]
+                with suppress(KdzooError):  # of another configuration, or damaged: none that it could be compared with
+                    if found := self.work.find(job):
+                        scores[job] = found["score"]
         return scores
 
     def _trials(self) -> Iterator[Job]:

@@ -66,13 +66,6 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-def _trials(value: Any) -> Any:
-    """A number of trials, which yes or no is not."""
-    if isinstance(value, bool):
-        raise ValueError("give the number of trials for each method, 2 or more")
-    return value
-
-
 # Read once, here; in records and files it is the text that it was asked for with.
 Model = Annotated[ModelSpec, PlainValidator(ModelSpec.parse), PlainSerializer(str, return_type=str)]
 MOST_SEEDS = 1000
@@ -92,7 +85,7 @@ class Settings(Distilled):
     """Recipes, YAML files or expressions, separated by commas; or 'all' recipes."""
     seeds: Seeds = (0,)
     """How many seeds, or which: 0,3,7 (and 7, alone)."""
-    tune: Annotated[int, BeforeValidator(_trials)] = Field(default=0, ge=0, le=1000)
+    tune: int = Field(default=0, ge=0, le=1000, strict=True)
     """Trials for each method (Optuna) over its rate and what its recipe marks, on held-out training rows; 0: none."""
     teacher: Model
     """Folder, hub name, or a size such as 4x128, which is trained from scratch."""

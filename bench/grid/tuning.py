@@ -142,7 +142,7 @@ def chosen_of(
                 best = best_trial(scores)
                 chosen[task.name, method] = tried[best]
                 told = in_words(tried[best])
-                gain = f", {scores[best] - scores[0]:+.1f} to its own" if best and 0 in scores else ""
+                gain = f", {scores[best] - scores[0]:+.1f} to untuned" if best and 0 in scores else ""
                 lost = len(tried) - len(scores)
                 failed = f"; {lost} of {len(tried)} trials failed" if lost else ""
                 say(

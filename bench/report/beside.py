@@ -70,7 +70,9 @@ class Beside:
         found = [pair for what in facts[0] for pair in differing(facts[0][what], facts[1][what], what)]
         for method in self.methods:
             found += self._own_settings(method)
-        return [(name.removeprefix(PLAIN), _told(old), _told(new)) for name, old, new in found]
+        told = [(name.removeprefix(PLAIN), _told(old), _told(new)) for name, old, new in found]
+        # A list that is empty, and one that an older record lacks, are nothing both.
+        return [row for row in told if row[1:] != (NOTHING, NOTHING)]
 
     def _own_settings(self, method: str) -> Iterator[tuple[str, Any, Any]]:
         """What differs in a method's recipe and budget; by task where tasks differ in it, as after a tuning."""

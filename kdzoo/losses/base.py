@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.kernels.backend import BACKENDS, KernelError, no_positive
+from kdzoo.kernels.backend import BACKENDS, KernelError, why_not_positive
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.losses.optimized import watch
 from kdzoo.losses.reduction import affine
@@ -367,7 +367,7 @@ class DistillationLoss(nn.Module):
 def check_positive(label: str, **options: Any) -> None:
     """Refuse options that are not positive, finite numbers."""
     for option, value in options.items():
-        wrong = no_positive(value)
+        wrong = why_not_positive(value)
         if wrong is not None:
             raise KdzooError(f"{label}: {option} is {wrong}")
 

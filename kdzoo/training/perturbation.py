@@ -67,8 +67,6 @@ def gradient_perturbation(loss: Tensor, embedding: Tensor, *, norm: str = "tenso
 def _check(loss: Tensor, embedding: Tensor, norm: str, epsilon: float) -> None:
     """Refuse what no perturbation can be made of."""
     label = "gradient_perturbation"
-    if isinstance(epsilon, bool) or not hasattr(type(epsilon), "__float__"):
-        raise KdzooError(f"{label}: epsilon is {epsilon!r}; it must be a positive number")
     check_positive(label, epsilon=epsilon)
     for name, value in (("loss", loss), ("embedding", embedding)):
         if not isinstance(value, Tensor):

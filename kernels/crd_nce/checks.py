@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kdzoo.kernels.backend import KernelError, accumulator, check_kind, no_positive, text
+from kdzoo.kernels.backend import KernelError, accumulator, check_kind, text, why_not_positive
 
 
 def check(
@@ -52,6 +52,6 @@ def check(
                 f"crd_nce: a normaliser {tuple(normaliser.shape)} of {text(normaliser.dtype)} on {normaliser.device} "
                 f"must be (2,) of {text(dtype)} on {student.device}, Z of the student's side and of the teacher's"
             )
-    wrong = no_positive(temperature)
+    wrong = why_not_positive(temperature)
     if wrong is not None:
         raise KernelError(f"crd_nce: temperature is {wrong}")

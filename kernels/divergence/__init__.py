@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels import rows
-from kdzoo.kernels.backend import KernelError, no_positive, on_host, power_of_2, values_at_hand
+from kdzoo.kernels.backend import KernelError, on_host, power_of_2, values_at_hand, why_not_positive
 from kdzoo.kernels.operators import without_autocast
 
 KINDS = ("kl", "reverse_kl", "cross_entropy", "jsd", "tvd")
@@ -141,7 +141,7 @@ def checked(kernel: str, kind: str, mixture: float, temperature: float) -> tuple
     """The kind and its mixture; a JSD at its ends as the KL that it is."""
     if kind not in KINDS:
         raise KernelError(f"{kernel}: kind {kind!r} is not known; it is one of {', '.join(KINDS)}")
-    wrong = no_positive(temperature)
+    wrong = why_not_positive(temperature)
     if wrong is not None:
         raise KernelError(f"{kernel}: temperature is {wrong}")
     if kind == "jsd" and mixture in (0, 1):

@@ -18,8 +18,8 @@ from kdzoo.kernels.backend import (
     check_mask,
     choose,
     direct,
-    no_positive,
     plain,
+    why_not_positive,
 )
 from kdzoo.kernels.info_nce import blocks, launch
 from kdzoo.kernels.info_nce.reference import info_nce_reference
@@ -168,7 +168,7 @@ def _check(
         raise KernelError(
             f"info_nce: student {tuple(student.shape)} has no rows from {start} on in teacher {tuple(teacher.shape)}"
         )
-    wrong = no_positive(temperature)
+    wrong = why_not_positive(temperature)
     if wrong is not None:
         raise KernelError(f"info_nce: temperature is {wrong}")
     return check_mask("info_nce", mask, teacher)

@@ -103,7 +103,7 @@ def launches_of(name: str, target: str) -> list[Launch]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "architecture", lambda: target)
-        patch.setattr(backend, "_obstacle", lambda tensor: None)
+        patch.setattr(backend, "obstacle", lambda tensor: None)
         patch.setattr(JITFunction, "run", record)
         for call in importlib.import_module(f"cases.{name}").launches():
             call()

@@ -75,7 +75,7 @@ def test_small_batches_are_left_to_the_plain_formula() -> None:
 
 
 def test_more_rows_than_a_program_holds_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_obstacle", lambda tensor: None)
+    monkeypatch.setattr(backend, "obstacle", lambda tensor: None)
     many = torch.empty(MAX_ROWS + 1, 1, device="meta")
     assert decision(many, "angle", "triton").triton and not decision(many, "sp").triton
     with pytest.raises(KernelError, match=f"{MAX_ROWS + 1} rows are more than the {MAX_ROWS} of sp; use 'torch'"):

@@ -37,7 +37,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]
         found.append((self.__name__, grid, named))
 
     monkeypatch.setattr(JITFunction, "run", record)
-    monkeypatch.setattr(backend, "_obstacle", lambda tensor: None)
+    monkeypatch.setattr(backend, "obstacle", lambda tensor: None)
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 
 from kdzoo.bench.measure.workloads import Floor, Inputs, Workload, names, title, workload
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.kernels.backend import Decision, KernelError, choose
+from kdzoo.kernels.backend import Decision, KernelError, obstacle
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("cpu", "cuda")
@@ -70,9 +70,9 @@ class Request:
         for name in providers:
             if name not in work.providers:
                 raise KdzooError(f"{kernel} has no provider {name!r}; it has {', '.join(work.providers)}")
-            if obstacle := _obstacle(name, place, DTYPES[dtype]):
-                raise KdzooError(f"the provider {name} cannot run here: {obstacle}")
-        chosen = [name for name in work.providers if not _obstacle(name, place, DTYPES[dtype])]
+            if why_not := _why_not(name, place, DTYPES[dtype]):
+                raise KdzooError(f"the provider {name} cannot run here: {why_not}")
+        chosen = [name for name in work.providers if not _why_not(name, place, DTYPES[dtype])]
         functions = {text: _imported(text) for text in own}
         wanted = tuple(dict.fromkeys((*(providers or chosen), *functions)))
         return cls(kernel, work, tuple(dict.fromkeys(every or work.shapes[device])), dtype, wanted, place, functions)
@@ -139,17 +139,14 @@ def _imported(text: str) -> Callable[..., Any]:
     return found
 
 
-def _obstacle(provider: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def _why_not(provider: str, device: torch.device, dtype: torch.dtype) -> str | None:
     package = PACKAGES.get(provider)
     if package is not None:
         if find_spec(package) is None:
             return f"{provider} is not installed; it comes with kdzoo[peers]"
         return None if device.type == "cuda" else f"{provider} needs a CUDA device"
     if provider == "triton":
-        try:
-            choose("triton", torch.empty(0, dtype=dtype, device=device), "triton")
-        except KernelError as error:
-            return str(error).rpartition(": ")[2].partition(";")[0]
+        return obstacle(torch.empty(0, dtype=dtype, device=device))
     return None
 
 

@@ -182,6 +182,21 @@ def test_settings_of_a_projection_that_is_not_there(tmp_path: Path) -> None:
     assert not [line for line in lines if "warning" in line]
 
 
+def test_what_a_recipe_of_ones_own_holds_without_effect_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("name: own\nstages:\n- terms: [{loss: kd, temperature: 4}, {loss: hidden_mse, shared: true}]\n")
+    lines: list[str] = []
+    told = {"tasks": ("stsb",), "methods": (str(file), "x = kd(temperature=3) + ce", "kd"), "tune": 0}
+    equal = {"teacher": "2x16,heads=2", "student": "2x16,heads=2"}
+    made(tmp_path / "a", lines, **TINY | told | equal)
+    assert [line for line in lines if "warning" in line] == [
+        "stsb   own warning: hidden_mse.shared has no effect here: "
+        "the loss learns nothing here that layers could share",
+        "stsb   own warning: kd.temperature has no effect here: numbers are compared as they are",
+        "stsb   x   warning: kd.temperature has no effect here: numbers are compared as they are",
+    ]
+
+
 @pytest.mark.parametrize(
     ("marked", "says"),
     [

@@ -183,7 +183,10 @@ def _leaves(path: list[str], value: Any) -> Iterator[list[str]]:
 def settings_without_effect(
     overrides: Iterable[str], cells: Iterable[tuple[str, Recipe, Mapping[str, str]]]
 ) -> list[tuple[str, str, str]]:
-    """What settings give where it changes nothing: task, method and a line; refused where it changes nothing at all.
+    """What is given where it changes nothing: task, method, a line; a setting that changes nothing at all is refused.
+
+    What a user's own recipe holds is told of as a setting is, and what a registered one holds is not: that was written
+    for other tasks and students too.
 
     Args:
         overrides: the settings.
@@ -192,7 +195,7 @@ def settings_without_effect(
     Raises:
         KdzooError: names a setting that changes nothing on any of the tasks, and why.
     """
-    cells = list(cells)
+    cells, overrides = list(cells), list(overrides)
     said: list[tuple[str, str, str]] = []
     for setting in overrides:
         given = [(task, recipe, idle, options_given(setting, recipe)) for task, recipe, idle in cells]
@@ -206,7 +209,18 @@ def settings_without_effect(
             why = "; ".join(dict.fromkeys(lines.values()))
             raise KdzooError(f"setting {setting!r} has no effect on {tasks}: {why}; leave it out")
         said += [(*cell, f"warning: {setting} has no effect here: {why}") for cell, why in lines.items()]
+    for task, recipe, idle in cells:
+        told = set[str]().union(*(options_given(setting, recipe) for setting in overrides))
+        held = set() if recipe.name in available("recipes") else _options_held(recipe)
+        for option in sorted((held - told) & {*idle}):
+            said.append((task, recipe.name, f"warning: {option} has no effect here: {idle[option]}"))
     return said
+
+
+def _options_held(recipe: Recipe) -> set[str]:
+    """The ``LOSS.OPTION`` that a recipe's terms are written with."""
+    terms = [term for stage in recipe.stages for term in stage.terms]
+    return {f"{term.loss}.{option}" for term in terms for option in {*term.model_fields_set, *term.options}}
 
 
 def _check_training(setting: str, method: str, training: str) -> None:

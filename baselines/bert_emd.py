@@ -130,10 +130,10 @@ class BertEMD(DistillationLoss):
         if feature_of(feature).attention:
             check_heads(cls.name, student.num_heads, teacher.num_heads)
             for side, shape in (("student", student), ("teacher", teacher)):
-                if not shape.exact_scores:
+                if not shape.shows_qkv:
                     raise KdzooError(
-                        f"{cls.name} needs attention scores, and the {side} shows its probabilities only; take it on "
-                        "the hidden states"
+                        f"{cls.name} makes attention scores of queries and keys, and the {side} hides these; take it "
+                        "on the hidden states"
                     )
                 if shape.position_bias:
                     raise KdzooError(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.attention import attention_difference, check_heads
 from kdzoo.losses.base import DistillationLoss, check_backend
@@ -229,7 +228,6 @@ class AttentionMSE(DistillationLoss):
     cross_attention = True
     mean_over = "pairs"
     fused = True
-    exact_scores = True
     formula = r"\frac{1}{A P} \sum_{a,q,k} (Q^s K^{s\top} / \sqrt{d_s} - Q^t K^{t\top} / \sqrt{d_t})_{aqk}^2"
     complexity = "O(B·A·S²·d)"
     related = ("attention_kl", "attention_ce")
@@ -246,11 +244,6 @@ class AttentionMSE(DistillationLoss):
         cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
     ) -> dict[str, Any]:
         check_heads(cls.name, student.num_heads, teacher.num_heads)
-        for side, shape in (("student", student), ("teacher", teacher)):
-            if not shape.exact_scores:
-                raise KdzooError(
-                    f"{cls.name} needs attention scores, and the {side} shows its probabilities only; use attention_kl"
-                )
         return options
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:

@@ -61,7 +61,7 @@ def test_captures_what_a_plain_forward_gives(family: str) -> None:
         torch.testing.assert_close(found.hidden[i], plain.hidden_states[i])
     for i in (1, 3):
         torch.testing.assert_close(found.cls[i], plain.hidden_states[i][:, 0])
-    assert (found.qkv if family != "deberta" else found.scores).keys() == {1}
+    assert found.qkv.keys() == {1}
     assert found.mask is not None and found.mask.dtype == torch.bool
 
 
@@ -127,15 +127,15 @@ def test_local_layers_say_what_they_see() -> None:
     assert torch.equal(visible[1][rows], expected[rows])
 
 
-def test_deberta_falls_back_to_log_probabilities() -> None:
+def test_deberta_shows_its_scores() -> None:
     model, inputs = tiny("deberta"), batch()
     with torch.no_grad():
         found = taken(model, Needs(qkv=frozenset({0, 2})), inputs)
         plain = model(**inputs, output_attentions=True)
-    assert not found.exact_scores and not found.qkv and found.scores.keys() == {0, 2}
-    assert found.get("qkv", 2) is found.scores[2]
+    assert found.qkv.keys() == {0, 2} and found.get("qkv", 2) is found.qkv[2]
     for i in (0, 2):
-        torch.testing.assert_close(found.scores[i].softmax(-1), plain.attentions[i], rtol=1e-5, atol=1e-6)
+        assert isinstance(found.qkv[i], torch.Tensor)
+        torch.testing.assert_close(found.qkv[i].softmax(-1), plain.attentions[i], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("needs", [Needs(cls=frozenset({0, LAYERS})), Needs(qkv=ALL_LAYERS)], ids=["cls", "qkv"])

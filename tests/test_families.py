@@ -76,25 +76,43 @@ def padded_left(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_probabilities_are_probabilities_before_dropout(family: str) -> None:
+def test_scores_are_what_the_softmax_is_taken_of(family: str) -> None:
     sizes, rate = FAMILIES[family]
     inputs, needs = batch(), Needs(qkv=frozenset({0, 1}))
     model = made(family, sizes)
-    quiet = taken(model, inputs, needs)
-    assert not quiet.exact_scores
+    quiet = taken(model, inputs, needs).qkv
     real = inputs["attention_mask"].bool()
-    for layer in (0, 1):
-        sums = quiet.scores[layer].exp().sum(-1)  # (B, A, S)
-        torch.testing.assert_close(sums.transpose(1, 2)[real], torch.ones(int(real.sum()), 4))
-    if family != "SqueezeBert":  # which returns scores by that name
-        shown = model(**inputs, output_attentions=True).attentions[1]
-        torch.testing.assert_close(quiet.scores[1].exp().transpose(1, 2)[real], shown.transpose(1, 2)[real])
+    assert all(torch.isfinite(quiet[layer]).all() for layer in (0, 1))
+    shown = model(**inputs, output_attentions=True).attentions[1]
+    if family == "SqueezeBert":  # which returns scores by that name
+        shown = shown.softmax(-1)
+    torch.testing.assert_close(quiet[1].softmax(-1).transpose(1, 2)[real], shown.transpose(1, 2)[real])
     if rate:
         dropping = made(family, sizes | {rate: 0.5}).train()
         dropping.load_state_dict(model.state_dict())
-        found = taken(dropping, inputs, needs)
+        found = taken(dropping, inputs, needs).qkv
         # The first layer is given the same states; what it shows is not what dropout leaves of it.
-        torch.testing.assert_close(found.scores[0].transpose(1, 2)[real], quiet.scores[0].transpose(1, 2)[real])
+        torch.testing.assert_close(found[0].transpose(1, 2)[real], quiet[0].transpose(1, 2)[real])
+
+
+def test_scores_of_mpnet_are_those_of_its_queries_and_keys_and_its_bias() -> None:
+    models, inputs = [made("MPNet", SIZES | {"initializer_range": 0.3}, seed).double() for seed in (0, 1)], batch()
+    real = inputs["attention_mask"].bool()
+    pairs = (real[:, None, :] & real[:, :, None])[:, None].expand(-1, 4, -1, -1)
+    expected = []
+    for model in models:
+        encoder = model.mpnet.encoder
+        with torch.no_grad():
+            states = model(**inputs, output_hidden_states=True).hidden_states[1]
+            attention = encoder.layer[1].attention.attn
+            query, key = (of(states).unflatten(-1, (4, 8)).transpose(1, 2) for of in (attention.q, attention.k))
+            expected.append(query @ key.mT / math.sqrt(8) + encoder.compute_position_bias(states))
+        found = taken(model, inputs, Needs(qkv=frozenset({1}))).qkv[1]
+        torch.testing.assert_close(found[pairs], expected[-1][pairs])
+    objective = Objective([Term("attention_mse", layers=[(1, 1)])]).bind(*models)
+    sides = [taken(model, inputs, Needs(qkv=frozenset({1}))) for model in models]
+    value = objective(*sides).total.item()
+    assert value == pytest.approx(float(((expected[0] - expected[1])[pairs] ** 2).mean()))
 
 
 def test_their_gradient_is_exact() -> None:
@@ -103,7 +121,7 @@ def test_their_gradient_is_exact() -> None:
     with capture(model, Needs(qkv=frozenset({1}))) as recorder:
         found = recorder.activations(model(**inputs), mask=inputs["attention_mask"])
     weight = model.mpnet.encoder.layer[0].attention.attn.q.weight
-    (slope,) = torch.autograd.grad(found.scores[1].exp()[..., 0].sum(), weight)
+    (slope,) = torch.autograd.grad(found.qkv[1].softmax(-1)[..., 0].sum(), weight)
     shown = model(**inputs, output_attentions=True).attentions[1]
     (expected,) = torch.autograd.grad(shown[..., 0].sum(), weight)
     torch.testing.assert_close(slope, expected)

@@ -332,12 +332,11 @@ def test_unequal_heads_are_named(name: str) -> None:
         loss_class(name).fit({}, feature="qkv", student=shapes[0], teacher=shapes[1], num_samples=None)
 
 
-def test_attention_mse_refuses_a_model_that_hides_its_scores() -> None:
+@pytest.mark.parametrize("name", ["attention_mse", "attention_kl", "attention_ce"])
+def test_scores_will_do_of_a_model_that_hides_its_queries(name: str) -> None:
     shape = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_labels=2)
-    hidden = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_labels=2, exact_scores=False)
-    with pytest.raises(KdzooError, match="use attention_kl"):
-        loss_class("attention_mse").fit({}, feature="qkv", student=shape, teacher=hidden, num_samples=None)
-    assert loss_class("attention_kl").fit({}, feature="qkv", student=shape, teacher=hidden, num_samples=None) == {}
+    hidden = ModelShape(num_layers=2, hidden_size=48, num_heads=4, num_labels=2, shows_qkv=False)
+    assert loss_class(name).fit({}, feature="qkv", student=shape, teacher=hidden, num_samples=None) == {}
 
 
 ATTENTION = QKV(*torch.randn(3, 2, 3, 5, 4))

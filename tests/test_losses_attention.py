@@ -85,8 +85,8 @@ def test_minilm_refuses_unequal_heads_and_names_minilmv2():
 def test_relations_need_queries_keys_and_values(name):
     with pytest.raises(KdzooError, match=rf"{name} needs a QKV .*; the student's is \(3, 4, 5, 5\)"):
         kdzoo.create(name)(draw(B, 4, S, S), qkv(4, 6))
-    hides = ModelShape(4, 24, 4, 2, exact_scores=False)
-    with pytest.raises(KdzooError, match="the teacher shows its attention probabilities only; use attention_kl"):
+    hides = ModelShape(4, 24, 4, 2, shows_qkv=False)
+    with pytest.raises(KdzooError, match="the teacher shows its attention scores only; use attention_kl"):
         fit(name, "qkv", SMALL, hides)
 
 

@@ -27,13 +27,13 @@ ROWS, SEQUENCE, CLASSES, HEADS = 4, 5, 3, 2
 LABELS = torch.tensor([0, 2, 1, 0])
 
 
-def model(layers: int = 2, width: int = 8, heads: int = HEADS, classes: int = CLASSES, scores: bool = True) -> Any:
+def model(layers: int = 2, width: int = 8, heads: int = HEADS, classes: int = CLASSES, qkv: bool = True) -> Any:
     """What binding looks at: a module with a config."""
     module = torch.nn.Module()
     module.config = SimpleNamespace(  # type: ignore[assignment]
         num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, num_labels=classes
     )
-    module._can_set_attn_implementation = lambda: scores  # type: ignore[assignment]
+    module._can_set_attn_implementation = lambda: qkv  # type: ignore[assignment]
     return module
 
 
@@ -350,7 +350,12 @@ def test_models_that_do_not_fit() -> None:
         (Term("plain"), model(), model(4, 12), "plain has no projection, so it needs equal widths; the student has 8"),
         (Term("kd"), model(), model(classes=2), "the student has 3 classes and the teacher 2"),
         (Term("attention_mse"), model(), model(heads=4), "heads"),
-        (Term("attention_mse"), model(), model(scores=False), "needs attention scores, and the teacher shows its prob"),
+        (
+            Term("minilmv2"),
+            model(),
+            model(qkv=False),
+            "needs queries, keys and values, and the teacher shows its attention",
+        ),
         (Term("hidden_mse", layers=[(3, 1)]), model(), model(4), "student index 3 is out of range"),
         (Term("kd", temperature=-1.0), model(), model(), "kd: temperature is -1.0; it must be a positive number"),
         (
@@ -367,7 +372,7 @@ def test_models_that_do_not_fit() -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(KdzooError, match="the term 'hints' needs a teacher"):
         Objective([Term("ce"), Term("hidden_mse", name="hints")]).bind(model(), None)
-    assert Objective([Term("attention_kl")]).bind(model(), model(scores=False)), "probabilities will do"
+    assert Objective([Term("attention_mse")]).bind(model(), model(qkv=False)), "scores will do"
     # hidden states of a model for another task will do; its logits would not
     assert Objective([Term("ce"), Term("hidden_mse")]).bind(model(), model(classes=2))
 

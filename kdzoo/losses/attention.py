@@ -133,9 +133,9 @@ def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape) -> Non
                 f"{label} compares queries, keys and values, and the {name} adds a bias to the scores that they give; "
                 "use attention_kl"
             )
-        if not shape.exact_scores:
+        if not shape.shows_qkv:
             raise KdzooError(
-                f"{label} needs queries, keys and values, and the {name} shows its attention probabilities only; "
+                f"{label} needs queries, keys and values, and the {name} shows its attention scores only; "
                 "use attention_kl"
             )
 

@@ -49,7 +49,6 @@ class DistillationLoss(nn.Module):
         contrastive: other rows of the batch (of all processes) enter the value.
         every_class: it looks at the logits of all classes as they are, or at one class in several rows, so that none
             may be left out at -inf.
-        exact_scores: attention scores that are off by a constant a row will not do.
         cross_attention: a loss on attention that takes that of one text to another, scores (B, A, T, S) with a mask of
             pairs (B, T, S).
         mean_over: what the value on hidden states or attention is a mean over, ``"rows"``, ``"tokens"`` or ``"pairs"``
@@ -75,7 +74,6 @@ class DistillationLoss(nn.Module):
     many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
     every_class: ClassVar[bool] = False
-    exact_scores: ClassVar[bool] = False
     cross_attention: ClassVar[bool] = False
     mean_over: ClassVar[str | None] = None
     problem_types: ClassVar[tuple[str, ...]] = (CLASSES,)

@@ -76,7 +76,8 @@ class Activations:
     """What was taken from one forward pass; B rows, S positions, D width, C classes, A heads of width d.
 
     Of an encoder-decoder all but the logits and what is named after the decoder is the encoder's; T positions of the
-    target. Where a bias is added to the scores (T5), the scores, (B, A, S, S), stand in place of a `QKV`.
+    target. The attention's scores, (B, A, S, S), stand in place of a `QKV` where a bias is added to them (T5), and of
+    a model that hides its queries and keys (DeBERTa); a pair that no query sees is far below the others there.
 
     Attributes:
         logits: (B, C), (B, S, C) of tokens, (B, T, C) of a target's, or (B, S, 2) of starts and ends; None where they
@@ -85,10 +86,6 @@ class Activations:
         cls: (B, D) by hidden-state index: the state that the model's head reads, of the first real token, or the last.
         pooled: (B, D) by hidden-state index: the mean over real tokens, or what the model itself takes for a row.
         qkv: `QKV` by attention layer, after rotary embeddings where the model has them.
-        scores: (B, A, S, S) by attention layer, only for models that hide their queries and keys (DeBERTa):
-            the logarithms of the attention probabilities. They equal the scores up to a constant a row, so a
-            softmax over them is exact while their values are not.
-        exact_scores: False where ``scores`` stands in for ``qkv``.
         visible: (B, S, S), True where a query may see a key, by attention layer. Only layers that see less than all
             real tokens have an entry: those with a window of their own (ModernBERT's local attention), causal ones,
             and those under a mask (B, S, S) that the model was given.
@@ -106,9 +103,7 @@ class Activations:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     cls: dict[int, Tensor] = field(default_factory=dict)
     qkv: dict[int, QKV | Tensor] = field(default_factory=dict)
-    scores: dict[int, Tensor] = field(default_factory=dict)
     pooled: dict[int, Tensor] = field(default_factory=dict)
-    exact_scores: bool = True
     visible: dict[int, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
     decoder: dict[int, Tensor] = field(default_factory=dict)
@@ -128,8 +123,6 @@ class Activations:
     def get(self, feature: str, layer: int | None = None) -> Tensor | QKV:
         """One feature by its name: the logits, or another one of a layer.
 
-        For ``"qkv"`` of a model that hides its queries and keys this is the ``scores`` tensor.
-
         Raises:
             KdzooError: the feature does not exist or was not captured for this layer.
         """
@@ -141,8 +134,6 @@ class Activations:
             return said
         layer = asked.layer if layer is None else layer
         store: dict[int, Any] = getattr(self, asked.kept)
-        if asked == QKV_OF_LAYER and not store:
-            store = self.scores
         if layer not in store:
             raise KdzooError(f"{feature} of layer {layer} was not captured; captured: {sorted(store)}")
         return store[layer]
@@ -216,28 +207,27 @@ class Recorder:
             for layer, of in self._kept[CROSS_QKV].items():
                 keys = taken(of, 3) if isinstance(of, Tensor) else QKV(of.query, taken(of.key, 2), taken(of.value, 2))
                 found.cross_qkv[layer] = keys
-        if needs.qkv and self.by_interface:
-            if missing := needs.qkv - self._kept[QKV_OF_LAYER].keys():
-                raise KdzooError(
-                    f"{type(self._model).__name__} ran {self._calls} attention layers through transformers' "
-                    f"attention interface; queries and keys are missing for {sorted(missing)}"
-                )
+        if needs.qkv:
+            self._check_attended()
             for layer, of in self._kept[QKV_OF_LAYER].items():
                 found.qkv[layer] = taken(of, 2, 3) if isinstance(of, Tensor) else QKV(*(taken(part, 2) for part in of))
             found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
-        elif needs.qkv:
-            layers = num_layers(self._model.config)
-            if self._calls != layers:
-                raise KdzooError(
-                    f"{type(self._model).__name__} shows no attention that can be captured: {self._calls} softmaxes "
-                    f"over (B, A, S, S) in {layers} layers; choose a loss that needs no attention"
-                )
-            found.scores = {layer: taken(scores, 2, 3) for layer, scores in self._scores.items()}
-            found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
-            found.exact_scores = False
         if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
         return found
+
+    def _check_attended(self) -> None:
+        name, layers = type(self._model).__name__, num_layers(self._model.config)
+        if not self.by_interface and self._calls != layers:
+            raise KdzooError(
+                f"{name} shows no attention that can be captured: {self._calls} softmaxes over (B, A, S, S) in "
+                f"{layers} layers; choose a loss that needs no attention"
+            )
+        if missing := self._needs.qkv - self._kept[QKV_OF_LAYER].keys():
+            raise KdzooError(
+                f"{name} ran {self._calls} attention layers through transformers' attention interface; queries and "
+                f"keys are missing for {sorted(missing)}"
+            )
 
     def _states(self, outputs: Any) -> Any:
         states = part_of(outputs, "encoder_hidden_states" if self._stacks else "hidden_states")
@@ -273,7 +263,6 @@ class Recorder:
         self._kept: dict[Feature, dict[int, Any]] = {feature: {} for feature in attention}
         self._seen: dict[Feature, dict[int, Tensor]] = {feature: {} for feature in attention}
         self._sources = 0  # the tokens of a source, as the encoder's attention saw them
-        self._scores: dict[int, Tensor] = {}
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._reset()
@@ -336,18 +325,19 @@ class Recorder:
             "each layer, so that its attention cannot be told apart; choose a loss that needs none of it"
         )
 
-    def softened(self, probabilities: Tensor) -> None:
+    def softened(self, scores: Tensor) -> None:
         """Told of each softmax over (B, A, S, S) in a model that hides its queries and keys, in the layers' order."""
         layer, self._calls = self._calls, self._calls + 1
         if layer in self._needs.qkv:
             self._refuse_checkpointing()
-            self._scores[layer] = probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+            # A mask may be -inf, which no gradient should meet.
+            self._kept[QKV_OF_LAYER][layer] = scores.clamp_min(torch.finfo(scores.dtype).min / 2)
             config = self._model.config
             seen = self._seen[QKV_OF_LAYER]
             if self._pairs is not None:
                 seen[layer] = seen_pairs(self._pairs)
             elif getattr(config, "causal", False) or getattr(config, "attn_type", "bi") == "uni":  # XLM, XLNet
-                seen[layer] = torch.ones_like(probabilities[:, 0], dtype=torch.bool).tril()
+                seen[layer] = torch.ones_like(scores[:, 0], dtype=torch.bool).tril()
 
     def _refuse_checkpointing(self) -> None:
         if self._grad and not torch.is_grad_enabled():
@@ -363,7 +353,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
 
     While queries, keys and values are captured, attention runs as PyTorch's scaled dot product, whatever it
     was set to; without them the model's attention is not touched. Models that do not use transformers'
-    attention interface (DeBERTa) show their softmax's output, before any dropout: see `Activations.scores`.
+    attention interface (DeBERTa) show their scores, which go into the softmax: see `Activations`.
 
     Args:
         model: a transformers model, or a wrapper of one (PEFT, ``torch.compile``, DistributedDataParallel). In

@@ -2,8 +2,8 @@
 
 Queries, keys and values come out of the interface, so that the fast attention kernel keeps running and no (S, S) tensor
 is made: https://huggingface.co/docs/transformers/attention_interface. A model that does not use it (DeBERTa, MPNet,
-XLNet, XLM, SqueezeBERT) is seen at its softmax over (B, A, S, S): what comes out of that are probabilities, whatever
-the model returns as its "attentions", which in some are taken after dropout and in others are scores.
+XLNet, XLM, SqueezeBERT) is seen at its softmax over (B, A, S, S): what goes into that are its scores, whatever the
+model returns as its "attentions", which in some are taken after dropout.
 """
 
 from __future__ import annotations
@@ -158,17 +158,18 @@ def visible_pairs(
 
 
 class AtSoftmax(TorchFunctionMode):
-    """Tells what comes out of each softmax over (B, A, S, S)."""
+    """Tells what goes into each softmax over (B, A, S, S)."""
 
     def __init__(self, told: Callable[[Tensor], None]) -> None:
         super().__init__()
         self._told = told
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if func in _SOFTMAXES and found.dim() == 4 and found.shape[2] == found.shape[3]:
-            self._told(found)
-        return found
+        if func in _SOFTMAXES:
+            scores = args[0] if args else (kwargs or {})["input"]
+            if scores.dim() == 4 and scores.shape[2] == scores.shape[3]:
+                self._told(scores)
+        return func(*args, **(kwargs or {}))
 
 
 @functools.cache

@@ -9,7 +9,16 @@ from torch import nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.heads import attends, check_transformers, hidden_size, num_heads, num_layers, unwrap, vocabulary_size
+from kdzoo.models.heads import (
+    attends,
+    check_transformers,
+    hidden_size,
+    num_heads,
+    num_layers,
+    shows_qkv,
+    unwrap,
+    vocabulary_size,
+)
 
 # Of a configuration's problem_type: one class a row, several labels a row, one or more numbers.
 CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
@@ -22,8 +31,8 @@ class ModelShape:
     ``num_heads`` is None for a model without attention (FNet).
     ``num_labels`` is the width of its logits: of a masked language model, the size of the vocabulary.
     ``problem_type`` is what the logits are, as transformers' configurations call it, None where they do not say.
-    ``exact_scores`` is False for a model whose attention shows only its probabilities (DeBERTa), and ``position_bias``
-    is True for one that adds a bias to the scores of queries and keys (T5).
+    ``shows_qkv`` is False for a model whose attention shows its scores alone (DeBERTa), and ``position_bias`` is True
+    for one that adds a bias to the scores of queries and keys (T5).
     ``decoder`` is the layers, width and heads of a decoder beside the encoder, whose the others are; None without one.
     """
 
@@ -31,7 +40,7 @@ class ModelShape:
     hidden_size: int
     num_heads: int | None
     num_labels: int
-    exact_scores: bool = True
+    shows_qkv: bool = True
     problem_type: str | None = None
     decoder: tuple[int, int, int] | None = None
     position_bias: bool = False
@@ -59,7 +68,6 @@ class ModelShape:
         check_transformers(model)
         inner: Any = unwrap(model)
         config: Any = inner.config
-        can_record = getattr(inner, "_can_set_attn_implementation", None)
         output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
         return cls(
             num_layers=num_layers(config),
@@ -67,7 +75,7 @@ class ModelShape:
             num_heads=num_heads(config) if attends(config) else None,
             num_labels=config.num_labels if output is None else vocabulary_size(config),
             problem_type=getattr(config, "problem_type", None) if output is None else None,
-            exact_scores=can_record is None or can_record(),
+            shows_qkv=shows_qkv(inner),
             decoder=decoder_sizes(config),
             position_bias=any(getattr(part, "has_relative_attention_bias", False) for part in inner.modules()),
         )

@@ -72,7 +72,7 @@ def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
     if not (term.feature.attention and term.feature.of_decoder):
         return
     for side, shape in (("student", student), ("teacher", teacher)):
-        if not shape.exact_scores:
+        if not shape.shows_qkv:
             raise KdzooError(
                 f"the term {term.name!r} compares the attention of decoders, and the {side} hides its queries and "
                 "keys; take a loss on decoder"

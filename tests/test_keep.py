@@ -91,8 +91,10 @@ def test_the_best_is_not_always_the_last_and_the_last_of_the_level_ones_is_kept(
 def test_no_choice_reads_a_validation_row_and_what_is_trained_does_not_change(tmp_path: Path) -> None:
     made(tmp_path / "clean").run()
     comparison = made(tmp_path / "poisoned")
-    validation = comparison.work.data["sst2"]["validation"]
-    comparison.work.data["sst2"]["validation"] = validation.map(lambda row: {"sentence": "", "label": 1 - row["label"]})
+    validation = comparison.work.rows.loaded["sst2"]["validation"]
+    comparison.work.rows.loaded["sst2"]["validation"] = validation.map(
+        lambda row: {"sentence": "", "label": 1 - row["label"]}
+    )
     comparison.run()
     clean, dirty = cell(tmp_path / "clean"), cell(tmp_path / "poisoned")
     assert clean["kept"] == dirty["kept"]

@@ -19,15 +19,17 @@ from typing import Any
 
 import pytest
 from command_line import SIZES, STUDENT, TEACHER, Commands, records, results
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scripted import Scripted
 
-from kdzoo.bench.grid import cells, launchers
+from kdzoo.bench.grid import launchers
 from kdzoo.bench.grid.launchers import loopback, make_launcher, on_ray
 from kdzoo.bench.grid.launchers.base import Failure, Job
 from kdzoo.bench.grid.launchers.local import InProcess, Pool
+from kdzoo.bench.grid.rows import Rows
 from kdzoo.bench.progress import STEPS
 from kdzoo.errors import DistillationFailure, KdzooError, KdzooWarning
+from kdzoo.tasks.encoding import Encoder
 
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
 
@@ -274,10 +276,11 @@ def test_ray_of_its_own_and_through_its_client(tmp_path: Path) -> None:
 
 def test_a_few_rows_of_many_travel_alone() -> None:
     many = Dataset.from_dict({"sentence": ["word " * 20] * 20_000, "label": [0] * 20_000})
-    few = many.shuffle(seed=0).select(range(200))
-    sent = pickle.dumps(cells._in_memory(few))
+    rows = Rows(Encoder(None, None, 8))
+    rows.loaded["sst2"] = DatasetDict({"train": many.shuffle(seed=0).select(range(200))})
+    sent = pickle.dumps(rows)
     assert len(sent) < 100_000
-    assert pickle.loads(sent)[:] == few[:]
+    assert pickle.loads(sent).loaded["sst2"]["train"][:] == rows.loaded["sst2"]["train"][:]
 
 
 def listening(process: int) -> dict[str, set[str]]:

@@ -249,8 +249,10 @@ def test_trials_come_before_the_cells_and_what_they_found_is_trained(tmp_path: P
 def test_no_trial_reads_a_validation_row(tmp_path: Path) -> None:
     run(tmp_path / "clean")
     comparison = Comparison(resolve(**TINY), tmp_path / "poisoned", Console(quiet=True))
-    validation = comparison.work.data["sst2"]["validation"]
-    comparison.work.data["sst2"]["validation"] = validation.map(lambda row: {"sentence": "", "label": 1 - row["label"]})
+    validation = comparison.work.rows.loaded["sst2"]["validation"]
+    comparison.work.rows.loaded["sst2"]["validation"] = validation.map(
+        lambda row: {"sentence": "", "label": 1 - row["label"]}
+    )
     comparison.run()
     clean, dirty = trials(tmp_path / "clean"), trials(tmp_path / "poisoned")
     assert clean.keys() == dirty.keys()

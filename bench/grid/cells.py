@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from kdzoo.bench.files import is_full_disk, now
 from kdzoo.bench.folder import Records
 from kdzoo.bench.grid.launchers.base import Failure, Files, Job, Result
+from kdzoo.bench.grid.rows import Rows
 from kdzoo.bench.grid.settings import Settings
 from kdzoo.bench.grid.tracking import tracked
-from kdzoo.bench.grid.tuning import SEED, proposals, set_to
+from kdzoo.bench.grid.tuning import proposals, set_to
 from kdzoo.bench.progress import ROWS, Progress
 from kdzoo.bench.record import TEACHER, new_record
 from kdzoo.bench.runs.budget import Budget, total_steps
@@ -53,7 +54,7 @@ class Cells:
         trackers: what each training is logged to.
 
     Attributes:
-        data: by task, the splits as they were loaded; ``augmented`` among them are the students' training rows.
+        rows: of the tasks.
         chosen: by task and method, the settings that tuning found.
         idle: by task and method, the options that change nothing there, ``LOSS.OPTION``, and why.
         teacher_needs: by task and method, the teacher's config and what the method needs of it.
@@ -80,16 +81,12 @@ class Cells:
         self.encoder = encoder
         self.trackers = trackers
         self.cache_folder = Path(settings.cache_folder or records.folder / "cache").absolute()
-        self.data: dict[str, DatasetDict] = {}
+        self.rows = Rows(encoder)
         self.chosen: dict[tuple[str, str], dict[str, float]] = {}
         self.idle: dict[tuple[str, str], dict[str, str]] = {}
         self.teacher_needs: dict[tuple[str, str], tuple[Any, Needs]] = {}
         self.weights: dict[str, float] = {}
         self._caches: dict[str, tuple[TeacherCache, set[str], int]] = {}
-        self._tokenized_tasks: dict[str, DatasetDict] = {}
-        self._of_students_by_task: dict[str, DatasetDict] = {}
-        self._in_two: dict[str, DatasetDict] = {}  # the rows as they were loaded
-        self._cut_in_two: dict[str, DatasetDict] = {}  # as the students have them
         self._written: dict[tuple[str, str, Targets], tuple[DatasetDict, str]] = {}
         self._teachers: dict[str, PreTrainedModel] = {}
 
@@ -168,7 +165,7 @@ class Cells:
                 recipe,
                 cache=cache if name in methods else None,
                 evaluations=self.settings.evaluations if trial is None or best else 0,
-                held_out=self._held_out(task) if best else None,
+                held_out=self.rows.held_out(task) if best else None,
                 budget=budget,
                 folder=self.records.folder / "work",
                 keep=scratch,
@@ -241,20 +238,8 @@ class Cells:
                 (scratch / name).write_bytes(content)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs, the rows in full: the files they are mapped from may not be there."""
-        rows = {
-            task: DatasetDict({name: _in_memory(split) for name, split in splits.items()})
-            for task, splits in self.data.items()
-        }
-        return self.__dict__ | {
-            "data": rows,
-            "_tokenized_tasks": {},
-            "_of_students_by_task": {},
-            "_in_two": {},
-            "_cut_in_two": {},
-            "_written": {},
-            "_teachers": {},
-        }
+        """What another process needs."""
+        return self.__dict__ | {"_written": {}, "_teachers": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         quiet()
@@ -268,7 +253,7 @@ class Cells:
     def cache(self, task: Task) -> tuple[TeacherCache, set[str], int]:
         """Where a task's teacher is kept, the methods that read it there, which need the least, and all their bytes."""
         if task.name not in self._caches:
-            rows = first_epochs(self._of_students(task)["train"], self.settings.budget.epochs)
+            rows = first_epochs(self.rows.of_students(task)["train"], self.settings.budget.epochs)
             cache = self.new_cache()
             wanted = [
                 (cache.nbytes(config, rows, needs), method, config, needs)
@@ -311,46 +296,23 @@ class Cells:
         own = {} if budget == self.settings.budget else {"budget": budget.model_dump(mode="json")}
         return configuration | {"shared": self.settings.shared(), "recipe": recipe, **own}
 
-    def _tokenized(self, task: Task) -> DatasetDict:
-        if task.name not in self._tokenized_tasks:
-            splits = self.data[task.name].items()
-            self._tokenized_tasks[task.name] = DatasetDict(
-                {split: self.encoder.for_teacher(task, rows) for split, rows in splits if split != "augmented"}
-            )
-        return self._tokenized_tasks[task.name]
-
-    def _of_students(self, task: Task) -> DatasetDict:
-        """The splits as the students have them, with the augmented rows for training where there are some."""
-        if task.name not in self._of_students_by_task:
-            splits = self.data[task.name]
-            plain = {} if self.encoder.apart(task) else self._tokenized(task)
-            taken = {split: split for split in splits if split != "augmented"}
-            taken["train"] = "augmented" if "augmented" in splits else "train"
-            self._of_students_by_task[task.name] = DatasetDict(
-                {
-                    split: plain.get(source) or self.encoder.for_students(task, splits[source])
-                    for split, source in taken.items()
-                }
-            )
-        return self._of_students_by_task[task.name]
-
     def _rows(self, task: Task, method: str, progress: Progress | None = None) -> tuple[DatasetDict, str]:
         """The splits of a training, and what there is to say of them: a trial's are cut from the training rows."""
         if method == TEACHER:
-            return self._tokenized(task), ""
+            return self.rows.tokenized(task), ""
         name, trial = parted(method)
         cut = trial is not None or self.settings.keep == "best"
-        splits = self._cut(task) if trial is not None else self._of_students(task)
+        splits = self.rows.cut(task) if trial is not None else self.rows.of_students(task)
         if cut:
-            splits = DatasetDict({**splits, "train": self._cut(task)["train"]})
+            splits = DatasetDict({**splits, "train": self.rows.cut(task)["train"]})
         targets = self.recipes[name].targets
         if targets is None:
             return splits, ""
         key = (task.name, "whole" if trial is None else "trials", targets)
         if key not in self._written:
-            rows = self.data[task.name]["train"]
+            rows = self.rows.loaded[task.name]["train"]
             made = decoded_rows(
-                self.in_two(task)["train"] if cut else rows,
+                self.rows.in_two(task)["train"] if cut else rows,
                 task,
                 self._teacher(task),
                 self.encoder.teacher,
@@ -364,33 +326,6 @@ class Cells:
             same = {other: held for other, held in self._written.items() if other[0] == task.name}
             self._written = {**same, key: (DatasetDict({**splits, "train": train}), made.said)}
         return self._written[key]
-
-    def _held_out(self, task: Task) -> DatasetDict:
-        """The training rows that are held out, under a validation split's name."""
-        return DatasetDict({split: rows for split, rows in self._cut(task).items() if split != "train"})
-
-    def _cut(self, task: Task) -> DatasetDict:
-        """The training rows in two: those that are trained on, and those held out, which stand for validation."""
-        if task.name not in self._cut_in_two:
-            self._cut_in_two[task.name] = DatasetDict(
-                {split: self.encoder.for_students(task, rows) for split, rows in self.in_two(task).items()}
-            )
-        return self._cut_in_two[task.name]
-
-    def in_two(self, task: Task) -> DatasetDict:
-        """The training rows in two as they were loaded; see `_cut`.
-
-        Raises:
-            KdzooError: there are too few.
-        """
-        if task.name not in self._in_two:
-            try:
-                kept, taken = task.held_out(self.data[task.name]["train"], SEED)
-            except KdzooError as error:
-                why = str(error).partition(";")[0]
-                raise KdzooError(f"{why}; --tune and --keep best do, so give more training rows") from None
-            self._in_two[task.name] = DatasetDict({"train": kept, task.validation_splits[0]: taken})
-        return self._in_two[task.name]
 
     def _teacher(self, task: Task) -> PreTrainedModel:
         if task.name not in self._teachers:
@@ -407,15 +342,15 @@ class Cells:
         found = asdict(outcome)
         name, trial = parted(configuration["method"])
         task = self.tasks[configuration["task"]]
-        rows = self.data[task.name]
+        rows = self.rows.loaded[task.name]
         if trial is not None:
-            rows = self.in_two(task)
+            rows = self.rows.in_two(task)
             found["tried"] = self.proposals(task.name, name)[trial]
         elif name != TEACHER:
             for field in ("references", "guess", "sources"):
                 del found[field]  # the teacher's record holds them for the whole task
             if self.settings.keep == "best":
-                rows = DatasetDict({**rows, "train": self.in_two(task)["train"]})
+                rows = DatasetDict({**rows, "train": self.rows.in_two(task)["train"]})
         elif own := self.settings.own_tasks.get(task.name):
             found["own_task"] = own  # beside its configuration, which says what it was trained on already
         if columns := self._text_columns[task.name]:
@@ -433,15 +368,10 @@ class Cells:
 
     def steps(self, name: str, method: str, seed: int) -> int:
         """How many a training takes."""
-        rows = self.tasks[name].rows_an_epoch(len(self.data[name]["train"]))
+        rows = self.tasks[name].rows_an_epoch(len(self.rows.loaded[name]["train"]))
         if method == TEACHER:
             return total_steps(self.settings.teacher_budget, rows)
         _, budget = self.method((name, method, seed))
         if parted(method)[1] is not None or self.settings.keep == "best":
-            return total_steps(budget, rows_an_epoch(self._cut(self.tasks[name])["train"]))
+            return total_steps(budget, rows_an_epoch(self.rows.cut(self.tasks[name])["train"]))
         return total_steps(budget, rows * (1 + self.settings.augment))
-
-
-def _in_memory(rows: Dataset) -> Dataset:
-    """The rows alone, in one piece: of rows taken here and there, each would be pickled with all those around it."""
-    return Dataset(rows.with_format("arrow")[:].combine_chunks())

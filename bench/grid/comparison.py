@@ -140,16 +140,16 @@ class Comparison:
             max(budget.epochs for budget in budgets),
         )
         self.work = Cells(settings, self.records, self.recipes, (teacher, student), self.tasks, encoder, trackers)
-        self.work.data = data
+        self.work.rows.loaded = data
         for task in self.tasks if settings.tune else ():
-            self.work.in_two(task)  # refuses too few rows
+            self.work.rows.in_two(task)  # refuses too few rows
         self.check(leave_out=leave_out or ALL in settings.methods)
         cells = [(task, self.recipes[name], idle) for (task, name), idle in self.work.idle.items()]
         for of, name, line in settings_without_effect(settings.overrides, cells):
             self._say(f"{of:<6} {name:<{self._wide}} {line}")
         if settings.keep == "best":
             self._check_choice()
-        self.records.check_contents(contents_of(teacher, student, self.work.data))
+        self.records.check_contents(contents_of(teacher, student, self.work.rows.loaded))
 
     def check(self, *, leave_out: bool) -> None:
         """Refuse what cannot work, on models without weights; warn of what does less than its name says.
@@ -171,10 +171,10 @@ class Comparison:
             # The teacher first: what it lacks, a student made of it lacks too.
             check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target)
             check_decoder(student, f"the student {self.work.student}", task.longest_target)
-            for split, of in self.work.data[task.name].items():
+            for split, of in self.work.rows.loaded[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, of, tokenizer)
-            if cut := task.about_length(self.work.data[task.name]["train"], encoder.student, length):
+            if cut := task.about_length(self.work.rows.loaded[task.name]["train"], encoder.student, length):
                 self._say(f"{task.name:<6} {cut}")
             check_abilities(teacher, task.abilities(teacher=True), task.name)
             check_abilities(student, task.abilities(teacher=False), task.name)
@@ -188,7 +188,7 @@ class Comparison:
                         objective = recipe.objective()
                         if encoder.separate:
                             check_separate_tokens(objective, student, same_targets=encoder.same_targets)
-                        rows = len(self.work.data[task.name]["train"]) * copies
+                        rows = len(self.work.rows.loaded[task.name]["train"]) * copies
                         check_labels(objective)
                         objective.bind(student, teacher, num_samples=rows)
                         budget = self.settings.budget_of(recipe)
@@ -226,7 +226,7 @@ class Comparison:
                 with torch.device("meta"), warnings.catch_warnings():
                     warnings.simplefilter("ignore", KdzooWarning)
                     objective = set_to(recipe, budget, {key: end})[0].objective()
-                    objective.bind(student, teacher, num_samples=len(self.work.data[task.name]["train"]))
+                    objective.bind(student, teacher, num_samples=len(self.work.rows.loaded[task.name]["train"]))
             except KdzooError as error:
                 low, high = space[key]
                 raise KdzooError(
@@ -387,7 +387,7 @@ class Comparison:
 
     def _augment(self, task: Task) -> None:
         """Add the students' training rows, ``augmented``, where they are others than the teacher's."""
-        settings, splits = self.settings, self.work.data[task.name]
+        settings, splits = self.settings, self.work.rows.loaded[task.name]
         if settings.augment and "augmented" not in splits:
             with progress(self.console, f"{task.name} augmentation", len(splits["train"]), "rows") as progressed:
                 splits["augmented"] = augmented_rows(

@@ -43,7 +43,7 @@ def estimate(comparison: Comparison) -> Iterator[str]:
     total = 0.0
     for task in comparison.tasks:
         jobs = [(task.name, method, seed) for of, method, seed in comparison.cells() if of is task]
-        rows = {split: len(part) for split, part in work.data[task.name].items()}
+        rows = {split: len(part) for split, part in work.rows.loaded[task.name].items()}
         methods = list(dict.fromkeys(method for _, method, _ in jobs))
         trials = f" and {_counted(len(methods) * settings.tune, 'trial')}" if settings.tune else ""
         yield (
@@ -92,7 +92,7 @@ def _models(comparison: Comparison, task: Task) -> tuple[Any, Any]:
 
 def _speed(comparison: Comparison, task: Task, model: Any, above: bool) -> Speed:
     """The median times of a batch of the first training rows, by row; above is the teacher."""
-    train = comparison.work.data[task.name]["train"]
+    train = comparison.work.rows.loaded[task.name]["train"]
     size = min(comparison.settings.budget.batch_size, len(train))
     encoder = comparison.work.encoder
     encode = encoder.for_teacher if above else encoder.for_students

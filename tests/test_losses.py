@@ -340,6 +340,7 @@ def test_scores_will_do_of_a_model_that_hides_its_queries(name: str) -> None:
 
 
 ATTENTION = QKV(*torch.randn(3, 2, 3, 5, 4))
+NESTED = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +351,15 @@ ATTENTION = QKV(*torch.randn(3, 2, 3, 5, 4))
             "without a mask",
         ),
         (lambda: kdzoo.create("kd")(torch.ones(2, 3).long(), torch.ones(2, 3)), "floating-point tensors"),
+        (
+            lambda: kdzoo.create("kd")(torch.ones(2, 3).to(torch.float8_e4m3fn), torch.ones(2, 3)),
+            "got torch.float8_e4m3fn of shape (2, 3); make it bfloat16",
+        ),
+        (lambda: kdzoo.create("kd")(torch.ones(2, 3).to_sparse(), torch.ones(2, 3)), "got a tensor of layout torch.sp"),
+        (
+            lambda: kdzoo.create("hidden_mse")(torch.ones(2, 3), NESTED),
+            "takes dense tensors, with a mask where rows are",
+        ),
         (lambda: kdzoo.create("kd")([1.0], torch.ones(2, 3)), "kd takes tensors, got list"),
         (lambda: kdzoo.create("kd")(torch.tensor(1.0), torch.ones(2, 3)), "of rows, got torch.float32 of shape ()"),
         (lambda: kdzoo.create("hidden_mse")(ATTENTION, ATTENTION), "takes hidden or cls, and not a QKV"),

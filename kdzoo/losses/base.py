@@ -21,6 +21,7 @@ from kdzoo.models.masks import checked_mask, slot_mask
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
 HALF = (torch.float16, torch.bfloat16)
+TAKEN = (torch.float32, *HALF, torch.float64)
 
 
 class DistillationLoss(nn.Module):
@@ -269,7 +270,7 @@ class DistillationLoss(nn.Module):
 
     def _prepared(self, value: Any) -> Any:
         """A side's floating-point tensors, out of half precision unless `fused`."""
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim():
+        if isinstance(value, Tensor) and value.dtype in TAKEN and value.dim() and _is_dense(value):
             return value.float() if value.dtype in HALF and not self.fused else value
         if isinstance(value, QKV):
             if "qkv" not in self.features:
@@ -281,8 +282,14 @@ class DistillationLoss(nn.Module):
             if attention and isinstance(value, (tuple, list)) and len(value) == 3:
                 instead = "; name them: kdzoo.QKV(query, key, value)"
             raise KdzooError(f"{self.label} takes {taken}, got {type(value).__name__}{instead}")
+        if value.dtype in TAKEN and not _is_dense(value):
+            kind = "a nested tensor" if value.is_nested else f"a tensor of layout {value.layout}"
+            raise KdzooError(f"{self.label} takes dense tensors, with a mask where rows are padded, got {kind}")
+        instead = "; make it bfloat16" if value.dtype.itemsize == 1 and value.is_floating_point() else ""
         shape = tuple(value.shape)
-        raise KdzooError(f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}")
+        raise KdzooError(
+            f"{self.label} takes floating-point tensors of rows, got {value.dtype} of shape {shape}{instead}"
+        )
 
     def compute(self, student: Any, teacher: Any, *, mask: Tensor | None, **context: Any) -> Tensor:
         """The formula, on float32 or float64 tensors (any where `fused`); ``context`` holds the needs and extras."""
@@ -389,6 +396,10 @@ def _detached(value: Any) -> Any:
         return QKV(*map(_detached, value))
     # What a teacher gave in inference_mode cannot be saved for a backward pass; a copy of it can.
     return value.clone() if not torch.compiler.is_compiling() and value.is_inference() else value.detach()
+
+
+def _is_dense(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_nested
 
 
 def _of_one_type(student: Any, teacher: Any) -> bool:

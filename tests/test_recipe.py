@@ -385,6 +385,18 @@ def test_the_examples_of_lrc_lack_what_their_names_say() -> None:
         assert found.name == name and what_trains(found) == recipe
 
 
+def test_the_example_of_tinybert_lacks_attention_alone() -> None:
+    whole, found = Recipe.load("tinybert"), Recipe.load(EXAMPLES / "tinybert_hidden.yaml")
+    assert found.name == "tinybert_hidden" and found.training == whole.training
+
+    def without(stage: Any) -> Any:
+        return stage.model_copy(update={"terms": tuple(t for t in stage.terms if t.loss != "attention_mse")})
+
+    assert found.general is not None and whole.general is not None
+    assert found.general == without(whole.general) != whole.general
+    assert what_trains(found) == what_trains(whole, stages=tuple(map(without, whole.stages))) != what_trains(whole)
+
+
 def test_lrc_on_cls_differs_in_its_contrast() -> None:
     lrc, cls = Recipe.load("lrc"), Recipe.load("lrc_cls")
     assert all(terms(cls, i)["cos_nce"].feature == "cls" and terms(cls, i)["cos_nce"].options["bias"] for i in (0, 1))

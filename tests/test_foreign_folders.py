@@ -131,6 +131,24 @@ def test_deberta_s_first_version_is_trained_though_it_cannot_be_counted(
     assert json.loads((tmp_path / "trained" / "record.json").read_text())["flops"] == 0
 
 
+@pytest.mark.parametrize("family", ["DebertaV2", "MPNet"])
+def test_a_teacher_that_hides_its_queries_teaches_its_attention(
+    family: str, kdzoo_command: Commands, tmp_path: Path
+) -> None:
+    relative = {"relative_attention": True, "pos_att_type": ["c2p"]} if family == "DebertaV2" else {}
+    model = folder(tmp_path / "model", family, **relative)
+    data = ("--data", table(tmp_path / "data.csv"), "--text", "text", "--label", "label", "--max-length", "16")
+    models = ("--teacher", model, "--student", "1x16,heads=2", "--methods", "tinybert", "--seeds", "1")
+    told = kdzoo_command.works("compare", *data, *models, *BUDGET, "--out", tmp_path / "out")
+    kept = "the teacher runs live: "
+    assert [line.partition(kept)[2] for line in told.splitlines() if "teacher runs" in line or "are kept" in line] == [
+        f"{family}ForSequenceClassification does not show its queries and keys"
+    ]
+    (cell,) = (record for record in records(tmp_path / "out").values() if record["method"] == "tinybert")
+    assert all(0 < entry["loss/attention_mse"] < 100 for entry in cell["history"] if "loss/attention_mse" in entry)
+    assert any("loss/attention_mse" in entry for entry in cell["history"])
+
+
 def test_how_long_a_row_may_be() -> None:
     xlnet = transformers.XLNetConfig(vocab_size=30, d_model=16, n_layer=1, n_head=2, d_inner=16)
     assert longest_row(transformers.XLNetForSequenceClassification(xlnet)) is None

@@ -204,7 +204,9 @@ class Comparison:
                     self._check_ends(task, recipe, student, teacher)
                 needs = objective.teacher_needs()
                 some = self.work.new_cache().top_of(teacher) is not None
-                why = None if needs is None else never_kept(needs) or (looks_at_all(objective) if some else None)
+                why = (
+                    None if needs is None else never_kept(teacher, needs) or (looks_at_all(objective) if some else None)
+                )
                 if why is not None:
                     self._say(f"{task.name:<6} {name:<{self._wide}} the teacher runs live: {why}")
                 elif needs is not None:

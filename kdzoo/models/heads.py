@@ -177,6 +177,11 @@ def shows_qkv(model: nn.Module) -> bool:
     return can is None or bool(can())
 
 
+def adds_position_bias(model: nn.Module) -> bool:
+    """Whether a bias is added to the scores that queries and keys give (T5)."""
+    return any(getattr(part, "has_relative_attention_bias", False) for part in unwrap(model).modules())
+
+
 def head_positions(model: nn.Module, mask: Tensor) -> Tensor:
     """Which position a model's classification head reads, (B,): that of what is called its CLS state.
 

@@ -10,6 +10,7 @@ from torch import nn
 from kdzoo.errors import KdzooError
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.heads import (
+    adds_position_bias,
     attends,
     check_transformers,
     hidden_size,
@@ -77,5 +78,5 @@ class ModelShape:
             problem_type=getattr(config, "problem_type", None) if output is None else None,
             shows_qkv=shows_qkv(inner),
             decoder=decoder_sizes(config),
-            position_bias=any(getattr(part, "has_relative_attention_bias", False) for part in inner.modules()),
+            position_bias=adds_position_bias(inner),
         )

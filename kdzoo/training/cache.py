@@ -24,7 +24,6 @@ from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.models.activations import QKV, Activations, Needs, capture
 from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER
 from kdzoo.models.heads import (
-    batch_dependence,
     head_positions,
     shows_qkv,
     unwrap,
@@ -178,12 +177,8 @@ class TeacherCache:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
         if not np.array_equal(np.asarray(source.dataset["sample_ids"]), np.arange(len(source.dataset))):
             raise KdzooError("a cache needs sample_ids that are 0, 1, 2, ... in the training set's order")
-        if why := never_kept(needs):
+        if why := never_kept(source.teacher, needs):
             return why
-        if needs.qkv and not shows_qkv(source.teacher):
-            return f"{type(source.teacher).__name__} does not show its queries and keys"
-        if dependence := batch_dependence(source.teacher):
-            return dependence
         size = self.nbytes(source.teacher, source.dataset, needs, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return f"it would take {megabytes(size)}, and the limit is {megabytes(self.limit)}"

@@ -8,14 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
-from kdzoo.models.heads import hidden_size, logits_by_token, num_heads, vocabulary_size, writes_targets
+from kdzoo.models.heads import (
+    adds_position_bias,
+    batch_dependence,
+    hidden_size,
+    logits_by_token,
+    num_heads,
+    shows_qkv,
+    unwrap,
+    vocabulary_size,
+    writes_targets,
+)
 from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.training.collated import Rows, fingerprints
 
@@ -67,9 +77,15 @@ def logits_width(teacher: Any) -> int:
     return vocabulary_size(config) if output is not None or writes_targets(config) else int(config.num_labels)
 
 
-def never_kept(needs: Needs) -> str | None:
-    """Why a teacher runs live, where something is needed of it that has no file; else None."""
-    return "the attention of its decoder is not kept" if needs.decoder_attention else None
+def never_kept(teacher: nn.Module, needs: Needs) -> str | None:
+    """Why a teacher runs live, where its numbers or something that is needed of it cannot be kept; else None."""
+    if needs.decoder_attention:
+        return "the attention of its decoder is not kept"
+    if needs.qkv and not shows_qkv(teacher):
+        return f"{type(unwrap(teacher)).__name__} does not show its queries and keys"
+    if needs.qkv and adds_position_bias(teacher):
+        return "its attention adds a bias to the scores of queries and keys"
+    return batch_dependence(teacher)
 
 
 def kept_of(needs: Needs, top: int | None = None) -> list[Kept]:

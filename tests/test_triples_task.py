@@ -420,8 +420,15 @@ def test_a_bi_encoder_is_distilled(kdzoo_command: Commands, tmp_path: Path) -> N
     kdzoo_command.fails(
         "distill", *data, *given, "--student", "bi:2x16,heads=2", "--method", "pkd", says=("bi-encoder", "two passes")
     )
+    # Its folder without bi: is no encoder to begin a plain student from, which would carry its mark, nor a teacher.
+    plain = ("--method", "kd", "--teacher", tmp_path / "teacher", "--student", tmp_path / "student")
+    for told in (plain, (*plain[:3], tmp_path / "student", "--student", "1x16,heads=2")):
+        kdzoo_command.fails("distill", *data, *told, *given[-2:], says=("holds a bi-encoder", f"bi:{tmp_path}"))
+    assert not (tmp_path / "other").exists() or not any((tmp_path / "other").glob("*.safetensors"))
     asked = ("compare", "--tasks", "umls", "--teacher", "bi:2x32", "--out", tmp_path / "out")
     kdzoo_command.fails(*asked, says=("bi:2x32 is a bi-encoder, which is for students",))
+    told = ("--method", "kd", "--teacher", f"bi:{tmp_path / 'student'}", "--student", "1x16,heads=2", *given[-2:])
+    kdzoo_command.fails("distill", *data, *told, says=("is a bi-encoder, which is for students",))
 
 
 def written(folder: Path, graph: Graph, **changed: str) -> Path:

@@ -93,10 +93,7 @@ class Comparison:
         self.failed: dict[Job, str] = {}
         self.printer = printer
         teacher = settings.teacher
-        if teacher.two_passes:
-            raise KdzooError(
-                f"the teacher {teacher} is a bi-encoder, which is for students; give a teacher that reads whole rows"
-            )
+        teacher.check_teacher()
         student = settings.student or every_other_layer(teacher)
         settings = settings.model_copy(update={"student": student})
         check_weights(str(teacher))

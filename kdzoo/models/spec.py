@@ -177,6 +177,7 @@ class ModelSpec:
             config = read_config(self.path)
             check_attention(config, self.path)
             check_size(config, self.path)
+            self._check_passes(config)
             return config
         except KdzooError:
             raise
@@ -184,6 +185,16 @@ class ModelSpec:
             there = self.folder is not None and (self.folder / "config.json").is_file()
             what = f"the configuration of {self.path!r} cannot be read" if there else f"no model at {self.path!r}"
             raise KdzooError(f"{what}: {why_not(self.path, error)}") from None
+
+    def _check_passes(self, config: Any) -> None:
+        """Refuse a bi-encoder's folder that is taken for a plain model, whose scores would be left out unsaid."""
+        from kdzoo.models.bi_encoder import MARK
+
+        if getattr(config, MARK, False) and not self.two_passes:
+            raise KdzooError(
+                f"{self.path!r} holds a bi-encoder, which reads a row in two passes and is for students of triples; "
+                f"name it {BI}{self.path} as the student, and as a teacher a model that reads whole rows"
+            )
 
     @property
     def num_layers(self) -> int:
@@ -218,12 +229,24 @@ class ModelSpec:
         said = self.config.architectures or []
         return [str(name) for name in (said if isinstance(said, (list, tuple)) else [said])]
 
+    def check_teacher(self) -> None:
+        """Refuse a bi-encoder as a teacher.
+
+        Raises:
+            KdzooError: says what a teacher is.
+        """
+        if self.two_passes:
+            raise KdzooError(
+                f"the teacher {self} is a bi-encoder, which is for students; give a teacher that reads whole rows"
+            )
+
     def check_head(self, task: Task) -> None:
         """Refuse a teacher without the task's head, which would teach the noise of a new one.
 
         Raises:
             KdzooError: says how to fine-tune one.
         """
+        self.check_teacher()
         head = task.head()
         if self.is_size:
             raise KdzooError(f"a teacher of size {self} has learned nothing yet; train it with: kdzoo finetune")

@@ -272,6 +272,9 @@ def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
 
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert type(plain).__name__ == "BertForSequenceClassification"
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"sentence": text}) + "\n" for text in table["sentence"]))
+    assert "the words of the roles' labeller" in kdzoo_command.works("predict", tmp_path / "student", texts)
     file = tmp_path / "roles" / "cola.train.jsonl"
     lines = file.read_text().splitlines()
     bad = json.loads(lines[4])

@@ -32,12 +32,15 @@ class Written(NamedTuple):
         columns: of the text.
         cut: the rows that are longer than the student reads.
         max_length: the tokens that it reads.
+        cut_otherwise: whether the student was trained on the words of a labeller (`WithRoles`), and not on texts that
+            its tokenizer cuts by itself.
     """
 
     rows: int
     columns: tuple[str, ...]
     cut: int
     max_length: int
+    cut_otherwise: bool
 
 
 def predict_file(
@@ -100,7 +103,7 @@ def predict_file(
     shown = ([json.dumps(t, ensure_ascii=False) if isinstance(t, list) else t for t in column] for column in texts)
     body = ([*given, *says] for given, says in zip(zip(*shown, strict=True), made.rows, strict=True))
     write_atomically(out, _csv([*names, *made.header], *body))
-    return Written(len(made.rows), tuple(names), made.cut, made.max_length)
+    return Written(len(made.rows), tuple(names), made.cut, made.max_length, "roles" in trained.own)
 
 
 def _read(file: Path, task: ReadTask | None) -> dict[str, list[Any]]:

@@ -38,6 +38,11 @@ def predict(
     said(f"{written.rows} predictions of {', '.join(written.columns)}: {out}")
     if written.cut:
         said(f"{written.cut} rows are longer than {written.max_length} tokens, of which the first were read")
+    if written.cut_otherwise:
+        said(
+            "trained on the words of the roles' labeller; here the tokenizer cuts the text by itself, and what it cuts "
+            "otherwise may be predicted otherwise than it was scored"
+        )
 
 
 def export(

@@ -90,6 +90,22 @@ def test_answers_pooled_over_abstracts(kdzoo_command: Commands, tmp_path: Path) 
     kdzoo_command.works("report", tmp_path / "out")
 
 
+def test_questions_with_fewer_answers_than_five(tmp_path: Path) -> None:
+    """Of a short abstract there are fewer spans than five, so that questions have lists of other lengths."""
+    entry = {"question": "which ?", "answers": [{"text": "the", "answer_start": 0}]}
+    contexts = ["the", "the", "the gene and the disease ."]
+    told = [{"context": text, "qas": [entry | {"id": f"q{n}_0"}]} for n, text in enumerate(contexts)]
+    (tmp_path / "mine.json").write_text(json.dumps({"data": [{"paragraphs": told}]}))
+    files = dict.fromkeys(("train", "validation"), tmp_path / "mine.json")
+    task = from_data(files, kind="spans", metric="mrr").task
+    rows = task.encode(task.rows()["validation"], made("squad", length=LENGTH)[3], LENGTH)
+    rng = np.random.default_rng(secrets.randbits(32))
+    found = task.predictions((rng.normal(size=(3, LENGTH)), rng.normal(size=(3, LENGTH))), rows)
+    assert len(found[0]) < len(found[2])
+    assert not task.one_class(found) and task.one_class([found[0]] * 2) and not task.one_class([found[0]])
+    assert 0 < task.evaluate(found, task.references(rows))["mrr"] <= 1
+
+
 @pytest.mark.parametrize(
     ("more", "broken", "says"),
     [

@@ -358,6 +358,8 @@ class Task(ABC):
 
     def one_class(self, predictions: Any) -> bool:
         """Whether everything predicted is the same."""
+        if isinstance(predictions, list):  # of texts, or of as many answers as each question has
+            return len(predictions) > 1 and all(value == predictions[0] for value in predictions)
         values = np.asarray(predictions)
         return len(values) > 1 and bool((values == values[0]).all())
 

@@ -27,6 +27,7 @@ from kdzoo.bench.packed import Study, pack
 from kdzoo.bench.report import costs, course, labels, plots, scores
 from kdzoo.bench.report import uncertainty as statistics
 from kdzoo.bench.report.findings import Findings
+from kdzoo.bench.report.guess import Guess
 from kdzoo.bench.report.page import html as page_of
 from kdzoo.bench.report.page import write_results
 from kdzoo.bench.report.plots import Point, front
@@ -331,6 +332,14 @@ def test_nothing_is_retained_of_a_teacher_that_knows_nothing(folder: Path, score
     head, *lines = (line.split("|") for line in markdown_table(found).splitlines())
     place = [name.strip() for name in head].index("retention")
     assert {row[1].strip(): row[place].strip() for row in lines if "kd" in row[1]} == {"kd": ""}
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("spans", "f1"), ("seq2seq", "exact_match")])
+def test_answers_that_read_as_numbers_have_no_mean(kind: str, metric: str) -> None:
+    right = {"validation": [["1990"], ["2001"], ["1848"]]}
+    of = {"task": "years", "method": "teacher", "seed": 0, "kind": kind, "headline": [metric], "references": right}
+    found = Guess([of | {"predictions": {"validation": ["1990", "in 2001", "1848"]}}])
+    assert (found.name, found.scores) == ("", {})
 
 
 def test_the_difference_to_the_best_of_each_column(folder: Path) -> None:

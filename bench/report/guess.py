@@ -57,9 +57,12 @@ def _score(record: Record, answer: Any) -> float | None:
 def _constant(references: dict[str, list[Any]]) -> tuple[str, Any] | None:
     """What is guessed without looking at a row, and what it is called; None for answers of another form."""
     rows = [answer for of in references.values() for answer in of]
+    # Text is no number, even where it reads as one: "1990" is an answer to a question.
+    if any(isinstance(value, str) for row in rows for value in (row if isinstance(row, list) else [row])):
+        return None
     try:
         values = np.asarray(rows, dtype=float)
-    except (TypeError, ValueError):  # rows of different lengths, or text
+    except (TypeError, ValueError):  # rows of different lengths
         return None
     if values.ndim not in (1, 2) or not values.size:
         return None

@@ -392,6 +392,12 @@ def test_what_is_not_there_or_twice_is_said(kdzoo_command: Commands, tmp_path: P
         for option in ("--knowledge", "--roles"):
             says = (f"{task} has {has} already; leave {option} out",)
             kdzoo_command.fails(*asked, "--tasks", task, option, tmp_path, says=says)
+    # What is named is the task that has no such arm, and all that it has.
+    for arm, wrong in (
+        ("fact", "kbert 'fact'; did you mean 'facts'"),
+        ("facts", "sembert 'facts'; known: none, roles"),
+    ):
+        kdzoo_command.fails(*asked, "--tasks", "kbert,sembert", "--arms", arm, says=(f"arm of {wrong}",))
 
 
 def test_a_comparison_of_arms(kdzoo_command: Commands, tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks import Task, WithKnowledge, WithRoles, get_task, load, register_task
 from kdzoo.tasks.own_graphs import GRAPHS
 from kdzoo.tasks.own_sequences import SEQUENCES
 from kdzoo.tasks.registry import adapt_task
 from kdzoo.tasks.sources.files import suffix_of
+from kdzoo.tasks.with_knowledge import ARMS as OF_FACTS
 from kdzoo.tasks.with_knowledge import with_facts
+from kdzoo.tasks.with_roles import ARMS as OF_ROLES
 from kdzoo.tasks.with_roles import with_roles
 
 if TYPE_CHECKING:
@@ -79,8 +81,10 @@ def _with_more(asked: Asked, data: Any, knowledge: str | None, roles: str | None
                 f"--arms are ways of reading facts or roles, and {own} has none; name a triple file with "
                 "--knowledge, or a folder with --roles"
             )
-        plain = "facts" if isinstance(task, WithKnowledge) else "roles"
+        plain, known = ("facts", OF_FACTS) if isinstance(task, WithKnowledge) else ("roles", OF_ROLES)
         for arm in [arm.strip() for arm in (arms.split(",") if isinstance(arms, str) else arms or (plain,))]:
+            if arm != plain and not known.get(arm):
+                raise unknown(f"arm of {own}", arm, [plain, *filter(None, known)])
             made = task.in_arm("" if arm == plain else arm)
             if arm != plain or knowledge is not None or roles is not None:
                 register_task(made)

@@ -325,6 +325,19 @@ def test_the_cache_gives_what_the_live_teacher_gives(arm: str, tmp_path: Path) -
         assert len([*(tmp_path / "cache").iterdir()]) == 4, "each arm's teacher reads something else"
 
 
+def test_the_order_of_subjects_is_part_of_what_a_teacher_read() -> None:
+    """Two subjects that are one to a text share its first facts, and the arm random pairs subjects by their order."""
+    inner = Classification("pairs", ("one", "two"), ("no", "yes"))
+    facts = {"New-York": ["a city"], "New - York": ["a state"], "Rome": ["in Italy"], "Oslo": ["in Norway"]}
+    for arm in ("", "random"):
+        first, again, other = (
+            WithKnowledge("pairs-kbert", inner, facts=Facts(told), arm=arm)
+            for told in (facts, dict(facts), dict(reversed(facts.items())))
+        )
+        assert first._look_up != other._look_up, "it decides which facts are read"
+        assert first.identity() == again.identity() != other.identity()
+
+
 def test_facts_that_are_never_named_are_said() -> None:
     inner = Classification("pairs", ("one", "two"), ("no", "yes"))
     task = WithKnowledge("pairs-kbert", inner, facts=Facts({"London": ["is a city"]}))

@@ -89,7 +89,11 @@ class CrossEntropy(DistillationLoss):
         if student.dim() not in (2, 3):
             raise KdzooError(f"{self.label} takes logits (B, C) or (B, S, C), got {tuple(student.shape)}")
         slots = slot_mask(self.label, student, mask)
-        if slots is not None:
+        if student.shape[-1] > 1 and self.problem_type not in (LABELS, NUMBERS):
+            labels = shaped_labels(self.label, student, labels)
+            real = labels != IGNORED
+            slots = real if slots is None else slots & real
+        if slots is not None:  # what does not count may be no number, and would make the gradient none
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
         if self.problem_type == LABELS or (self.problem_type == NUMBERS and student.shape[-1] > 1):
             return self._each(student, labels, slots)
@@ -99,9 +103,6 @@ class CrossEntropy(DistillationLoss):
             labels = shaped_labels(self.label, student, labels).to(student.dtype)
             labels = labels if slots is None else labels.masked_fill(~slots, 0.0)
             return masked_mean((student.squeeze(-1) - labels) ** 2, slots)
-        labels = shaped_labels(self.label, student, labels)
-        ignored = labels == IGNORED
-        slots = ~ignored if slots is None else slots & ~ignored
         labels = class_labels(self.label, student, labels, slots)
         losses = F.cross_entropy(
             student.flatten(0, -2), labels.flatten(), reduction="none", label_smoothing=self.label_smoothing

@@ -147,7 +147,13 @@ def test_label_smoothing_is_its_formula_over_counted_words() -> None:
         total += -(1 - smoothing) * logs[labels[row, place]] - smoothing * logs.mean()
         count += 1
     loss = kdzoo.create("ce", label_smoothing=smoothing)
-    assert float(loss(torch.tensor(z), labels=torch.tensor(labels))) == pytest.approx(total / count)
+    z[labels == -100] = [np.nan, np.inf, *z[0, 0, 2:]]  # what a model says there may be no number
+    given = torch.tensor(z).requires_grad_()
+    found = loss(given, labels=torch.tensor(labels))
+    found.backward()
+    assert found.item() == pytest.approx(total / count)
+    assert given.grad is not None and bool(given.grad.isfinite().all())
+    assert not given.grad[torch.tensor(labels == -100)].any()
     for numbers in (lambda: loss(torch.zeros(3, 1), labels=torch.zeros(3)), lambda: fit("ce", 1, label_smoothing=0.1)):
         with pytest.raises(KdzooError, match="label_smoothing is for classes"):
             numbers()

@@ -9,17 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Commands
 from generation_models import family, made
 from transformers import AutoModelForSeq2SeqLM, TrainingArguments
 
 import kdzoo
 from kdzoo.errors import KdzooError
+from kdzoo.models.decoders import check_decoder
 from kdzoo.models.spec import ModelSpec
 from kdzoo.objectives.recipe import Targets
 from kdzoo.tasks.decoding import Decoding
 from kdzoo.training import decoded
 
 FAMILIES = ("Bart", "T5", "Marian", "EncoderDecoder")
+
+
+@pytest.fixture
+def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(capsys)
 
 
 def trained(name: str, folder: Path, objective: str = "kd + ce") -> tuple[Any, Any]:
@@ -82,10 +89,77 @@ def test_the_least_length_is_the_one_that_is_told_and_a_students_own_rules_are_i
     teacher.generation_config.min_length = 20
     assert Decoding(beam=1, max_target=30).generate(teacher, batch).shape[1] == short < 10
     assert Decoding(beam=1, max_target=30, min_length=12).generate(teacher, batch).shape[1] > 12
+    teacher.generation_config.min_new_tokens = 20  # which goes before the other
+    assert Decoding(beam=1, max_target=30).generate(teacher, batch).shape[1] == short
+    assert Decoding(beam=2, max_target=30, min_length=12).generate(teacher, batch).shape[1] > 12
     teacher.generation_config.repetition_penalty = 1.5
     student = ModelSpec.parse("teacher:0,2/1").student_of(teacher)
     assert student.generation_config.repetition_penalty == 1.5
     assert student.generation_config is not teacher.generation_config
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_text_begins_with_the_token_that_training_begins_with(name: str) -> None:
+    """As a model's own rules of writing may not: EncoderDecoderModel's have none where its configuration was told."""
+    task, _, encoded, tokenizer = made(3)
+    teacher = family(name, len(tokenizer))
+    batch = task.collator(tokenizer)([encoded[row] for row in range(3)])
+    given = teacher.prepare_decoder_input_ids_from_labels(batch["labels"])[:, 0]
+    for own in ({}, {"bos_token_id": 9}, {"decoder_start_token_id": 11}):
+        teacher.generation_config.decoder_start_token_id = None
+        teacher.generation_config.update(**own, return_dict_in_generate=True)
+        for beam in (1, 2):
+            written = Decoding(beam=beam, max_target=5).generate(teacher, batch)
+            assert torch.equal(written[:, 0], given), own
+
+
+def test_behind_the_end_of_a_text_is_none_of_its_words() -> None:
+    """Where a model's token for padding is a word of the tokenizer's; a text may begin with what ends one."""
+    task, _, _, tokenizer = made(4)
+    word, other = tokenizer("dog house")["input_ids"][1:3]
+    model = family("Bart", len(tokenizer))
+    ids = torch.tensor([[3, other, 3, word, word], [3, other, other, 21, word], [3, word, other, word, 3]])
+    model.generate = lambda **told: ids.clone()
+    for ends, kept in ((3, [3, 5, 5]), ([3, 21], [3, 4, 5]), (None, [5, 5, 5])):
+        model.generation_config.eos_token_id = ends
+        written = Decoding(beam=2, max_target=4).generate(model, {"input_ids": ids})
+        texts = [row[:count].tolist() for row, count in zip(ids, kept, strict=True)]
+        assert [row[row != -100].tolist() for row in written] == texts
+        plain = [tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts]
+        assert task.decoded(written.numpy(), tokenizer) == plain
+
+
+def test_a_model_that_takes_another_token_for_the_end_is_refused(tmp_path: Path, kdzoo_command: Commands) -> None:
+    *_, tokenizer = made(2)
+    for name in FAMILIES:
+        teacher = family(name, len(tokenizer))
+        check_decoder(teacher, "it", 40, tokenizer)
+        for told in ([7, 3], 3):
+            teacher.generation_config.eos_token_id = told
+            check_decoder(teacher, "it", 40, tokenizer)
+        for told in (None, 7, [7, 8]):
+            teacher.generation_config.eos_token_id = told
+            with pytest.raises(KdzooError, match=r"it \(.*\) has eos_token_id=.*targets with 3.*set eos_token_id to 3"):
+                check_decoder(teacher, "it", 40, tokenizer)
+    # The rules of writing are read where no weights are, before anything is trained.
+    teacher.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = ("--train-rows", "8", "--validation-rows", "4", "--max-length", "64", "--out", tmp_path / "out")
+    kdzoo_command.fails(
+        "compare", "--tasks", "transduction", "--methods", "none", "--teacher", tmp_path / "model", *rows,
+        says=("eos_token_id=[7, 8]", "generation_config.json"),
+    )  # fmt: skip
+    assert not [*tmp_path.glob("out/teachers/*")]
+
+
+@pytest.mark.parametrize("name", ["decoder_start_token_id", "pad_token_id"])
+def test_a_token_that_the_vocabulary_has_not_is_refused(name: str) -> None:
+    """Where Marian's configuration says none, it is 58100."""
+    teacher = family("Marian", 300)
+    for wrong in (300, -1, 58100):
+        setattr(teacher.config, name, wrong)
+        with pytest.raises(KdzooError, match=f"{name}={wrong!r}, and its decoder's vocabulary has 300 tokens"):
+            check_decoder(teacher, "it", 40)
 
 
 @pytest.mark.parametrize("forced", [None, 3])

@@ -238,7 +238,8 @@ def test_a_student_in_a_folder_called_like_a_size(
         ("transduction", "record.json", {"own_task": {"decoding": ["beam"]}}, "decoding is ['beam']"),
         ("transduction", "record.json", {"own_task": {"decoding": {"max_target": 10**30}}}, "tokens at most"),
         ("transduction", "config.json", {"decoder_start_token_id": None}, "has no decoder_start_token_id"),
-        ("transduction", "generation_config.json", {"eos_token_id": "x"}, "does not write"),
+        ("transduction", "generation_config.json", {"eos_token_id": "x"}, "has eos_token_id='x'"),
+        ("transduction", "generation_config.json", {"repetition_penalty": "x"}, "does not write"),
     ],
 )
 def test_a_folder_that_was_changed_is_refused_in_a_line(
@@ -422,7 +423,7 @@ def test_a_writer_of_ones_own_pairs_reads_its_columns_and_has_its_settings(
     commands.fails("predict", tmp_path / "m", table, "--text", "de", says=("'de'",))
     pytest.importorskip("onnxscript")
     longest: list[int] = []
-    monkeypatch.setattr(student_folder, "check_decoder", lambda model, name, target: longest.append(target))
+    monkeypatch.setattr(student_folder, "check_decoder", lambda model, name, target, _: longest.append(target))
     commands.fails("export", tmp_path / "m", "--onnx", says=("many passes",))
     assert longest == [16], "a longer one may be more than a model has positions"
 

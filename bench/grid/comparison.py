@@ -166,8 +166,8 @@ class Comparison:
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
             # The teacher first: what it lacks, a student made of it lacks too.
-            check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target)
-            check_decoder(student, f"the student {self.work.student}", task.longest_target)
+            check_decoder(teacher, f"the teacher {self.work.teacher}", task.longest_target, encoder.teacher)
+            check_decoder(student, f"the student {self.work.student}", task.longest_target, encoder.student)
             for split, of in self.work.rows.loaded[task.name].items():
                 for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
                     task.check_rows(split, of, tokenizer)

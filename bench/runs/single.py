@@ -229,8 +229,9 @@ def _models(
         model = below.build(task, teacher=guide, seed=seed).train()
     check_length(budget.max_length, encoder.student, model)
     if guide is not None:  # first: what it lacks, a student made of it lacks too
-        check_decoder(guide, f"the teacher {above}", task.longest_target)
-    check_decoder(model, f"the model {above if below is None else below}", task.longest_target)
+        check_decoder(guide, f"the teacher {above}", task.longest_target, encoder.teacher)
+    own = encoder.teacher if below is None else encoder.student
+    check_decoder(model, f"the model {above if below is None else below}", task.longest_target, own)
     check_abilities(model, task.abilities(teacher=below is None), task.name)
     if guide is not None:
         check_abilities(guide, task.abilities(teacher=True), task.name)

@@ -151,7 +151,7 @@ def load_student(folder: Path, trained: Trained = Trained()) -> Student:  # noqa
     if task is None:
         _check_labels(folder, model.config)
     else:
-        check_decoder(model, str(folder), task.longest_target)
+        check_decoder(model, str(folder), task.longest_target, tokenizer)
     return Student(model.eval(), tokenizer, task)
 
 

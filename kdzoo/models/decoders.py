@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.heads import has_decoder, stack_config, unwrap
+from kdzoo.models.heads import has_decoder, stack_config, unwrap, vocabulary_size
+from kdzoo.models.vocabulary import end_of_texts
 from kdzoo.tasks.pieces import IGNORED
 
 
@@ -29,16 +30,18 @@ def teacher_forced(model: nn.Module, inputs: dict[str, Tensor], labels: Any) -> 
     return {**inputs, "decoder_input_ids": before, "decoder_attention_mask": (labels != IGNORED).long()}
 
 
-def check_decoder(model: Any, what: str, longest: int | None) -> None:
+def check_decoder(model: Any, what: str, longest: int | None, tokenizer: Any = None) -> None:
     """Refuse a model that cannot write a target.
 
     Args:
         model: it may have no weights.
         what: how it is called in messages.
         longest: the most tokens of a target; None where none is written.
+        tokenizer: whose targets it writes; None where it is not known.
 
     Raises:
-        KdzooError: it has no decoder, nothing to start from or to pad with, or fewer positions.
+        KdzooError: it has no decoder, nothing to start from or to pad with, or fewer positions; it takes another token
+            for the end of a text than the tokenizer does.
     """
     if longest is None:
         return
@@ -47,18 +50,40 @@ def check_decoder(model: Any, what: str, longest: int | None) -> None:
         raise KdzooError(
             f"{what} ({type(inner).__name__}) has no decoder; take an encoder-decoder such as BART, T5 or Marian"
         )
-    config = inner.config
+    config, words = inner.config, vocabulary_size(inner.config)
     for name in ("decoder_start_token_id", "pad_token_id"):
-        if getattr(config, name, None) is None:
+        token = getattr(config, name, None)
+        if token is None:
             raise KdzooError(
                 f"{what} ({type(inner).__name__}) has no {name}, without which it cannot write; set it in config.json "
                 "to the token that its decoder was trained with"
             )
+        if not isinstance(token, int) or not 0 <= token < words:
+            raise KdzooError(
+                f"{what} ({type(inner).__name__}) has {name}={token!r}, and its decoder's vocabulary has {words} "
+                "tokens; set it in config.json to the token that its decoder was trained with (where it says none, "
+                "transformers' own for this kind of model is taken)"
+            )
+    if tokenizer is not None:
+        _check_end(inner, what, tokenizer)
     most = decoder_positions(inner)
     if most is not None and longest > most:
         raise KdzooError(
             f"{what}'s decoder has {most} positions, and max_target is {longest}; take max_target={most} or less"
         )
+
+
+def _check_end(model: Any, what: str, tokenizer: Any) -> None:
+    """Refuse a model that would write on behind what it learns to be the end of a text."""
+    end = end_of_texts(tokenizer)
+    told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if end is None or end in (told if isinstance(told, (list, tuple)) else [told]):
+        return
+    raise KdzooError(
+        f"{what} ({type(model).__name__}) has eos_token_id={told!r}, and its tokenizer ends targets with {end}: it "
+        f"would find no end; set eos_token_id to {end} in its generation_config.json, or in config.json where it "
+        "has no such file"
+    )
 
 
 def decoder_positions(model: Any) -> int | None:

@@ -66,6 +66,16 @@ def read_config(path: str | Path) -> Any:
     return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
 
 
+def writing_rules(path: str | Path) -> Any:
+    """A model's own rules of writing (``generation_config.json``); None where it has no such file."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(str(path))
+    except (OSError, ValueError):
+        return None
+
+
 def load_model(
     path: str | Path, num_labels: int | None = None, *, head: str = "classifier", new_head: bool = True, seed: int = 0
 ) -> Any:

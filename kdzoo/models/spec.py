@@ -29,6 +29,7 @@ from kdzoo.models.loading import (
     load_model,
     read_config,
     why_not,
+    writing_rules,
 )
 from kdzoo.models.pretrained import OPTIONS as PRETRAINED
 from kdzoo.models.pretrained import Pretrained
@@ -380,12 +381,15 @@ class ModelSpec:
             config = SemBertConfig(encoder=config.to_dict(), **fusion, **head.config)
         try:
             with torch.device("meta"):
-                return class_of(head.auto_class).from_config(config, trust_remote_code=False)
+                made = class_of(head.auto_class).from_config(config, trust_remote_code=False)
         except Exception as error:  # of another form than its model's shows as an error of any kind
             if self.is_size or out_of_memory(error):
                 raise
             why = f"{type(error).__name__}: {why_not(str(self.path), error)}"
             raise KdzooError(f"the configuration of {self.path!r} makes no model: {why}") from None
+        if self.path is not None and has_decoder(made):
+            made.generation_config = writing_rules(self.path) or made.generation_config
+        return made
 
     def _fresh_config(self, head: Head, tokenizer: Any, positions: int) -> Any:
         """The configuration of a model that is trained from scratch: BERT's, or BART's for texts to write."""

@@ -11,6 +11,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.building import POSITIONS, student_config
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.heads import num_layers, stack_config
+from kdzoo.models.vocabulary import end_of_texts
 from kdzoo.tasks.source_target import SourceTargetTokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def fresh_stacks(spec: ModelSpec, tokenizer: Any, positions: int = POSITIONS) ->
 
 def _words(tokenizer: Any) -> dict[str, Any]:
     """What a configuration says of a tokenizer's vocabulary."""
-    end = _first(tokenizer, "eos", "sep")
+    last = end_of_texts(tokenizer)
+    end = _first(tokenizer, "eos", "sep") if last is None else last
     begin = _first(tokenizer, "bos", "cls")
     # A text begins after the end of another, as in BART, and as a language model has read them.
     own = {"bos_token_id": begin, "eos_token_id": end, "decoder_start_token_id": end}

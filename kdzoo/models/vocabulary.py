@@ -111,5 +111,10 @@ def with_end(tokenizer: Any, name: str) -> Any:
 
 def ends_texts(tokenizer: Any) -> bool:
     """Whether the last tokens of a text, of which one may say its language, say that it ends."""
+    return end_of_texts(tokenizer) is not None
+
+
+def end_of_texts(tokenizer: Any) -> int | None:
+    """The token that says so; None where there is none."""
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return bool(ends & {*tokenizer(text_target="a")["input_ids"][-2:]})
+    return next((token for token in tokenizer(text_target="a")["input_ids"][-2:] if token in ends), None)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError, unknown
+from kdzoo.tasks.pieces import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,8 @@ class Decoding:
             several: all hypotheses of the beam, best first, instead of the best.
 
         Returns:
-            (B, T) token ids with special tokens, or (B · beam, T).
+            (B, T) token ids with special tokens, or (B · beam, T); -100 behind the end of a text, where a model's own
+            token for padding may be a word of the tokenizer's.
         """
         taken = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         if "token_type_ids" in taken and not _takes_types(model):
@@ -102,13 +104,27 @@ class Decoding:
             length_penalty=float(self.length_penalty) if self.beam > 1 else None,
             early_stopping=self.beam > 1,
             no_repeat_ngram_size=self.no_repeat_ngram,
-            # Without either the model's own least length would rule.
-            **({"min_new_tokens": self.min_length} if self.min_length else {"min_length": 0}),
+            # Of the two least lengths that a model may have of its own, this one goes before the other.
+            min_new_tokens=self.min_length,
             max_new_tokens=self.max_target,
+            # The token that it was trained from; its own rules of writing may name another, or none.
+            decoder_start_token_id=model.config.decoder_start_token_id,
             do_sample=False,
             use_cache=True,  # which a model that was trained may have switched off
+            return_dict_in_generate=False,
         )
-        return found
+        return _without_padding(found, getattr(model.generation_config, "eos_token_id", None))
+
+
+def _without_padding(ids: Tensor, ends: Any) -> Tensor:
+    """Token ids (N, T) with -100 behind the first end that was written; the first token is a start."""
+    if ends is None:
+        return ids
+    import torch
+
+    is_end = torch.isin(ids[:, 1:], torch.as_tensor(ends, device=ids.device)).long()
+    behind = is_end.cumsum(1) - is_end > 0
+    return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(behind, IGNORED)], dim=1)
 
 
 def _takes_types(model: Any) -> bool:

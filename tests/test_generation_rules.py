@@ -191,6 +191,26 @@ def test_an_end_is_one_that_the_model_chose() -> None:
     assert decoded.came_to_an_end(ids, Model(), 4).all()
 
 
+def test_texts_are_kept_by_the_configuration_and_by_the_decoding_as_it_is(tmp_path: Path) -> None:
+    """The same weights make other texts with another activation, and penalties differ by less than is shown."""
+    task, rows, _, tokenizer = made(2)
+    teacher = family("Bart", len(tokenizer))
+
+    def files(penalty: float = 1.0) -> int:
+        own = replace(task, decoding=Decoding(beam=2, length_penalty=penalty, max_target=64))
+        decoded.decoded_rows(rows, own, teacher, tokenizer, Targets(beam=2), max_length=64, folder=tmp_path)
+        return len([*tmp_path.glob("*.jsonl")])
+
+    assert files() == files() == 1
+    assert files(1.0 + 1e-9) == 2
+    teacher.config.use_cache = not teacher.config.use_cache
+    assert files() == 2, "how fast it writes changes no text"
+    teacher.config.activation_function = "relu"
+    assert files() == files() == 3
+    teacher.generation_config.forced_bos_token_id = 9
+    assert files() == 4
+
+
 def test_a_beam_without_bounds_is_refused() -> None:
     with pytest.raises(KdzooError, match="beam is 100000; 1024 hypotheses at most"):
         Decoding.parse("beam=100000")

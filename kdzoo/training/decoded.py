@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from kdzoo.tasks import Task
 
 FORMAT = "2"
-ASIDE = ("transformers_version", "use_cache", "_from_model_config")  # of a model's rules: no text depends on them
+# Of a model's configuration and its rules: no text depends on them.
+ASIDE = ("_name_or_path", "transformers_version", "use_cache", "_from_model_config")
 
 
 class Decoded(NamedTuple):
@@ -67,9 +68,9 @@ def decoded_rows(
 ) -> Decoded:
     """Training rows with what the teacher writes for their sources in place of their targets.
 
-    All hypotheses of a row are kept, a row a line, in a file named by the teacher's weights, the rows and the decoding;
-    whatever of it is there is not decoded again. A row keeps its reference where the chosen text is empty, has more
-    tokens than ``max_target``, or was cut there because the teacher found no end.
+    All hypotheses of a row are kept, a row a line, in a file named by the teacher's weights and configuration, the rows
+    and the decoding; whatever of it is there is not decoded again. A row keeps its reference where the chosen text is
+    empty, has more tokens than ``max_target``, or was cut there because the teacher found no end.
 
     Args:
         rows: as they were loaded, with the task's fields.
@@ -93,8 +94,9 @@ def decoded_rows(
         hashing.of_tensors(teacher.state_dict()),
         hashing.of_rows(rows, ["source"]),
         *vocabularies(tokenizer),
-        str(decoding),
-        _own_rules(teacher),
+        asdict(decoding),
+        _said(teacher.config),
+        _said(getattr(teacher, "generation_config", None)),
         max_length,
     )
     path = folder / f"{task.name}-{about[:16]}.jsonl"
@@ -215,8 +217,7 @@ def came_to_an_end(ids: np.ndarray[Any, Any], model: Any, most: int) -> np.ndarr
     return np.asarray(np.isin(ids[:, 1 : most + (not forced)], ends).any(axis=1))
 
 
-def _own_rules(model: Any) -> str:
-    """What of a model's own rules of writing is not the default."""
-    told = getattr(model, "generation_config", None)
+def _said(told: Any) -> str:
+    """What of a model's configuration, or of its own rules of writing, is not the default."""
     found = {} if told is None else told.to_diff_dict()
-    return json.dumps({key: found[key] for key in sorted(found) if key not in ASIDE}, default=str)
+    return json.dumps({key: value for key, value in found.items() if key not in ASIDE}, default=str, sort_keys=True)

@@ -339,6 +339,27 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert ["c", "d"] in [*references["train"]["target"], *references["validation"]["target"]]
 
 
+def test_a_pair_in_one_column_is_named_by_its_keys(kdzoo_command: Commands, tmp_path: Path) -> None:
+    """As the hub has translations: ``{"translation": {"de": ..., "en": ...}}``."""
+    from datasets import Dataset
+
+    rows = [{"id": at, "translation": {"de": f"ein Hund {at}", "en": f"a dog {at}"}} for at in range(12)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = {"text": "translation.en", "label": "translation.de"}
+    for data in (file, Dataset.from_list(rows)):
+        found = from_data(data, kind="seq2seq", **named).task.rows()
+        pairs = {(row["source"], *row["target"]) for split in found.values() for row in split}
+        assert pairs == {(row["translation"]["en"], row["translation"]["de"]) for row in rows}
+    asked = ("finetune", "--data", file, "--kind", "seq2seq", "--model", "1x16,heads=2", "--epochs", 1)
+    asked = (*asked, "--decoding", "beam=1,max_target=16", "--max-length", 16, "--text", "translation.en")
+    kdzoo_command.fails(
+        *asked, "--label", "translation.fr", "--out", tmp_path / "m", says=("id, translation, translation.de",)
+    )
+    kdzoo_command.works(*asked, "--label", "translation.de", "--out", tmp_path / "m")
+    assert "12 predictions of translation.en" in kdzoo_command.works("predict", tmp_path / "m", file)
+
+
 def test_bad_input_is_one_line(kdzoo_command: Commands, tmp_path: Path) -> None:
     file = tmp_path / "mine.tsv"
 

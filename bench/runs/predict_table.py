@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.own_sequences import is_tagged_line
 from kdzoo.tasks.reading import half_letters
 from kdzoo.tasks.sources.files import SUFFIXES, open_text, read_table, suffix_of
+from kdzoo.tasks.sources.rows import with_keys
 
 TRIPLE = ("head", "relation", "tail")
 ROWS = {  # by kind, what a student does, the form that it is trained from, and a row as it is read here
@@ -82,7 +83,7 @@ def predict_file(
     if suffix_of(file) is None:
         _check_form(file, task)
         raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
-    table = _read(file, task)
+    table = with_keys(_read(file, task))
     usual, wanted = (trained.columns, None) if task is None else (task.columns, len(task.columns))
     if len(trained.called) == wanted and {*trained.called} <= {*table}:
         usual = trained.called
@@ -147,7 +148,7 @@ def _csv(*lines: Sequence[str]) -> str:
 
 
 def _text_columns(
-    table: dict[str, list[Any]], asked: Sequence[str], file: Path, wanted: int | None, *, words: bool
+    table: Mapping[str, Sequence[Any]], asked: Sequence[str], file: Path, wanted: int | None, *, words: bool
 ) -> list[str]:
     """The columns to read: those asked for, or the only one that can be.
 

@@ -10,8 +10,8 @@ from kdzoo.errors import KdzooError
 from kdzoo.tasks.decoding import Decoding
 from kdzoo.tasks.generation import SequenceToSequence
 from kdzoo.tasks.given import Brought
-from kdzoo.tasks.own_reading import tables_of
-from kdzoo.tasks.sources.rows import checked
+from kdzoo.tasks.own_reading import Table, tables_of
+from kdzoo.tasks.sources.rows import checked, with_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +33,7 @@ def from_pairs(
     Args:
         data: as `kdzoo.tasks.own.from_data` takes it.
         text, label: the columns of the sources and of the targets; ``source`` and ``target`` by default. A target may
-            be a list of references.
+            be a list of references. Of a column of mappings a key is named behind a dot (``translation.en``).
         metric: see `kdzoo.tasks.metrics`; the headline, in order.
         decoding: see `kdzoo.tasks.decoding.Decoding.parse`.
         name: the task's.
@@ -48,7 +48,10 @@ def from_pairs(
     columns = {"source": (text or ("source",))[0], "target": (label or ("target",))[0]}
     if columns["source"] == columns["target"]:
         raise KdzooError(f"{name}: the column {columns['source']!r} is both source and target; name two columns")
-    tables, unused = tables_of(data, (columns["source"],), (columns["target"],), splits)
+    whole = any("." in column for column in columns.values())  # a key's column is called otherwise
+    named = ((), ()) if whole else ((columns["source"],), (columns["target"],))
+    tables, unused = tables_of(data, *named, splits)
+    tables = {split: Table(table.origin, with_keys(table.columns)) for split, table in tables.items()}
     for table in tables.values():
         for option, column in zip(("--text", "--label"), columns.values(), strict=True):
             if column not in table.columns:

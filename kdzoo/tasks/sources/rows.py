@@ -72,5 +72,16 @@ def columns_of(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Any]]:
     return columns
 
 
+def with_keys(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Columns, with one for each key of those that hold mappings, as the hub has translations: ``translation.en``."""
+    found = dict(columns)
+    for name, values in columns.items():
+        if len(values) and isinstance(values[0], Mapping):
+            for key in values[0]:
+                taken = [value.get(key) if isinstance(value, Mapping) else None for value in values]
+                found.setdefault(f"{name}.{key}", taken)
+    return found
+
+
 def _named(classes: Sequence[str], value: Any) -> Any:
     return classes[value] if value in range(len(classes)) else value

@@ -396,3 +396,21 @@ def test_tables_that_are_separated_by_something_else(mark: str, name: str, zippe
     assert f"pandas.read_csv(FILE, sep={mark!r}).to_csv(OTHER, index=False)" in str(caught.value)
     pd.read_csv(file, sep=mark).to_csv(tmp_path / "other.csv", index=False)
     assert len(together(from_data(tmp_path / "other.csv", text="text", label="topic"))) == 20
+
+
+def test_a_split_may_call_its_targets_otherwise(tmp_path: Path) -> None:
+    """As DialogSum has several summaries in its test split, under another name."""
+    train = [{"dialogue": f"a b {at}", "summary": f"a {at}"} for at in range(6)]
+    test = [{"dialogue": f"c d {at}", "summaries": [f"c {at}", f"d {at}"]} for at in range(4)]
+    for split, rows in {"train": train, "validation": train, "test": test}.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = from_data(tmp_path, kind="seq2seq", text="dialogue", label="summary,summaries").task.rows()
+    assert found["test"]["target"][:] == [row["summaries"] for row in test]
+    assert found["train"]["target"][:] == [[row["summary"]] for row in train]
+    with pytest.raises(
+        KdzooError, match=r"test\.jsonl: no column 'summary' or 'sum' \(--label\); it has dialogue, summa"
+    ):
+        from_data(tmp_path, kind="seq2seq", text="dialogue", label="summary,sum")
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row | {"summary": "c"}) + "\n" for row in test))
+    with pytest.raises(KdzooError, match=r"test\.jsonl has summary and summaries, and --label takes one of a split"):
+        from_data(tmp_path, kind="seq2seq", text="dialogue", label="summary,summaries")

@@ -33,7 +33,8 @@ def from_pairs(
     Args:
         data: as `kdzoo.tasks.own.from_data` takes it.
         text, label: the columns of the sources and of the targets; ``source`` and ``target`` by default. A target may
-            be a list of references. Of a column of mappings a key is named behind a dot (``translation.en``).
+            be a list of references. Of a column of mappings a key is named behind a dot (``translation.en``). Of
+            several targets' columns each split has one, as DialogSum's test has ``summaries`` and not ``summary``.
         metric: see `kdzoo.tasks.metrics`; the headline, in order.
         decoding: see `kdzoo.tasks.decoding.Decoding.parse`.
         name: the task's.
@@ -43,24 +44,23 @@ def from_pairs(
     Raises:
         KdzooError: in one line, with file and row, for anything that makes no task.
     """
-    if len(text) > 1 or len(label) > 1:
-        raise KdzooError(f"{name}: a text is written for one column (--text) and learned from one (--label)")
-    columns = {"source": (text or ("source",))[0], "target": (label or ("target",))[0]}
-    if columns["source"] == columns["target"]:
-        raise KdzooError(f"{name}: the column {columns['source']!r} is both source and target; name two columns")
-    whole = any("." in column for column in columns.values())  # a key's column is called otherwise
-    named = ((), ()) if whole else ((columns["source"],), (columns["target"],))
-    tables, unused = tables_of(data, *named, splits)
+    if len(text) > 1:
+        raise KdzooError(f"{name}: a text is written for one column (--text), and {', '.join(text)} are named")
+    source, targets = (text or ("source",))[0], tuple(label) or ("target",)
+    if source in targets:
+        raise KdzooError(f"{name}: the column {source!r} is both source and target; name two columns")
+    # A key's column has another name in the file, and of several a split has one.
+    whole = len(targets) > 1 or any("." in column for column in (source, *targets))
+    tables, unused = tables_of(data, () if whole else (source,), () if whole else targets, splits)
     tables = {split: Table(table.origin, with_keys(table.columns)) for split, table in tables.items()}
-    for table in tables.values():
-        for option, column in zip(("--text", "--label"), columns.values(), strict=True):
-            if column not in table.columns:
-                has = ", ".join(table.columns) or "none"
-                raise KdzooError(f"{table.origin}: no column {column!r} ({option}); it has {has}")
+    columns = {
+        split: {"source": _one_of(table, "--text", (source,)), "target": _one_of(table, "--label", targets)}
+        for split, table in tables.items()
+    }
     test = "test" if "test" in tables else None
     task = SequenceToSequence(name, headline=tuple(metric), test_split=test, decoding=Decoding.parse(decoding))
     rows = {
-        split: checked(task, table.origin, {own: table.columns[theirs] for own, theirs in columns.items()})
+        split: checked(task, table.origin, {own: table.columns[theirs] for own, theirs in columns[split].items()})
         for split, table in tables.items()
     }
     notes = [task.describe(), *(f"{name}: the split {split} is not used" for split in unused)]
@@ -70,7 +70,24 @@ def from_pairs(
         count = taken + len(rows["train"])
         notes.append(f"{name}: no validation rows: {taken} of {count} training rows are taken, with seed {seed}")
     notes += _leaks(name, rows)
-    return replace(task, read=Brought(rows, (columns["source"],))), tuple(notes)
+    return replace(task, read=Brought(rows, (source,))), tuple(notes)
+
+
+def _one_of(table: Table, option: str, names: Sequence[str]) -> str:
+    """Which of some columns a table has.
+
+    Raises:
+        KdzooError: none, or several.
+    """
+    there = [name for name in names if name in table.columns]
+    if len(there) > 1:
+        raise KdzooError(
+            f"{table.origin} has {' and '.join(there)}, and {option} takes one of a split; name one of them"
+        )
+    if not there:
+        said = " or ".join(map(repr, names))
+        raise KdzooError(f"{table.origin}: no column {said} ({option}); it has {', '.join(table.columns) or 'none'}")
+    return there[0]
 
 
 def _leaks(name: str, rows: Mapping[str, Dataset]) -> list[str]:

@@ -398,6 +398,18 @@ def test_tables_that_are_separated_by_something_else(mark: str, name: str, zippe
     assert len(together(from_data(tmp_path / "other.csv", text="text", label="topic"))) == 20
 
 
+def test_a_file_that_is_called_nearly_as_a_split_is_said_not_to_be_used(tmp_path: Path) -> None:
+    """As Multi30k's test2016, which nobody would miss in a table that has no test scores."""
+    rows = [{"text": f"a {at}", "topic": "xy"[at % 2]} for at in range(20)]
+    for stem in ("train", "dev", "test2016", "train.tsv.predictions", "notes"):
+        jsonl(tmp_path / f"{stem}.jsonl", rows)
+    own = from_data(tmp_path, text="text", label="topic", name="mine")
+    assert [note for note in own.notes if "not used" in note] == ["mine: the split test2016 is not used"]
+    own = from_data(tmp_path, text="text", label="topic", name="mine", splits={"test": "test2016"})
+    assert set(rows_of(own)) == {"train", "validation", "test"}
+    assert not [note for note in own.notes if "not used" in note]
+
+
 def test_a_split_may_call_its_targets_otherwise(tmp_path: Path) -> None:
     """As DialogSum has several summaries in its test split, under another name."""
     train = [{"dialogue": f"a b {at}", "summary": f"a {at}"} for at in range(6)]

@@ -96,7 +96,8 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
         if not there:
             raise KdzooError(f"{path} holds no train split; it needs train with one of {', '.join(SUFFIXES)}")
         readers = {name: partial(_of_files, path / name, files, text, label) for name, files in there.items()}
-        return renamed(str(path), readers, splits)
+        taken, unused = renamed(str(path), readers, splits)
+        return taken, (*unused, *_called_alike(path, names_of(splits)))
     check_file(path)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and suffix_of(path) is None and str(path).count("/") < 2:
         try:
@@ -105,6 +106,17 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
             raise KdzooError(f"there is no file or folder {path}; {error}") from None
         return renamed(str(path), {s: partial(_of_arrow, f"{path} {s}", loaded[s]) for s in loaded}, splits)
     raise KdzooError(f"there is no {path}; data is a file ({', '.join(SUFFIXES)}), a folder or a hub data set's name")
+
+
+def _called_alike(folder: Path, names: set[str]) -> list[str]:
+    """Files that are called as a split is with more behind it (``test2016``), and so are none."""
+    found = set()
+    for file in folder.iterdir():
+        suffix = suffix_of(file)
+        if suffix is not None and file.is_file():
+            shard = SHARDS.fullmatch(file.name)
+            found.add(shard["split"] if shard else file.name.removesuffix(suffix))
+    return sorted(stem for stem in found - names if "." not in stem and stem.startswith(tuple(names)))
 
 
 def names_of(splits: Mapping[str, str] | None, known: Mapping[str, Sequence[str]] = NAMES) -> set[str]:

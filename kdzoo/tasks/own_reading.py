@@ -95,7 +95,9 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
         there = {name: files for name in sorted(names_of(splits)) if (files := files_of(path, name))}
         if not there:
             raise KdzooError(f"{path} holds no train split; it needs train with one of {', '.join(SUFFIXES)}")
-        readers = {name: partial(_of_files, path / name, files, text, label) for name, files in there.items()}
+        readers: dict[str, Callable[[], Table]] = {
+            name: partial(_of_files, path / name, files, text, label) for name, files in there.items()
+        }
         taken, unused = renamed(str(path), readers, splits)
         return taken, (*unused, *_called_alike(path, names_of(splits)))
     check_file(path)

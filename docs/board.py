@@ -28,6 +28,7 @@ STUDIES = {
     "lrc-mrpc-cola": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-2000": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-4x312": ("4×312, distilled", "LRC-BERT", "lrc-bert.md"),
+    "lrc-stsb-ablations": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-sample": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "mpnet-cola": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),

@@ -615,7 +615,7 @@ def cells(right: dict[str, float], rows: int = 40, task: str = "rte", **more: An
 
 def test_ties_are_called_ties() -> None:
     found = Findings(Study(records=cells({"teacher": 0.9, "none": 0.6, "kd": 0.6, "crd": 0.5})))
-    said = "no teacher and kd tie for the best average score, 60.0: 66.7% of the teacher's."
+    said = "training without a teacher and kd tie for the best average score, 60.0: 66.7% of the teacher's."
     assert scores.in_short(found)[0] == said
     behind, two = scores.behind_table(found), scores.best_two_table(found)
     assert behind is not None and behind.head[1] == "average, to no teacher and kd"
@@ -645,7 +645,28 @@ def test_a_model_of_one_class_is_marked(tmp_path: Path) -> None:
     told = {row[0].text: (row[2].text, row[2].warning) for row in table.rows}
     assert told["none"] == ("75.0", "one class") and told["kd"] == ("75.0 ± 0.0", "")
     assert told["crd"][1] == "one class in 1 of 2" and told["larger class"][0] == "75.0"
-    assert "no teacher predicts one class" in scores.in_short(Findings(Study(records=found)))[-1]
+    assert "training without a teacher predicts one class" in scores.in_short(Findings(Study(records=found)))[-1]
+
+
+def test_a_teacher_that_knows_no_more_than_a_guess_is_named() -> None:
+    said = "The teacher is no better than a constant guess on rte."
+    alone = scores.in_short(Findings(Study(records=cells({"none": 0.6}))))
+    assert alone[0].startswith("training without a teacher has"), "and not that no teacher has it"
+    short = [scores.in_short(Findings(Study(records=cells({"teacher": rate, "kd": 0.6})))) for rate in (0.5, 0.6)]
+    assert said in short[0] and said not in short[1]
+
+
+@pytest.mark.parametrize(("width", "columns"), [(200, 7), (90, 6), (56, 4), (40, 4)])
+def test_a_narrow_terminal_has_every_score_and_fewer_costs(width: int, columns: int) -> None:
+    found = cells({"teacher": 0.9, "none": 0.6, "kd": 0.5})
+    found += cells({"teacher": 0.8, "none": 0.7, "kd": 0.4}, task="sst2")
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(terminal_table(found, "rows"))
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if line.startswith("│ none"))
+    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["none", "60.0", "70.0", "65.0"]
+    assert row.count("│") - 1 == columns and "…" not in "".join(lines)
+    assert ("a wider terminal also has:" in "".join(lines)) == (columns < 7)
 
 
 def test_the_time_to_reach_a_share_of_a_negative_best() -> None:

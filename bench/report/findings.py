@@ -92,12 +92,15 @@ class Findings:
         return one_answer_note(self.of([method], task))
 
 
-def in_prose(method: str) -> str:
-    """A method's name within a sentence: training without a teacher is called ``none`` where it is chosen."""
-    return "no teacher" if method == BASELINE else method
+def in_prose(method: str, *, subject: bool = False) -> str:
+    """A method's name within a sentence: training without a teacher is called ``none`` where it is chosen.
+
+    As a subject it is another: "no teacher has the best score" could be said of the teachers.
+    """
+    return method if method != BASELINE else "training without a teacher" if subject else "no teacher"
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], *, subject: bool = False) -> str:
     """``kd``, ``kd and pkd``, ``kd, pkd and crd``."""
-    *first, last = [in_prose(name) for name in names]
+    *first, last = [in_prose(name, subject=subject) for name in names]
     return f"{', '.join(first)} and {last}" if first else last

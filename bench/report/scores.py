@@ -194,9 +194,9 @@ def in_short(found: Findings) -> list[str]:
     kept = found.retained(first[0])
     whose = f": {kept:.1%} of the teacher's" if kept else ""
     if len(first) > 1:
-        said = [f"{listed(first)} tie for the best average score, {score:.1f}{whose}."]
+        said = [f"{listed(first, subject=True)} tie for the best average score, {score:.1f}{whose}."]
     else:
-        said = [f"{in_prose(first[0])} has the best average score, {score:.1f}{whose}."]
+        said = [f"{in_prose(first[0], subject=True)} has the best average score, {score:.1f}{whose}."]
     level = [mark for mark in marks(found.means, found.bootstrap, [AVERAGE]).values() if mark == "level"]
     if level:
         of = f"{len(level)} of the other {len(order) - len(first)} methods"
@@ -205,9 +205,13 @@ def in_short(found: Findings) -> list[str]:
     if gain:
         ahead = f"{gain} points ahead of {in_prose(BASELINE)}: the interval {_holds(gain)} 0."
         said.append(f"{'It' if len(first) == 1 else in_prose(first[0])} is {ahead}")
+    teacher = found.rows[TEACHER].scores if TEACHER in found.rows else {}
+    useless = [task for task, guess in found.guess.scores.items() if task in teacher and fmean(teacher[task]) <= guess]
+    if useless:
+        said.append(f"The teacher is no better than a constant guess on {', '.join(useless)}.")
     alike = [name for name in found.students if any(_always(found.one_answer(name, task)) for task in found.tasks)]
     if alike:
-        who = listed(alike) if len(alike) < 4 else f"{len(alike)} methods"
+        who = listed(alike, subject=True) if len(alike) < 4 else f"{len(alike)} methods"
         predict = "predicts" if len(alike) == 1 else "predict"
         said.append(f"{who} {predict} one class on some task, whatever the row: that score is a constant guess's.")
     return said

@@ -6,10 +6,12 @@ import csv
 import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from kdzoo.bench import escape
@@ -28,6 +30,7 @@ from kdzoo.errors import KdzooError, KdzooWarning, unknown
 PARTS = ("teacher", "forward", "loss", "backward", "optimizer", "other", "student", "update")  # of a step; old and new
 COSTS = ("samples_per_second", "tokens_per_second", "train_seconds", "steps", "peak_memory", "parameters",
          "loss_parameters", "flops", "evaluation_samples_per_second", "cached", "threads", "device")  # fmt: skip
+AFTER = ["retention", "train rows/s", "parameters"]  # columns after the average, of which a narrow terminal has fewer
 
 
 def cells_of(
@@ -62,7 +65,7 @@ def cells_of(
     seeds = 0 if running else seeds_of(records, failed)
     body = [_row(records, row, teacher, tasks, failed, seeds) for row in rows]
     gains = [""] * len(rows) if against is None else _gains(records, rows, against)
-    head = ["method", *tasks, AVERAGE, "retention", "train rows/s", "parameters"]
+    head = ["method", *tasks, AVERAGE, *AFTER]
     if against is not None:
         head.append(f"to {against} [{LEVEL:.0%}]")
         body = [[*cells, gain] for cells, gain in zip(body, gains, strict=True)]
@@ -130,21 +133,47 @@ def terminal_table(
     failed: Sequence[tuple[str, str, int]] = (),
     *,
     running: bool = False,
-) -> Table:
+) -> TerminalTable:
     """The table for a rich console, as `cells_of` has it; the best student of each task in bold."""
     records = joined(records)
     head, body = cells_of(records, against, failed, running=running)
-    table = Table(title=terminal(title), title_justify="left")
-    for name in head:
-        table.add_column(terminal(name), justify="left" if name == "method" else "right", no_wrap=True)
     means = means_of(records)
     bold = {(name, column) for column in head[1 : head.index(AVERAGE) + 1] for name in leading(means, column)}
-    above = above_students(records, body)
-    for place, cells in enumerate(body):
-        named = zip(head, cells, strict=True)
-        marked = [terminal(cell, "bold" if (cells[0], column) in bold else "") for column, cell in named]
-        table.add_row(*marked, end_section=place == above - 1)
-    return table
+    return TerminalTable(title, head, body, bold, above_students(records, body))
+
+
+@dataclass(frozen=True)
+class TerminalTable:
+    """A table whose scores are whole in a narrow terminal: the columns after the average go first, which it says."""
+
+    title: str
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+    bold: set[tuple[str, str]]
+    above: int  # rows before the first student
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for kept in range(len(AFTER), -1, -1):
+            table = self._with(kept)
+            if console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width:
+                break
+        yield table
+
+    def _with(self, kept: int) -> Table:
+        """With so many of the columns after the average."""
+        end = self.head.index(AVERAGE) + 1
+        spared = range(end + kept, end + len(AFTER))
+        table = Table(title=terminal(self.title), title_justify="left", caption_justify="left")
+        if spared:
+            table.caption = f"a wider terminal also has: {', '.join(self.head[place] for place in spared)}"
+        for place, name in enumerate(self.head):
+            if place not in spared:
+                table.add_column(terminal(name), justify="left" if name == "method" else "right", overflow="fold")
+        for row, cells in enumerate(self.body):
+            named = [pair for place, pair in enumerate(zip(self.head, cells, strict=True)) if place not in spared]
+            marked = [terminal(cell, "bold" if (cells[0], column) in self.bold else "") for column, cell in named]
+            table.add_row(*marked, end_section=row == self.above - 1)
+        return table
 
 
 def markdown_table(

@@ -252,6 +252,7 @@ def test_rank_metrics_and_their_resamples() -> None:
         )
     assert in_words({"mr": 3.14, "mrr": 0.5}, "ranking") == "mr 3.1, mrr 50.0"
     assert in_words({"accuracy": 0.5, "mse": 0.5}, "regression") == "accuracy 50.0, mse 0.5"
+    assert in_words({"mse": 0.01278, "mae": 3.14}, "regression") == "mse 0.013, mae 3.1", "in the labels' unit"
     assert in_words({"relation_f1[1+2]": 0.5, "accuracy": 1.0}, "classification") == "relation_f1 50.0, accuracy 100.0"
     two = {"relation_f1[1]": 0.5, "relation_f1[2]": 1.0}
     assert in_words(two, "classification") == "relation_f1[1] 50.0, relation_f1[2] 100.0"

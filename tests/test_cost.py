@@ -12,6 +12,7 @@ import transformers
 from command_line import Commands
 
 from kdzoo.bench.timing import peak_bytes, seconds, versions
+from kdzoo.models.teachers import model_of_size
 
 MODELS = ("--student", "2x16,heads=2", "--teacher", "3x24,heads=2")
 SMALL = (*MODELS, "--batch-size", "4", "--length", "8", "--repeats", "1")
@@ -82,6 +83,12 @@ def test_cost_writes_what_table_prints_again(commands: Commands, tmp_path: Path)
     rows = table[2:]
     times = {cost["name"]: cost["milliseconds"] for cost in data["costs"]}
     assert [row.split("|")[1].strip() for row in rows] == sorted(times, key=lambda name: times[name])
+
+
+def test_a_width_that_twelve_heads_do_not_divide(commands: Commands) -> None:
+    assert model_of_size("1x312", positions=8, num_labels=2).config.num_attention_heads == 12
+    out = commands.works("cost", "kd", *SMALL[len(MODELS) :], "--student", "1x16", "--teacher", "1x20")
+    assert "kd" in out
 
 
 def test_what_cannot_be_measured_is_refused_before_any_work(commands: Commands, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def model_of_size(size: str | ModelSpec, *, positions: int, num_labels: int, vocabulary: int = 30522) -> Any:
-    """A BERT with fresh weights in evaluation mode, to measure with.
+    """A BERT with fresh weights in evaluation mode, to measure with, by default of 12 heads or the next fewer that fit.
 
     Raises:
         KdzooError: when ``size`` is none.
@@ -30,7 +30,7 @@ def model_of_size(size: str | ModelSpec, *, positions: int, num_labels: int, voc
         vocab_size=vocabulary,
         num_hidden_layers=spec.layers,
         hidden_size=spec.width,
-        num_attention_heads=spec.heads or 12,
+        num_attention_heads=spec.heads or max(heads for heads in range(1, 13) if spec.width % heads == 0),
         intermediate_size=spec.feed_forward or 4 * spec.width,
         max_position_embeddings=max(positions, 8),
         **head,

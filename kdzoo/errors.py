@@ -97,6 +97,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdzooError:
     names = sorted(valid)
     lowered = str(name)[:100].lower().replace("-", "_")
     near = [known for known in names if known.lower() == lowered]
+    if not near:  # a slip of one letter, before a name that happens to have these letters within it
+        near = difflib.get_close_matches(lowered, names, n=1, cutoff=0.85)
     if not near and len(lowered) > 2:
         near = [known for known in names if lowered in known.lower()]
     if not near or len(near) > MOST:

@@ -98,6 +98,7 @@ def one_term(folder: Path, term: str) -> Path:
         (("show", "ce", "--yaml"), ("ce is a loss", "only a recipe")),
         (("check", "tinybrt"), ("unknown recipe 'tinybrt'", "did you mean 'tinybert'?")),
         (("compare", "--methods", "none,pdk"), ("unknown recipe 'pdk'", "did you mean 'pkd'?")),
+        (("compare", "--methods", "nne,kd"), ("unknown recipe 'nne'", "did you mean 'none'?")),  # and not 'annealing'
         (("compare", "--tasks", "sst3"), ("unknown task 'sst3'", "did you mean 'sst2'?")),
         (("finetune", "--task", "mprc", "--model", TEACHER, "--out", "OUT"), ("did you mean 'mrpc'?",)),
         (("compare", "--data", "synthetc", "--teacher", "MODEL"), ("did you mean 'synthetic'?",)),
@@ -115,7 +116,7 @@ def one_term(folder: Path, term: str) -> Path:
         (("comprae",), ("'comprae'", "'compare'")),
         (("compare", "--taks", "sst2"), ("--taks", "--tasks")),
         (("compare", "--seeds", "two"), ("seeds = 'two'", "a number of seeds")),
-        (("compare", "--seeds", "0"), ("seeds = '0'", "from 1 to 1000")),
+        (("compare", "--seeds", "0"), ("seeds = '0'", "from 1 to 1000", "the seed 0 alone is '0,'")),
         (("compare", "--precision", "fp64"), ("precision = 'fp64'", "'fp32'")),
         (("compare", "--epochs", "0"), ("epochs = 0", "greater than 0")),
         (("compare", "--train-rows", "0"), ("train_rows = 0",)),

@@ -477,6 +477,12 @@ def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
         Term("kd", weight=weight)
 
 
+@pytest.mark.parametrize("weight", ["1", None])
+def test_a_weight_of_another_type_is_refused(weight: Any) -> None:
+    with pytest.raises(KdzooError, match=r"the weight of kd is .*; it is a number or a schedule"):
+        Term("kd", weight=weight)
+
+
 @pytest.mark.parametrize("progress", [-0.1, 1.5, 50, math.nan])
 def test_progress_is_a_fraction(progress: float) -> None:
     with pytest.raises(KdzooError, match=r"progress is .*; it is the fraction of the training that is done, 0 to 1"):

@@ -59,7 +59,7 @@ def _seeds(value: Any) -> Any:
         value = [int(part) for part in parts] if "," in value else int(parts[0])
     if isinstance(value, int) and not isinstance(value, bool):
         if not 1 <= value <= MOST_SEEDS:
-            raise ValueError(f"input should be from 1 to {MOST_SEEDS}")
+            raise ValueError(f"input should be from 1 to {MOST_SEEDS}; the seed {value} alone is '{value},'")
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and len(set(value)) < len(value):
         raise ValueError("a seed is named twice")

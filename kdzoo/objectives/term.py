@@ -84,7 +84,11 @@ class Term:
                 raise KdzooError(f"{label} on the {self.feature} does not go layer by layer; leave out {option}")
         default = "all" if kind.many_to_many else "uniform[-1]" if kind.top_only else "uniform"
         weights = [value for _, value in weight.points] if isinstance(weight, Schedule) else [weight]
-        if not all(math.isfinite(value) for value in weights):
+        try:
+            finite = all(math.isfinite(value) for value in weights)
+        except TypeError:
+            raise KdzooError(f"the weight of {label} is {weight!r}; it is a number or a schedule") from None
+        if not finite:
             raise KdzooError(f"the weight of {label} is {weight}; it must be finite")
         self.layers: LayerMap = layers if layers is not None else default
         self.weight = weight

@@ -31,6 +31,7 @@ STUDIES = {
     "lrc-stsb-ablations": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-sample": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
     "lrc-stsb-whole": ("3 of 6 layers", "LRC-BERT", "lrc-bert.md"),
+    "mpnet-4x312": ("4×312, distilled", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-cola": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-mrpc": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),
     "mpnet-rte": ("3 MiniLM layers", "base-size teacher", "results/base-size-teacher.md"),

@@ -127,6 +127,79 @@ def test_their_gradient_is_exact() -> None:
     torch.testing.assert_close(slope, expected)
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_a_query_in_padding_sees_the_real_keys_alike(left: bool) -> None:
+    """Where DeBERTa hides all keys from it, and a loss counts it."""
+    inputs = padded_left(batch()) if left else batch()
+    teacher, student = made("DebertaV2", FAMILIES["DebertaV2"][0]), made("Bert", SIZES, 1)
+    real = inputs["attention_mask"].bool()
+    total, count = 0.0, 0
+    student.set_attn_implementation("eager")
+    shown = [model(**inputs, output_attentions=True).attentions[1].double() for model in (student, teacher)]
+    student.set_attn_implementation("sdpa")
+    for row, keys in enumerate(real):
+        for query in range(SEQUENCE):
+            ours, theirs = (side[row, :, query, keys] for side in shown)
+            theirs = theirs if real[row, query] else torch.full_like(theirs, 1 / int(keys.sum()))
+            total -= float((theirs * ours.log()).sum().detach())
+            count += 4
+    found = kl(student, teacher, inputs, "mobilebert", feature="qkv", variant="released", layers=[(1, 1)])
+    assert found == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Bloom", "GPTJ", "GPTNeo", "Mpt", "OpenAIGPT"])
+def test_scores_of_causal_models_are_compared_where_they_are_seen(family: str) -> None:
+    sizes: dict[str, Any] = {
+        "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+        "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 64},
+        "GPTNeo": {
+            "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 3, "max_position_embeddings": 64,
+            "attention_types": [[["global", "local"], 1]],
+        },
+        "Mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+        "OpenAIGPT": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    }[family]  # fmt: skip
+    known = {"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
+    models, inputs = [made(family, _HEADS | known | sizes, seed) for seed in (0, 1)], batch()
+    real, places = inputs["attention_mask"].bool(), torch.arange(SEQUENCE)
+    seen = (places[:, None] >= places) & real[:, None, :] & real[:, :, None]
+    if family == "GPTNeo":
+        seen = seen & (places[:, None] - places < 3)
+    needs = Needs(cls=frozenset({2}), qkv=frozenset({1}))
+    sides = [taken(model, inputs, needs) for model in models]
+    differences = (sides[0].qkv[1] - sides[1].qkv[1]).transpose(0, 1)[:, seen] ** 2
+    assert kl(*models, inputs, "attention_mse", layers=[(1, 1)]) == pytest.approx(float(differences.mean()), rel=1e-4)
+    bert = made("Bert", SIZES, 2)
+    assert 0 < kl(bert, models[0], inputs, "attention_mse", layers=[(1, 1)]) < 1e4
+    last = real.sum(1) - 1
+    states = models[0](**inputs, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(sides[0].cls[2], states[torch.arange(len(last)), last])
+
+
+def test_their_gradient_under_checkpointing() -> None:
+    inputs, needs, gradients = batch(), Needs(qkv=frozenset({0, 1})), []
+    for options in (None, {"use_reentrant": False}):
+        model = made("DebertaV2", FAMILIES["DebertaV2"][0]).train()
+        if options:
+            model.gradient_checkpointing_enable(options)
+        with capture(model, needs) as recorder:
+            found = recorder.activations(model(**inputs), mask=inputs["attention_mask"])
+            sum(found.qkv[layer].softmax(-1)[..., 0].sum() for layer in (0, 1)).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 10
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.slow
+def test_their_scores_in_a_compiled_model() -> None:
+    model, inputs, needs = made("MPNet", SIZES), batch(), Needs(qkv=frozenset({0, 1}))
+    expected = taken(model, inputs, needs)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        found = taken(compiled, inputs, needs)
+        torch.testing.assert_close({**found.qkv}, {**expected.qkv})
+
+
 def big_bird(seed: int = 0) -> Any:
     return made("BigBird", SIZES | {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}, seed)
 

@@ -36,6 +36,7 @@ from kdzoo.models.heads import (
     num_layers,
     pooled,
     savable,
+    sees_backwards,
     shows_qkv,
     unwrap,
 )
@@ -43,6 +44,8 @@ from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
 from kdzoo.models.needs import Needs as Needs
 from kdzoo.models.needs import check_needs
 from kdzoo.models.outputs import logits_of, order_of, part_of
+
+HIDDEN = -5000.0  # scores that a mask has made lower than any of a query and a key: OpenAI's GPT takes -10000
 
 
 @functools.cache
@@ -210,7 +213,11 @@ class Recorder:
         if needs.qkv:
             self._check_attended()
             for layer, of in self._kept[QKV_OF_LAYER].items():
-                found.qkv[layer] = taken(of, 2, 3) if isinstance(of, Tensor) else QKV(*(taken(part, 2) for part in of))
+                if isinstance(of, Tensor):
+                    # A mask may be -inf, which no gradient should meet; what a loss leaves out is further down yet.
+                    found.qkv[layer] = taken(of.clamp_min(torch.finfo(of.dtype).min / 4), 2, 3)
+                else:
+                    found.qkv[layer] = QKV(*(taken(part, 2) for part in of))
             found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
         if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
@@ -218,12 +225,13 @@ class Recorder:
 
     def _check_attended(self) -> None:
         name, layers = type(self._model).__name__, num_layers(self._model.config)
-        if not self.by_interface and self._calls != layers:
+        missing = self._needs.qkv - self._kept[QKV_OF_LAYER].keys()
+        if not self.by_interface and (self._calls != layers or missing):
             raise KdzooError(
                 f"{name} shows no attention that can be captured: {self._calls} softmaxes over (B, A, S, S) in "
                 f"{layers} layers; choose a loss that needs no attention"
             )
-        if missing := self._needs.qkv - self._kept[QKV_OF_LAYER].keys():
+        if missing:
             raise KdzooError(
                 f"{name} ran {self._calls} attention layers through transformers' attention interface; queries and "
                 f"keys are missing for {sorted(missing)}"
@@ -330,14 +338,11 @@ class Recorder:
         layer, self._calls = self._calls, self._calls + 1
         if layer in self._needs.qkv:
             self._refuse_checkpointing()
-            # A mask may be -inf, which no gradient should meet.
-            self._kept[QKV_OF_LAYER][layer] = scores.clamp_min(torch.finfo(scores.dtype).min / 2)
-            config = self._model.config
-            seen = self._seen[QKV_OF_LAYER]
+            self._kept[QKV_OF_LAYER][layer] = scores  # as they are: a checkpoint counts what is saved of them
             if self._pairs is not None:
-                seen[layer] = seen_pairs(self._pairs)
-            elif getattr(config, "causal", False) or getattr(config, "attn_type", "bi") == "uni":  # XLM, XLNet
-                seen[layer] = torch.ones_like(scores[:, 0], dtype=torch.bool).tril()
+                self._seen[QKV_OF_LAYER][layer] = seen_pairs(self._pairs)
+            elif sees_backwards(self._model):
+                self._seen[QKV_OF_LAYER][layer] = scores.amax(1) > HIDDEN
 
     def _refuse_checkpointing(self) -> None:
         if self._grad and not torch.is_grad_enabled():

@@ -162,7 +162,7 @@ class AtSoftmax(TorchFunctionMode):
 
     def __init__(self, told: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self._told = told
+        self._told = torch.compiler.disable(told)  # traced, the layers are counted wrong
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _SOFTMAXES:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 
+CAUSAL = ("bloom", "mpt", "openai-gpt")  # of whose layers none says so
+
 
 def unwrap(model: nn.Module) -> Any:
     """The transformers model inside all wrappers: PEFT's, ``torch.compile``'s, DistributedDataParallel, DataParallel.
@@ -205,8 +207,15 @@ def is_causal(model: nn.Module) -> bool:
     """Whether a model's tokens see those before them alone."""
     inner = unwrap(model)
     flags = [getattr(module, "is_causal", None) for module in inner.modules()]
-    said = [flag for flag in flags if flag is not None]
-    return bool(said) and all(said) and not getattr(inner.config, "is_encoder_decoder", False)
+    said = [flag for flag in flags if flag is not None] or [getattr(inner.config, "model_type", "") in CAUSAL]
+    return all(said) and not getattr(inner.config, "is_encoder_decoder", False)
+
+
+def sees_backwards(model: nn.Module) -> bool:
+    """`is_causal`, or made so by its configuration: XLM, XLNet, and encoders that are decoders there (RoFormer)."""
+    config = unwrap(model).config
+    told = getattr(config, "causal", False) or getattr(config, "is_decoder", False)
+    return bool(told) or getattr(config, "attn_type", "bi") == "uni" or is_causal(model)
 
 
 def batch_dependence(model: nn.Module) -> str | None:

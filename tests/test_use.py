@@ -89,6 +89,14 @@ def test_predictions_go_beside_the_table_and_two_columns_are_a_pair(
         assert float(row["probability"]) == pytest.approx(likely, abs=1e-4)
 
 
+def test_the_only_column_of_text_is_read_whatever_others_hold(
+    student: Path, commands: Commands, tmp_path: Path
+) -> None:
+    table = own_data.write(tmp_path / "new.jsonl", [{"words": "a goal", "about": {"by": "x", "in": "y"}}] * 2)
+    assert commands.works("predict", student, table).startswith("2 predictions of words: ")
+    assert commands.works("predict", student, table, "--text", "about.by").startswith("2 predictions of about.by: ")
+
+
 def test_what_cannot_be_predicted_is_refused(student: Path, commands: Commands, tmp_path: Path) -> None:
     table = tmp_path / "two.csv"
     table.write_text("a,b\nx,y\n,z\n")

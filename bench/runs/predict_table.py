@@ -83,12 +83,15 @@ def predict_file(
     if suffix_of(file) is None:
         _check_form(file, task)
         raise KdzooError(f"{file}: a table is in {', '.join(SUFFIXES)}; rename the file after what it is")
-    table = with_keys(_read(file, task))
+    whole = _read(file, task)
+    table = with_keys(whole)
     usual, wanted = (trained.columns, None) if task is None else (task.columns, len(task.columns))
     if len(trained.called) == wanted and {*trained.called} <= {*table}:
         usual = trained.called
     words = task is not None and task.kind == "tokens"
-    names = _text_columns(table, columns or (usual if {*usual} <= {*table} else ()), file, wanted, words=words)
+    asked = columns or (usual if {*usual} <= {*table} else ())
+    # Keys of a column are read where they are named: of the columns one alone may be text.
+    names = _text_columns(table if asked else whole, asked, file, wanted, words=words)
     texts = [_texts(table[name], name, file, words=words) for name in names]
     made = predictions_of(
         load_student(student, trained),

@@ -11,7 +11,12 @@ import pytest
 import torch
 from command_line import Commands
 from generation_models import family, made
-from transformers import AutoModelForSeq2SeqLM, TrainingArguments
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    TrainingArguments,
+)
 
 import kdzoo
 from kdzoo.errors import KdzooError
@@ -160,6 +165,19 @@ def test_a_token_that_the_vocabulary_has_not_is_refused(name: str) -> None:
         setattr(teacher.config, name, wrong)
         with pytest.raises(KdzooError, match=f"{name}={wrong!r}, and its decoder's vocabulary has 300 tokens"):
             check_decoder(teacher, "it", 40)
+
+
+def test_a_model_that_is_trained_from_another_token_than_it_writes_from_is_refused() -> None:
+    """As mBART's is the last of a target, whatever its configuration says."""
+    *_, tokenizer = made(2)
+    config = MBartConfig(**{**family("Bart", len(tokenizer)).config.to_dict(), "decoder_start_token_id": 3})
+    check_decoder(MBartForConditionalGeneration(config), "it", 40, tokenizer)
+    config.decoder_start_token_id = 9
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            model = MBartForConditionalGeneration(config)
+            with pytest.raises(KdzooError, match=r"trained from 3, the last .* decoder_start_token_id=9; set it to 3"):
+                check_decoder(model, "it", 40, tokenizer)
 
 
 @pytest.mark.parametrize("forced", [None, 3])

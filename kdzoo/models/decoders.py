@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
@@ -41,7 +42,7 @@ def check_decoder(model: Any, what: str, longest: int | None, tokenizer: Any = N
 
     Raises:
         KdzooError: it has no decoder, nothing to start from or to pad with, or fewer positions; it takes another token
-            for the end of a text than the tokenizer does.
+            for the start of a text than it is trained from, or for the end than the tokenizer does.
     """
     if longest is None:
         return
@@ -65,11 +66,24 @@ def check_decoder(model: Any, what: str, longest: int | None, tokenizer: Any = N
                 "transformers' own for this kind of model is taken)"
             )
     if tokenizer is not None:
+        _check_start(inner, what, tokenizer)
         _check_end(inner, what, tokenizer)
     most = decoder_positions(inner)
     if most is not None and longest > most:
         raise KdzooError(
             f"{what}'s decoder has {most} positions, and max_target is {longest}; take max_target={most} or less"
+        )
+
+
+def _check_start(model: Any, what: str, tokenizer: Any) -> None:
+    """Refuse a model that is trained from another token than it writes from: mBART is from the last of a target."""
+    target = torch.tensor([tokenizer(text_target="a")["input_ids"]], device="cpu")
+    first, own = int(model.prepare_decoder_input_ids_from_labels(target)[0, 0]), model.config.decoder_start_token_id
+    if first != own:
+        raise KdzooError(
+            f"{what} ({type(model).__name__}) is trained from {first}, the last token of a target, and would write "
+            f"from decoder_start_token_id={own}; set it to {first} in config.json, or have the tokenizer write "
+            "targets in the language that it names (tgt_lang)"
         )
 
 

@@ -19,6 +19,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
+from kdzoo.training.kept import never_kept
 
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 2,
@@ -324,6 +325,13 @@ def test_causal_xlm_is_compared_where_it_is() -> None:
         ~seen[:, None], 0
     )
     assert found == pytest.approx(float(terms.sum(-1).transpose(1, 2)[real].mean()), rel=1e-4)
+
+
+def test_causal_attention_is_known_not_to_be_kept() -> None:
+    """Before any row is read, where it was said to be kept; a window may be as wide as the rows are long."""
+    llama, bert = made("Llama", _LLAMA), made("Bert", SIZES)
+    assert never_kept(llama, Needs(qkv=frozenset({1}))) == "its attention is causal"
+    assert never_kept(llama, Needs(hidden=frozenset({1}))) is None is never_kept(bert, Needs(qkv=frozenset({1})))
 
 
 def test_all_layers_at_once_see_the_same_or_are_refused() -> None:

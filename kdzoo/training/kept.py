@@ -19,6 +19,7 @@ from kdzoo.models.heads import (
     adds_position_bias,
     batch_dependence,
     hidden_size,
+    is_causal,
     logits_by_token,
     num_heads,
     shows_qkv,
@@ -85,6 +86,8 @@ def never_kept(teacher: nn.Module, needs: Needs) -> str | None:
         return f"{type(unwrap(teacher)).__name__} does not show its queries and keys"
     if needs.qkv and adds_position_bias(teacher):
         return "its attention adds a bias to the scores of queries and keys"
+    if needs.qkv and is_causal(teacher):
+        return "its attention is causal"
     return batch_dependence(teacher)
 
 

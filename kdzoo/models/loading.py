@@ -71,7 +71,7 @@ def writing_rules(path: str | Path) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(str(path))
+        return GenerationConfig.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError):
         return None
 

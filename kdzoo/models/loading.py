@@ -71,9 +71,11 @@ def writing_rules(path: str | Path) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(str(path), trust_remote_code=False)
+        found = GenerationConfig.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError):
         return None
+    vars(found).pop("trust_remote_code", None)  # which it would keep as a rule
+    return found
 
 
 def load_model(

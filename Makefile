@@ -68,7 +68,8 @@ figures: .venv/.dev ## the tables of the pages, printed anew from the committed 
 picture: .venv/.dev ## docs/report.png, taken of a report by Chromium
 	@.venv/bin/python docs/picture.py
 
-docs: .venv/.dev build/layout ## the documentation, into site/
+docs: .venv/.dev build/layout ## the documentation, into site/; its tables have to be those of the committed records
+	@.venv/bin/pytest tests/test_docs.py -m slow -k committed_records -q
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html"
 

@@ -195,6 +195,7 @@ def test_recipe_examples_are_recipes(page: Path) -> None:
         Recipe.parse(yaml.safe_load(recipe), page.name).objective()
 
 
+@pytest.mark.slow  # make docs runs it
 def test_tables_are_those_of_the_committed_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     refresh = runpy.run_path(str(ROOT / "docs/refresh.py"))

@@ -285,9 +285,11 @@ def compiles_as_one_graph(subject: Subject, seed: int) -> None:
     """With the last layout of each setting, which has a mask where the loss takes one."""
     count = len(subject.layouts())
     cases = list(subject.cases(seed))[count - 1 :: count]
-    # Down to the backward pass's own graph of one setting alone, for it takes seconds; other seeds take others.
-    again = cases[seed % len(cases)]
-    for case in cases:
+    # Of one setting down to the backward pass's own graph, and of two others alone, for it takes seconds; other seeds
+    # take others.
+    first = seed % len(cases)
+    again, *others = [*cases[first:], *cases[:first]][:3]
+    for case in (again, *others):
         torch._dynamo.reset()
         loss = case.make()
         eager = copy.deepcopy(loss)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
-from kdzoo.losses.attention import check_heads, relation, valid_pairs
+from kdzoo.losses.attention import check_heads, check_shows_qkv, relation, valid_pairs
 from kdzoo.losses.base import DistillationLoss, check_count, check_positive
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
@@ -129,17 +129,7 @@ class BertEMD(DistillationLoss):
     ) -> dict[str, Any]:
         if feature_of(feature).attention:
             check_heads(cls.name, student.num_heads, teacher.num_heads)
-            for side, shape in (("student", student), ("teacher", teacher)):
-                if not shape.shows_qkv:
-                    raise KdzooError(
-                        f"{cls.name} makes attention scores of queries and keys, and the {side} hides these; take it "
-                        "on the hidden states"
-                    )
-                if shape.position_bias:
-                    raise KdzooError(
-                        f"{cls.name} makes attention scores of queries and keys, and the {side} adds a bias to them; "
-                        "take it on the hidden states"
-                    )
+            check_shows_qkv(cls.name, student, teacher, instead="take it on the hidden states")
         options.setdefault("student_layers", len({own for own, _ in layers}))
         options.setdefault("teacher_layers", len({other for _, other in layers}))
         return super().fit(

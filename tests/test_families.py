@@ -19,7 +19,7 @@ from kdzoo.models.spec import ModelSpec
 from kdzoo.models.students import make_student
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
-from kdzoo.training.kept import never_kept
+from kdzoo.training.kept import why_not_kept
 
 SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 2,
@@ -330,8 +330,20 @@ def test_causal_xlm_is_compared_where_it_is() -> None:
 def test_causal_attention_is_known_not_to_be_kept() -> None:
     """Before any row is read, where it was said to be kept; a window may be as wide as the rows are long."""
     llama, bert = made("Llama", _LLAMA), made("Bert", SIZES)
-    assert never_kept(llama, Needs(qkv=frozenset({1}))) == "its attention is causal"
-    assert never_kept(llama, Needs(hidden=frozenset({1}))) is None is never_kept(bert, Needs(qkv=frozenset({1})))
+    assert why_not_kept(llama, Needs(qkv=frozenset({1}))) == "its attention is causal"
+    assert why_not_kept(llama, Needs(hidden=frozenset({1}))) is None is why_not_kept(bert, Needs(qkv=frozenset({1})))
+
+
+def test_causal_attention_that_others_need_is_in_nobodys_way(tmp_path: Path) -> None:
+    from test_cache import agree, live, opened
+
+    from kdzoo.training.cache import TeacherCache
+
+    llama, needs = made("Llama", _LLAMA), Needs(hidden=frozenset({1}))
+    kept = opened(TeacherCache(tmp_path, ahead=Needs(qkv=frozenset({1}), hidden=frozenset({2}))), llama, needs=needs)
+    found = live(llama, [1, 5], needs)
+    agree(kept.activations(torch.tensor([1, 5]), found.mask, needs), found, needs)
+    assert [*tmp_path.rglob("hidden-2*")] and not [*tmp_path.rglob("qkv*")]
 
 
 def test_all_layers_at_once_see_the_same_or_are_refused() -> None:

@@ -212,7 +212,9 @@ def test_bert_emd_refuses_other_layers_and_heads() -> None:
         loss(layers(2), layers(4))
     with pytest.raises(KdzooError, match="compares heads one by one; the student has 6 and the teacher 12"):
         fit("bert_emd", feature="qkv", student=ModelShape(4, 312, 6, 3))
-    with pytest.raises(KdzooError, match="and the student hides these; take it on the hidden states"):
+    with pytest.raises(
+        KdzooError, match="and the student shows its attention scores only; take it on the hidden states"
+    ):
         fit("bert_emd", feature="qkv", student=ModelShape(4, 312, 12, 3, shows_qkv=False))
     assert fit("bert_emd") == {"student_layers": 4, "teacher_layers": 12, "student_dim": 312, "teacher_dim": 768}
 

@@ -354,7 +354,7 @@ def test_models_that_do_not_fit() -> None:
             Term("minilmv2"),
             model(),
             model(qkv=False),
-            "needs queries, keys and values, and the teacher shows its attention",
+            "compares queries, keys and values, and the teacher shows its attention",
         ),
         (Term("hidden_mse", layers=[(3, 1)]), model(), model(4), "student index 3 is out of range"),
         (Term("kd", temperature=-1.0), model(), model(), "kd: temperature is -1.0; it must be a positive number"),

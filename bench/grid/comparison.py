@@ -44,7 +44,7 @@ from kdzoo.tasks import Task, get_task
 from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import megabytes
 from kdzoo.training.decoded import check_targets
-from kdzoo.training.kept import never_kept
+from kdzoo.training.kept import why_not_kept
 from kdzoo.training.topk import looks_at_all
 
 
@@ -202,7 +202,9 @@ class Comparison:
                 needs = objective.teacher_needs()
                 some = self.work.new_cache().top_of(teacher) is not None
                 why = (
-                    None if needs is None else never_kept(teacher, needs) or (looks_at_all(objective) if some else None)
+                    None
+                    if needs is None
+                    else why_not_kept(teacher, needs) or (looks_at_all(objective) if some else None)
                 )
                 if why is not None:
                     self._say(f"{task.name:<6} {name:<{self._wide}} the teacher runs live: {why}")

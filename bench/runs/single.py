@@ -37,7 +37,7 @@ from kdzoo.tasks.encoding import Encoder
 from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import TeacherCache, megabytes
 from kdzoo.training.decoded import check_targets, decoded_rows
-from kdzoo.training.kept import never_kept
+from kdzoo.training.kept import why_not_kept
 
 
 def run_one(
@@ -201,7 +201,7 @@ def _cache(
         return None
     limit = int(given.cache_limit * 1e9)
     cache = TeacherCache(given.cache_folder, precision=given.cache_precision, limit=limit, top=given.cache_top)
-    if guide is not None and needs is not None and never_kept(guide, needs) is None:
+    if guide is not None and needs is not None and why_not_kept(guide, needs) is None:
         size = cache.nbytes(guide, rows, needs)
         if size <= limit:  # the cache itself warns of the other case
             say(f"the teacher's activations are kept in {cache.folder}: {megabytes(size)}")

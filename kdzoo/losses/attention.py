@@ -125,19 +125,22 @@ def check_qkv(label: str, student: Any, teacher: Any) -> None:
             raise KdzooError(f"{label} needs a QKV of (B, A, S, d) tensors; the {name}'s is {tuple(side.shape)}")
 
 
-def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape) -> None:
-    """Refuse models that hide their queries, keys and values, or attend by more than these."""
+def check_shows_qkv(label: str, student: ModelShape, teacher: ModelShape, *, instead: str = "use attention_kl") -> None:
+    """Refuse models that hide their queries, keys and values, or attend by more than these.
+
+    Args:
+        label: the loss.
+        student, teacher: their shapes.
+        instead: what to do in place of it.
+    """
     for name, shape in (("student", student), ("teacher", teacher)):
         if shape.position_bias:
-            raise KdzooError(
-                f"{label} compares queries, keys and values, and the {name} adds a bias to the scores that they give; "
-                "use attention_kl"
-            )
-        if not shape.shows_qkv:
-            raise KdzooError(
-                f"{label} needs queries, keys and values, and the {name} shows its attention scores only; "
-                "use attention_kl"
-            )
+            why = "adds a bias to the scores that they give"
+        elif not shape.shows_qkv:
+            why = "shows its attention scores only"
+        else:
+            continue
+        raise KdzooError(f"{label} compares queries, keys and values, and the {name} {why}; {instead}")
 
 
 def relation(left: Tensor, right: Tensor, pairs: Tensor | None) -> Tensor:

@@ -82,8 +82,12 @@ def _heads_of(spec: ModelSpec, teacher_config: Any) -> int | None:
         if spec.heads is not None:
             raise KdzooError(f"{spec.text!r}: the teacher ({teacher_config.model_type}) has no heads; leave heads= out")
         return None
-    most = min(num_heads(teacher_config), spec.width)
-    return spec.heads or max(h for h in range(1, most + 1) if spec.width % h == 0)
+    return spec.heads or most_heads(spec.width, num_heads(teacher_config))
+
+
+def most_heads(width: int, most: int) -> int:
+    """The largest number of heads, ``most`` or fewer, that divides a width."""
+    return max(heads for heads in range(1, most + 1) if width % heads == 0)
 
 
 def copy_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> None:
@@ -117,7 +121,7 @@ def fresh_config(spec: ModelSpec, tokenizer: Any, head: dict[str, Any], position
     from transformers import BertConfig
 
     assert spec.layers is not None and spec.width is not None
-    heads = spec.heads or max(h for h in range(1, 5) if spec.width % h == 0)
+    heads = spec.heads or most_heads(spec.width, 4)
     like: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": max(POSITIONS, positions),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.building import POSITIONS
+from kdzoo.models.building import POSITIONS, most_heads
 from kdzoo.models.decoders import decoder_sizes
 from kdzoo.models.heads import longest_row
 from kdzoo.models.spec import ModelSpec
@@ -30,7 +30,7 @@ def model_of_size(size: str | ModelSpec, *, positions: int, num_labels: int, voc
         vocab_size=vocabulary,
         num_hidden_layers=spec.layers,
         hidden_size=spec.width,
-        num_attention_heads=spec.heads or max(heads for heads in range(1, 13) if spec.width % heads == 0),
+        num_attention_heads=spec.heads or most_heads(spec.width, 12),
         intermediate_size=spec.feed_forward or 4 * spec.width,
         max_position_embeddings=max(positions, 8),
         **head,

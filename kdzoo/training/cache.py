@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,12 @@ from kdzoo.models.activations import QKV, Activations, Needs, capture
 from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER
 from kdzoo.models.heads import (
     head_positions,
-    shows_qkv,
     unwrap,
 )
 from kdzoo.models.masks import real_tokens, seen_pairs
 from kdzoo.tasks.encoding import TEACHER_PREFIX as TEACHER_PREFIX
 from kdzoo.training.collated import Collate, Rows, Source, fingerprints, lengths, same_numbers, target_lengths
-from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width, never_kept
+from kdzoo.training.kept import ROW, TARGET, TOKEN, Kept, TeacherRows, axes_of, kept_of, logits_width, why_not_kept
 from kdzoo.training.store import FORMAT, Growing, read
 from kdzoo.training.store import PRECISIONS as PRECISIONS
 from kdzoo.training.topk import cut
@@ -165,11 +165,13 @@ class TeacherCache:
         """What is computed with the needs for others, where all of it together is within the limit."""
         if self.ahead is None:
             return []
-        size = self.nbytes(source.teacher, source.dataset, needs | self.ahead, prefix=source.prefix)
+        ahead = self.ahead
+        if why_not_kept(source.teacher, Needs(logits=False, qkv=ahead.qkv)):
+            ahead = replace(ahead, qkv=frozenset())
+        size = self.nbytes(source.teacher, source.dataset, needs | ahead, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return []
-        wanted = kept_of(self.ahead, self.top_of(source.teacher))
-        return [kept for kept in wanted if kept.feature != QKV_OF_LAYER or shows_qkv(source.teacher)]
+        return kept_of(ahead, self.top_of(source.teacher))
 
     def _obstacle(self, source: Source, needs: Needs) -> str | None:
         names = getattr(source.dataset, "column_names", None)
@@ -177,7 +179,7 @@ class TeacherCache:
             raise KdzooError("a cache needs a datasets.Dataset with the column 'sample_ids', the rows' numbers")
         if not np.array_equal(np.asarray(source.dataset["sample_ids"]), np.arange(len(source.dataset))):
             raise KdzooError("a cache needs sample_ids that are 0, 1, 2, ... in the training set's order")
-        if why := never_kept(source.teacher, needs):
+        if why := why_not_kept(source.teacher, needs):
             return why
         size = self.nbytes(source.teacher, source.dataset, needs, prefix=source.prefix)
         if self.limit is not None and size > self.limit:

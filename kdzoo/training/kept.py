@@ -78,8 +78,8 @@ def logits_width(teacher: Any) -> int:
     return vocabulary_size(config) if output is not None or writes_targets(config) else int(config.num_labels)
 
 
-def never_kept(teacher: nn.Module, needs: Needs) -> str | None:
-    """Why a teacher runs live, where its numbers or something that is needed of it cannot be kept; else None."""
+def why_not_kept(teacher: nn.Module, needs: Needs) -> str | None:
+    """Why a teacher's numbers, or something that is needed of it, cannot be kept, so that it runs live; else None."""
     if needs.decoder_attention:
         return "the attention of its decoder is not kept"
     if needs.qkv and not shows_qkv(teacher):

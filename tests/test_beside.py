@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Commands
-from test_report import TASKS, Page, measured, write
+from reports import TASKS, Page, measured, write
 
 from kdzoo.bench.record import differing
 from kdzoo.bench.report import uncertainty as statistics

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from test_report import in_browser
+from reports import in_browser
 
 from kdzoo.bench.packed import read_study
 

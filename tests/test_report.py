@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import re
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -20,52 +17,20 @@ from command_line import Commands
 from conftest import program
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from reports import RATES, RECORDS, TASKS, WIDTHS, Page, in_browser, measured, of_method, record, write
 from rich.console import Console
 
 from kdzoo.bench import escape
 from kdzoo.bench.packed import Study, pack
-from kdzoo.bench.report import costs, course, labels, plots, scores
+from kdzoo.bench.report import labels, plots
 from kdzoo.bench.report import uncertainty as statistics
 from kdzoo.bench.report.findings import Findings
 from kdzoo.bench.report.guess import Guess
 from kdzoo.bench.report.page import html as page_of
 from kdzoo.bench.report.page import write_results
-from kdzoo.bench.report.plots import Point, front
+from kdzoo.bench.report.plots import Point
 from kdzoo.bench.report.ranking import ranking
 from kdzoo.bench.report.table import PARTS, csv_table, latex_table, markdown_table, read_records, terminal_table
-
-RATES = {"teacher": 0.95, "none": 0.7, "kd": 0.8, "p_k.d": 0.79, "late": 0.6}
-TASKS = ("rte", "sst2", "stsb")
-RECORDS = Path(__file__).parents[1] / "docs" / "results"
-WIDTHS = (1400, 400)  # pixels: a desktop's and a phone's
-# What a page's own script finds in a browser: what is wider than the page, cut off by its plot, or over other text.
-MEASURE = """<script>
-document.querySelectorAll("details").forEach(of => of.open = true);
-const found = {page: document.documentElement.scrollWidth, width: innerWidth, texts: 0, wide: [], cut: [], over: []};
-for (const of of document.querySelectorAll("body *")) {
-  const {left, right} = of.getBoundingClientRect();
-  if (of.closest(".scroll") && !of.matches(".scroll")) continue;
-  if (right > innerWidth + 1 || left < -1) found.wide.push(of.tagName + of.textContent.slice(0, 40));
-}
-for (const plot of document.querySelectorAll("svg.plot")) {
-  const box = plot.getBoundingClientRect(), title = plot.querySelector("title").textContent;
-  const texts = [...plot.querySelectorAll("text")].map(of => [of.textContent, of.getBoundingClientRect()]);
-  found.texts += texts.length;
-  texts.forEach(([text, a], place) => {
-    const inside = a.left > box.left - 1 && a.right < box.right + 1 && a.top > box.top - 1 && a.bottom < box.bottom + 1;
-    if (!inside) found.cut.push(title + ": " + text);
-    for (const [other, b] of texts.slice(place + 1)) {
-      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-      if (across > 1 && down > 0.3 * Math.min(a.height, b.height)) found.over.push(title + ": " + text + ", " + other);
-    }
-  });
-}
-const told = document.createElement("pre");
-told.id = "measured";
-told.textContent = JSON.stringify(found);
-document.body.append(told);
-</script>"""
 
 
 @pytest.fixture(autouse=True)
@@ -78,113 +43,6 @@ def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
     return Commands(capsys)
 
 
-def record(task: str, method: str, seed: int, rows: int = 80) -> dict[str, Any]:
-    """A cell whose predictions are right at the method's rate."""
-    rng = np.random.default_rng([seed, len(task), len(method)])
-    labels = np.random.default_rng(len(task)).integers(2, size=rows)
-    right = np.where(rng.random(rows) < RATES[method], labels, 1 - labels)
-    score = float(100 * np.corrcoef(right, labels)[0, 1] if task == "stsb" else 100 * np.mean(right == labels))
-    speed = 10.0 * (1 + len(method)) + seed
-    of_teacher = {"references": {"validation": labels.astype(float).tolist()}} if method == "teacher" else {}
-    return {
-        "format": 1, "task": task, "method": method, "seed": seed, "configuration": {"method": method},
-        "metrics": {"accuracy": score / 100}, "score": score, **of_teacher,
-        "predictions": {"validation": right.astype(float).tolist()},
-        "samples_per_second": speed, "tokens_per_second": 20 * speed, "train_seconds": 600 / speed, "steps": 20,
-        "step_seconds": dict.fromkeys(("teacher", "forward", "loss", "backward", "optimizer", "other"), 0.01),
-        "curve": [{"step": 10, "seconds": 300 / speed, "score": score / 2},
-                  {"step": 20, "seconds": 600 / speed, "score": score}],
-        "inference": {batch: {"latency_ms": 5.0, "rows_per_second": 100 * speed} for batch in ("1", "32")},
-        "history": [{"step": s, "loss": 2 / s, "loss/ce": 1 / s, "loss/kd": 0.0} for s in (5, 10)] + [{"step": 20}],
-        "flops": 67_117_312, "peak_memory": 1_500_000_000, "parameters": 17_400_000, "loss_parameters": 99,
-        "evaluation_samples_per_second": 50.0, "device": "CPU x86_64", "threads": 1,
-        "versions": {"torch": "2.13.0"}, "started": "2026-01-01T00:00:00", "finished": "2026-01-01T00:01:00",
-    }  # fmt: skip
-
-
-def write(folder: Path, *leaving_out: str) -> Path:
-    """A comparison of two seeds; the last method lacks a task."""
-    for task in TASKS:
-        for method in RATES:
-            if (task, method) == ("stsb", "late"):
-                continue
-            for seed in range(1 if method == "teacher" else 2):
-                path = folder / "cells" / f"{task}-{method}-{seed}.json"
-                if method == "teacher":
-                    path = folder / "teachers" / task / "record.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                kept = {name: value for name, value in record(task, method, seed).items() if name not in leaving_out}
-                path.write_text(json.dumps(kept))
-    order = {"tasks": TASKS, "methods": list(RATES)[1:]}
-    config = {"format": 1, "order": order, "shared": {"teacher": "big", "student": "4x312", "budget": {"epochs": 3.0}},
-              "commands": ["kdzoo compare --seeds 2 --methods 'kd, <b>'", "kdzoo compare --methods p_k&d"]}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "failed").mkdir()
-    failure = {
-        "task": "sst2",
-        "method": "crd",
-        "seed": 1,
-        "error": "ce became <nan> & more",
-        "traceback": "Trace\nback",
-    }
-    (folder / "failed" / "sst2-crd-1.json").write_text(json.dumps(failure))
-    return folder
-
-
-class Page(HTMLParser):
-    """What a page holds: its tables by caption, plots, downloads, ids, and all its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tables: dict[str, list[list[str]]] = {}
-        self.marked: set[tuple[str, str]] = set()  # class, and the text of the cell
-        self.plots: list[dict[str, str]] = []
-        self.downloads: dict[str, str] = {}
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-        self._rows: list[list[str]] = []
-        self._within: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        of = dict(attrs)
-        self.tags.add(tag)
-        self.ids += [of["id"]] if of.get("id") else []
-        self.links += [value for name in ("href", "src", "xlink:href") if (value := of.get(name))]
-        if tag == "a" and "download" in of:
-            self.downloads[of["download"] or ""] = of["href"] or ""
-        if tag == "table":
-            self._rows = []
-        if tag == "tr":
-            self._rows.append([])
-        if tag in ("td", "th"):
-            self._rows[-1].append("")
-            assert tag == "td" or of["scope"] in ("row", "col")
-        if tag == "svg":
-            self.plots.append({"role": of.get("role") or "", "labels": of.get("aria-labelledby") or ""})
-        if tag not in ("meta", "br"):
-            self._within.append((tag, of))
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._within and self._within.pop()[0] != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        inside = [tag for tag, _ in self._within]
-        self.text += data
-        if inside[-1:] == ["caption"]:
-            self.tables[data] = self._rows
-        elif {"td", "th"} & set(inside):
-            self._rows[-1][-1] += f" {data.strip()}" if inside[-1] == "small" else data.strip()
-            for tag, of in self._within:
-                if tag in ("td", "th") and of.get("class") and inside[-1] in ("td", "th", "strong"):
-                    self.marked.add((of["class"] or "", data.strip()))
-        if inside[-1:] in (["title"], ["desc"]) and "svg" in inside:
-            self.plots[-1][inside[-1]] = data
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison with its report."""
@@ -194,38 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     statistics.RESAMPLES = kept
     assert files == [found / name for name in ("report.html", "results.csv", "results.tex")]
     return found
-
-
-def in_browser(browser: str, path: Path, scratch: Path) -> tuple[str, list[str]]:
-    """A page as a browser has it in the end, and what the page, not the browser itself, asked the network for."""
-    log = scratch / "net.json"
-    done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-         f"--user-data-dir={scratch / 'profile'}", f"--log-net-log={log}", "--dump-dom", path.as_uri()],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    asked = [line for line in log.read_text().splitlines() if '"network_isolation_key":"file:' in line]
-    return done.stdout, re.findall(r'"url":"([^"]*)"', "".join(asked))
-
-
-def measured(browser: str, path: Path, width: int, scratch: Path) -> dict[str, Any]:
-    """What `MEASURE` finds in a page that is so wide."""
-    text = path.read_text().replace("</body>", MEASURE + "</body>")
-    text = re.sub("<meta http-equiv[^>]*>", "", text)  # which forbids scripts
-    # No browser window is as narrow as a phone, but a frame is.
-    onload = "document.body.append(this.contentDocument.getElementById('measured'))"
-    style = f"width: {width}px; height: 900px; border: 0"
-    frame = f'<iframe style="{style}" onload="{onload}" srcdoc="{html.escape(text)}">'
-    (scratch / "frame.html").write_text(f"<body>{frame}</iframe></body>")
-    written, _ = in_browser(browser, scratch / "frame.html", scratch)
-    found: dict[str, Any] = json.loads(html.unescape(written.split('<pre id="measured">')[1].split("</pre>")[0]))
-    return found
-
-
-def of_method(table: list[list[str]], method: str) -> dict[str, str]:
-    (row,) = [row for row in table[1:] if row[0].split(" ")[0] == method]
-    return dict(zip(table[0], row, strict=True))
 
 
 def test_a_browser_shows_all_of_it_and_asks_for_nothing(folder: Path, tmp_path: Path, browser: str) -> None:
@@ -600,129 +426,6 @@ def test_the_published_records(path: Path, tmp_path: Path, browser: str) -> None
     assert len(page.ids) == len(set(page.ids))
 
 
-def cells(right: dict[str, float], rows: int = 40, task: str = "rte", **more: Any) -> list[dict[str, Any]]:
-    """A teacher and methods of one seed, the first so many of whose predictions are right."""
-    labels = [1.0] * (rows // 2) + [0.0] * (rows - rows // 2)
-    found = []
-    for name, rate in right.items():
-        mine = [label if place < rate * rows else 1 - label for place, label in enumerate(labels)]
-        own = record(task, name if name in RATES else "kd", 0) | {"method": name, "score": 100 * rate}
-        own["predictions"] = {"validation": mine}
-        own.pop("references", None)
-        found.append(own | ({"references": {"validation": labels}} if name == "teacher" else {}) | more)
-    return found
-
-
-def test_ties_are_called_ties() -> None:
-    found = Findings(Study(records=cells({"teacher": 0.9, "none": 0.6, "kd": 0.6, "crd": 0.5})))
-    said = "training without a teacher and kd tie for the best average score, 60.0: 66.7% of the teacher's."
-    assert scores.in_short(found)[0] == said
-    behind, two = scores.behind_table(found), scores.best_two_table(found)
-    assert behind is not None and behind.head[1] == "average, to no teacher and kd"
-    assert [row[1].mark for row in behind.rows] == ["best", "best", behind.rows[2][1].mark]
-    assert two is not None and [row[4].text for row in two.rows] == ["tie", "tie"]
-    assert latex_table(found.records).count(r"\textbf{60.0}") == 4, "both, on the task and on the average"
-
-
-def test_a_model_of_one_class_is_marked(tmp_path: Path) -> None:
-    labels = [1.0, 1.0, 1.0, 0.0]
-    whole = {"teacher": labels, "kd": [1.0, 1.0, 0.0, 0.0], "none": [1.0] * 4, "crd": [0.0] * 4}
-    found = []
-    for seed in range(2):
-        for name, predicted in whole.items():
-            if name == "crd" and seed:
-                predicted = labels
-            score = 100 * fmean(a == b for a, b in zip(predicted, labels, strict=True))
-            own = cells({name: 1.0})[0] | {"seed": seed, "score": score, "predictions": {"validation": predicted}}
-            if name != "teacher" or not seed:
-                found.append(own | ({"references": {"validation": labels}} if name == "teacher" else {}))
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in markdown_table(found).splitlines()}
-    assert rows["larger class"][1:3] == ["75.0", "75.0"]
-    assert rows["none"][1:3] == ["75.0, one class", "75.0"], "whose ± of 0 would look like precision"
-    assert rows["crd"][1] == f"62.5 ± {stdev([25, 100]):.1f}, one class in 1 of 2"
-    assert rows["kd"][1:3] == ["75.0 ± 0.0", "75.0 ± 0.0"]
-    table = scores.score_table(Findings(Study(records=found)), None)
-    told = {row[0].text: (row[2].text, row[2].warning) for row in table.rows}
-    assert told["none"] == ("75.0", "one class") and told["kd"] == ("75.0 ± 0.0", "")
-    assert told["crd"][1] == "one class in 1 of 2" and told["larger class"][0] == "75.0"
-    assert "training without a teacher predicts one class" in scores.in_short(Findings(Study(records=found)))[-1]
-
-
-def test_a_teacher_that_knows_no_more_than_a_guess_is_named() -> None:
-    said = "The teacher is no better than a constant guess on rte."
-    alone = scores.in_short(Findings(Study(records=cells({"none": 0.6}))))
-    assert alone[0].startswith("training without a teacher has"), "and not that no teacher has it"
-    short = [scores.in_short(Findings(Study(records=cells({"teacher": rate, "kd": 0.6})))) for rate in (0.5, 0.6)]
-    assert said in short[0] and said not in short[1]
-
-
-@pytest.mark.parametrize(("width", "columns"), [(200, 7), (90, 6), (56, 4), (40, 4)])
-def test_a_narrow_terminal_has_every_score_and_fewer_costs(width: int, columns: int) -> None:
-    found = cells({"teacher": 0.9, "none": 0.6, "kd": 0.5})
-    found += cells({"teacher": 0.8, "none": 0.7, "kd": 0.4}, task="sst2")
-    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
-    console.print(terminal_table(found, "rows"))
-    lines = console.export_text().splitlines()
-    row = next(line for line in lines if line.startswith("│ none"))
-    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["none", "60.0", "70.0", "65.0"]
-    assert row.count("│") - 1 == columns and "…" not in "".join(lines)
-    assert ("a wider terminal also has:" in "".join(lines)) == (columns < 7)
-
-
-def test_the_time_to_reach_a_share_of_a_negative_best() -> None:
-    curve = [{"step": 5, "seconds": 1.0, "score": -30.0}, {"step": 10, "seconds": 2.0, "score": -20.0}]
-    found = Findings(Study(records=cells({"teacher": 0.9, "kd": 0.5}, curve=curve)))
-    found.means["kd"] = {"rte": -20.0}
-    table = course.time_table(found)
-    assert table is not None and table.head[1] == "rte, -21.0" and table.rows[0][1].text == "2.0"
-
-
-def test_methods_without_a_score_are_counted() -> None:
-    failures = [{"task": "rte", "method": name, "seed": 0, "error": "gone"} for name in ("crd", "kd", "rkd")]
-    found = Findings(Study(records=cells({"teacher": 0.9, "kd": 0.5}), failures=failures))
-    page = Page(page_of(found, "", ""))
-    assert "Comparison of 3 methods on rte" in page.text and "2 methods have no score." in page.text
-
-
-def test_one_architecture_has_one_speed_and_the_teacher_is_in_the_plot() -> None:
-    records = cells({"teacher": 0.9, "none": 0.5, "kd": 0.6, "big": 0.7})
-    for own, (speed, size) in zip(records, [(10.0, 9), (100.0, 3), (140.0, 3), (50.0, 5)], strict=True):
-        own.update(parameters=size, inference={"32": {"latency_ms": 1e3 / speed, "rows_per_second": speed}})
-    found = Findings(Study(records=records))
-    assert sorted(map(sorted, costs.architectures(found))) == [["big"], ["kd", "none"], ["teacher"]]
-    table = costs.inference_table(found)
-    assert table is not None
-    rows = {row[0].text: row for row in table.rows}
-    assert rows["2 students"][5].text == "120 ± 28.3" and rows["2 students"][5].note == "12.00 × the teacher"
-    plot = costs.inference_plot(found)
-    assert plot is not None
-    assert plot.caption == "On the Pareto front: teacher (90.0 at 10), big (70.0 at 50), kd (60.0 at 120)."
-    assert "none (50.0 at 120)" in plot.svg and "Inference cost" in plot.title
-    training = costs.training_plot(found)
-    assert training is not None and "teacher" not in training.svg and "Training cost" in training.title
-
-
-def test_many_comparisons_are_corrected_for() -> None:
-    """Thirty methods like the baseline and one that is better: what stands out by itself is told from what holds."""
-    rng = np.random.default_rng(1)
-    labels = rng.integers(2, size=300).astype(float)
-    found = []
-    for name, rate in [("teacher", 0.95), ("none", 0.7), ("good", 0.9), *((f"m{i}", 0.7) for i in range(30))]:
-        own = np.where(rng.random(300) < rate, labels, 1 - labels)
-        found.append(cells({name: 1.0})[0] | {"score": 100 * float((own == labels).mean()),
-                     "predictions": {"validation": own.tolist()},
-                     **({"references": {"validation": labels.tolist()}} if name == "teacher" else {})})  # fmt: skip
-    findings = Findings(Study(records=found))
-    table = scores.gain_table(findings)
-    assert table is not None
-    by_name = {row[0].text: row[1] for row in table.rows}
-    assert by_name["good"].mark == "up" and "p < 0.001" in by_name["good"].note
-    others = [cell.mark for name, cell in by_name.items() if name != "good"]
-    assert any("alone" in mark for mark in others) and not {"up", "down"} & {*others}
-    text = Page(page_of(findings, "", "")).text
-    assert "Holm's correction for the 31 comparisons of its column" in " ".join(text.split())
-
-
 def test_the_report_of_a_packed_comparison(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "study.jsonl.gz")
     files = write_results(tmp_path / "study.jsonl.gz")
@@ -752,62 +455,3 @@ def test_what_cannot_be_reported(commands: Commands, tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(whole), "predictions": {"validation": [1.0]}}))
     ran = commands("report", tmp_path)
     assert "has 1 predictions" in ran.err and "80 labels" in ran.err
-
-
-def test_the_front_is_what_nothing_dominates() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        points = [Point(str(i), float(x), float(y)) for i, (x, y) in enumerate(rng.integers(0, 6, (12, 2)))]
-        best = front(points)
-        kept = {(p.x, p.y) for p in points
-                if not any(q.x >= p.x and q.y >= p.y and (q.x, q.y) != (p.x, p.y) for q in points)}  # fmt: skip
-        assert {(p.x, p.y) for p in best} == kept and len(best) == len(kept)
-        assert [p.x for p in best] == sorted(p.x for p in best)
-
-
-def trial(method: str, number: int, right: float, rows: int = 80, **tried: float) -> dict[str, Any]:
-    """A trial whose predictions of the held-out rows are right up to a share of them."""
-    labels = [1.0] * rows
-    answers = [1.0 if place < right * rows else 0.0 for place in range(rows)]
-    return record("sst2", "kd", 0) | {
-        "method": f"{method}#{number}", "score": 100 * right, "predictions": {"validation": answers},
-        "references": {"validation": labels}, "tried": tried,
-    }  # fmt: skip
-
-
-def test_what_tuning_chose_and_gained(tmp_path: Path, commands: Commands) -> None:
-    folder = write(tmp_path / "tuned")
-    (folder / "trials").mkdir()
-    tried = [trial("kd", 0, 0.6), trial("kd", 1, 0.8, learning_rate=3e-4, **{"kd.weight": 0.5}),
-             trial("kd", 2, 0.8, learning_rate=1.0), trial("late", 0, 0.7), trial("late", 1, 0.4, learning_rate=2.0),
-             trial("p_k.d", 1, 0.5, learning_rate=0.001)]  # fmt: skip
-    tried[3]["configuration"] = {"budget": {"epochs": 3.0, "learning_rate": 0.003}}
-    for made in tried:
-        (folder / "trials" / f"sst2-{made['method']}-0.json").write_text(json.dumps(made))
-    config = json.loads((folder / "config.json").read_text())
-    config["shared"]["tune"] = 3
-    (folder / "config.json").write_text(json.dumps(config))
-    commands.works("report", folder)
-    page = Page((folder / "report.html").read_text())
-    words = "one budget for all but for learning rate of late, and what 3 trials a method chose"
-    assert words in page.text and words in " ".join(commands.works("table", folder).split())
-    head, *rows = page.tables["What tuning chose, and what it gained"]
-    assert head == ["method", "task", "trials", "trained with", "untuned", "what was chosen", "gain"]
-    by_method = {row[0]: row for row in rows}
-    assert by_method["kd"][1:6] == ["sst2", "3", "kd.weight 0.5, learning_rate 0.0003", "60.0", "80.0"]
-    gain, low, _, high = by_method["kd"][6].split()
-    assert float(gain) == 20.0 and 8 < float(low) < 20 < float(high) < 32, "a fifth of 80 rows, give or take"
-    assert by_method["late"][2:] == ["2 of 3", "no setting changed", "70.0", "70.0", "0.0"]
-    assert by_method["p_k.d"][2:] == ["1 of 3", "learning_rate 0.001", "–", "50.0", "– untuned it failed"]
-    assert "trial-sst2-kd#1-0.json" in page.downloads
-    # Packed and unpacked, and a folder without trials has no such part.
-    commands.works("pack", folder, tmp_path / "tuned.jsonl.gz")
-    commands.works("report", tmp_path / "tuned.jsonl.gz")
-    assert Page((tmp_path / "tuned.html").read_text()).tables["What tuning chose, and what it gained"][1:] == rows
-    commands.works("pack", tmp_path / "tuned.jsonl.gz", tmp_path / "again")
-    assert {path.name for path in (tmp_path / "again" / "trials").iterdir()} == {
-        path.name for path in (folder / "trials").iterdir()
-    }
-    (folder / "trials" / "sst2-kd#1-0.json").write_text(json.dumps(tried[0]))
-    ran = commands("report", folder)
-    assert ran.code == 0 and "kd#0, seed 0, which its name does not say" in ran.err

@@ -57,3 +57,8 @@ REFUSED = [
 REFUSED_METHODS = ["teacher", "Teacher", "all"]
 
 FINE = ["kd", "KD", "my_recipe", "my-recipe", "v1.2", "0.5-kd", "_x", "a" * 64]
+
+
+def shown(case: object) -> str:
+    """A case as the name of its test."""
+    return ascii(case)[:40]

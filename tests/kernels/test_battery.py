@@ -42,6 +42,7 @@ def test_kernel(name: str, where: tuple[str, str], check: str) -> None:
     battery.CHECKS[check](place)
 
 
+@pytest.mark.slow  # make kernels runs it
 @pytest.mark.skipif(interpreting() or not has_triton(), reason="this is the interpreter's process, or has no triton")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", battery.NAMES)

@@ -16,6 +16,7 @@ from kdzoo.losses.attention import (
 from kdzoo.losses.base import DistillationLoss, check_backend, check_count
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
+from kdzoo.models.features import QKV_OF_LAYER
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
 
@@ -66,6 +67,7 @@ class MiniLMv2(DistillationLoss):
     """
 
     features = ("qkv",)
+    raw_qkv = True
     fused = True
     top_only = True
     formula = (
@@ -99,9 +101,10 @@ class MiniLMv2(DistillationLoss):
 
     @classmethod
     def fit(
-        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, **context: Any
+        cls, options: dict[str, Any], *, student: ModelShape, teacher: ModelShape, feature: str = "qkv", **context: Any
     ) -> dict[str, Any]:
-        check_shows_qkv(cls.name, student, teacher)
+        if feature != QKV_OF_LAYER:  # of a decoder there are no raw ones
+            check_shows_qkv(cls.name, student, teacher)
         widths = student.hidden_size, teacher.hidden_size
         fitting = [heads for heads in range(1, min(widths) + 1) if not any(width % heads for width in widths)]
         options.setdefault("relation_heads", max(heads for heads in fitting if heads <= MOST_HEADS))

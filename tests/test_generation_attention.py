@@ -202,7 +202,7 @@ def test_relations_and_the_attention_of_decoders() -> None:
         ("attention_mse(variant=released)@cross_qkv", ("Bart", "Bart"), "counts padding"),
         ("attention_kl(backend=triton)@cross_qkv", ("Bart", "Bart"), "no Triton kernel"),
         ("minilm@decoder_qkv", ("T5", "T5"), "adds a bias to the scores"),
-        ("minilmv2", ("T5", "T5"), "adds a bias to the scores"),
+        ("minilmv2@decoder_qkv", ("T5", "T5"), "adds a bias to the scores"),
         ("bert_emd@decoder_qkv", ("T5", "T5"), "adds a bias"),
         ("attention_kl@cross_qkv[5]", ("Bart", "Bart"), "a layer map is a name or .* pairs, got 5"),
     ],

@@ -86,8 +86,9 @@ def test_relations_need_queries_keys_and_values(name):
     with pytest.raises(KdzooError, match=rf"{name} needs a QKV .*; the student's is \(3, 4, 5, 5\)"):
         kdzoo.create(name)(draw(B, 4, S, S), qkv(4, 6))
     hides = ModelShape(4, 24, 4, 2, shows_qkv=False)
+    feature = "qkv" if name == "minilm" else "decoder_qkv"
     with pytest.raises(KdzooError, match="the teacher shows its attention scores only; use attention_kl"):
-        fit(name, "qkv", SMALL, hides)
+        fit(name, feature, SMALL, hides)
 
 
 def test_a_value_that_does_not_belong_to_its_keys_is_refused():

@@ -351,7 +351,7 @@ def test_models_that_do_not_fit() -> None:
         (Term("kd"), model(), model(classes=2), "the student has 3 classes and the teacher 2"),
         (Term("attention_mse"), model(), model(heads=4), "heads"),
         (
-            Term("minilmv2"),
+            Term("minilm"),
             model(),
             model(qkv=False),
             "compares queries, keys and values, and the teacher shows its attention",

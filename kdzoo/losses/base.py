@@ -52,6 +52,8 @@ class DistillationLoss(nn.Module):
             may be left out at -inf.
         cross_attention: a loss on attention that takes that of one text to another, scores (B, A, T, S) with a mask of
             pairs (B, T, S).
+        raw_qkv: a loss on attention that compares queries, keys and values among themselves, so that it takes a model
+            that hides them, or adds a bias to their scores, as well (``"raw_qkv"``).
         mean_over: what the value on hidden states or attention is a mean over, ``"rows"``, ``"tokens"`` or ``"pairs"``
             of tokens, by which micro-batches are weighed; None for tokens. Where the value is no such mean (relations
             of rows, released variants that count padding), micro-batches are what it sees.
@@ -76,6 +78,7 @@ class DistillationLoss(nn.Module):
     contrastive: ClassVar[bool] = False
     every_class: ClassVar[bool] = False
     cross_attention: ClassVar[bool] = False
+    raw_qkv: ClassVar[bool] = False
     mean_over: ClassVar[str | None] = None
     problem_types: ClassVar[tuple[str, ...]] = (CLASSES,)
     variants: ClassVar[tuple[str, ...]] = ("paper",)

@@ -21,20 +21,32 @@ from kdzoo.models.attention import (
     AtSoftmax,
     attention_kept,
     is_as_told,
+    of_each_head,
     recording_attention,
     running,
     scaled,
     visible_pairs,
 )
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, QKV_OF_LAYER, Feature, feature_of
+from kdzoo.models.features import (
+    CROSS_QKV,
+    DECODER_QKV,
+    LOGITS,
+    ORDER,
+    QKV_OF_LAYER,
+    RAW_QKV,
+    Feature,
+    feature_of,
+)
 from kdzoo.models.heads import (
     check_transformers,
     has_decoder,
     head_positions,
     is_peft,
+    num_heads,
     num_layers,
     pooled,
+    qkv_layers,
     savable,
     sees_backwards,
     shows_qkv,
@@ -100,6 +112,7 @@ class Activations:
         target_mask: (B, T), True where a token of the target is real, or None.
         aligned: this teacher read other tokens, and what is here are those that the student read too: True in the mask.
         order: (B, 2), the logits of the order of a row's two segments; None where they are not needed.
+        raw_qkv: `QKV` by attention layer, as the linear layers give them, whatever is added to their scores.
     """
 
     logits: Tensor | None = None
@@ -116,6 +129,7 @@ class Activations:
     target_mask: Tensor | None = None
     aligned: bool = False
     order: Tensor | None = None
+    raw_qkv: dict[int, QKV] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """What there is, by its shapes."""
@@ -155,7 +169,7 @@ class Recorder:
     def __init__(self, model: Any, needs: Needs):
         self._model = model
         self._needs = needs
-        self.by_interface = not (needs.qkv or needs.decoder_attention) or shows_qkv(model)
+        self.by_interface = not (needs.attention or needs.decoder_attention) or shows_qkv(model)
         self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
         self._watching: AtSoftmax | None = None
         self._pairs: Tensor | None = None
@@ -210,7 +224,7 @@ class Recorder:
             for layer, of in self._kept[CROSS_QKV].items():
                 keys = taken(of, 3) if isinstance(of, Tensor) else QKV(of.query, taken(of.key, 2), taken(of.value, 2))
                 found.cross_qkv[layer] = keys
-        if needs.qkv:
+        if needs.attention:
             self._check_attended()
             for layer, of in self._kept[QKV_OF_LAYER].items():
                 if isinstance(of, Tensor):
@@ -218,6 +232,8 @@ class Recorder:
                     found.qkv[layer] = taken(of.clamp_min(torch.finfo(of.dtype).min / 4), 2, 3)
                 else:
                     found.qkv[layer] = QKV(*(taken(part, 2) for part in of))
+            for layer, of in self._kept[RAW_QKV].items():
+                found.raw_qkv[layer] = QKV(*(taken(part, 2) for part in of))
             found.visible = {layer: taken(seen, 1, 2) for layer, seen in self._seen[QKV_OF_LAYER].items()}
         if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
@@ -226,15 +242,17 @@ class Recorder:
     def _check_attended(self) -> None:
         name, layers = type(self._model).__name__, num_layers(self._model.config)
         missing = self._needs.qkv - self._kept[QKV_OF_LAYER].keys()
-        if not self.by_interface and (self._calls != layers or missing):
+        missing |= self._needs.raw_qkv - self._kept[RAW_QKV].keys()
+        if not self.by_interface and self._calls != layers:
             raise KdzooError(
                 f"{name} shows no attention that can be captured: {self._calls} softmaxes over (B, A, S, S) in "
                 f"{layers} layers; choose a loss that needs no attention"
             )
         if missing:
+            through = " through transformers' attention interface" if self.by_interface else ""
             raise KdzooError(
-                f"{name} ran {self._calls} attention layers through transformers' attention interface; queries and "
-                f"keys are missing for {sorted(missing)}"
+                f"{name} ran {self._calls} attention layers{through}; queries and keys are missing for "
+                f"{sorted(missing)}; choose a loss that needs no attention"
             )
 
     def _states(self, outputs: Any) -> Any:
@@ -267,9 +285,10 @@ class Recorder:
         self._ran = False
         self._length: int | None = None
         self._targets: Tensor | None = None
-        attention = (QKV_OF_LAYER, DECODER_QKV, CROSS_QKV)
+        attention = (QKV_OF_LAYER, RAW_QKV, DECODER_QKV, CROSS_QKV)
         self._kept: dict[Feature, dict[int, Any]] = {feature: {} for feature in attention}
         self._seen: dict[Feature, dict[int, Tensor]] = {feature: {} for feature in attention}
+        self._parts: dict[int, dict[int, Tensor]] = {}  # of raw ones, as they come in
         self._sources = 0  # the tokens of a source, as the encoder's attention saw them
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -309,13 +328,17 @@ class Recorder:
         self._calls += 1
         if not feature.of_decoder:
             self._sources = key.shape[-2]
-        if layer not in getattr(self._needs, feature):
+        projected = feature == QKV_OF_LAYER and layer in self._needs.raw_qkv
+        if layer not in getattr(self._needs, feature) and not projected:
             return
         self._refuse_checkpointing()
         if feature.of_decoder and not is_as_told(module, query, key, extra, self._sources if feature.cross else None):
             raise self._other_decoder()
-        found = scaled(type(self._model).__name__, query, key, value, mask, extra, cross=feature.cross)
-        self._kept[feature][layer] = found if isinstance(found, Tensor) else QKV(*found)
+        if projected:
+            self._kept[RAW_QKV][layer] = QKV(query, of_each_head(query, key), of_each_head(query, value))
+        if layer in getattr(self._needs, feature):
+            found = scaled(type(self._model).__name__, query, key, value, mask, extra, cross=feature.cross)
+            self._kept[feature][layer] = found if isinstance(found, Tensor) else QKV(*found)
         seen = visible_pairs(module, query, mask, extra, by_pairs=self._pairs is not None)
         if seen is not None and not feature.cross:  # where each real token of the source is seen
             self._seen[feature][layer] = seen
@@ -336,13 +359,30 @@ class Recorder:
     def softened(self, scores: Tensor) -> None:
         """Told of each softmax over (B, A, S, S) in a model that hides its queries and keys, in the layers' order."""
         layer, self._calls = self._calls, self._calls + 1
-        if layer in self._needs.qkv:
+        if layer in self._needs.attention:
             self._refuse_checkpointing()
-            self._kept[QKV_OF_LAYER][layer] = scores  # as they are: a checkpoint counts what is saved of them
+            if layer in self._needs.qkv:
+                self._kept[QKV_OF_LAYER][layer] = scores  # as they are: a checkpoint counts what is saved of them
             if self._pairs is not None:
                 self._seen[QKV_OF_LAYER][layer] = seen_pairs(self._pairs)
             elif sees_backwards(self._model):
                 self._seen[QKV_OF_LAYER][layer] = scores.amax(1) > HIDDEN
+
+    def projected(self, layer: int, part: int, module: nn.Module, inputs: Any, vectors: Tensor) -> None:
+        """Told what each linear layer of a model that hides its queries and keys makes of (B, S, D).
+
+        Args:
+            layer: the attention layer.
+            part: 0 for queries, 1 for keys, 2 for values.
+            module, inputs: the linear layer and what it was given.
+            vectors: (B, S, A * d). DeBERTa's layers go on to project places, after the tokens.
+        """
+        parts = self._parts.setdefault(layer, {})
+        if self not in running or part in parts:
+            return
+        parts[part] = vectors.unflatten(-1, (num_heads(self._model.config), -1)).transpose(1, 2)
+        if len(parts) == len(QKV._fields):
+            self._kept[RAW_QKV][layer] = QKV(*(parts[of] for of in sorted(parts)))
 
     def _refuse_checkpointing(self) -> None:
         if self._grad and not torch.is_grad_enabled():
@@ -384,8 +424,12 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
     check_needs(inner, needs)
     recorder = Recorder(inner, needs)
     with ExitStack() as undo:
-        if (needs.qkv or needs.decoder_attention) and recorder.by_interface:
+        if (needs.attention or needs.decoder_attention) and recorder.by_interface:
             undo.enter_context(recording_attention(inner))
+        if needs.raw_qkv and not recorder.by_interface:
+            for layer, parts in enumerate(qkv_layers(inner)):
+                for at, part in enumerate(parts):
+                    undo.callback(part.register_forward_hook(functools.partial(recorder.projected, layer, at)).remove)
         undo.enter_context(attention_kept(inner))
         undo.callback(recorder._stop)  # an interrupted forward pass skips its hook
         # PEFT's wrapper runs the forward function of what it holds, and not its hooks; they are on its tuner then.

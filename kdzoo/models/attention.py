@@ -104,8 +104,7 @@ def scaled(
             f"{name} has {query.shape[-2]} queries and {key.shape[-2]} keys in a layer; only attention of a text to "
             "itself can be compared"
         )
-    if (groups := query.shape[1] // key.shape[1]) > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = of_each_head(query, key), of_each_head(query, value)
     width = math.sqrt(query.shape[-1])
     scaling = extra.get("scaling")
     if scaling is not None and not math.isclose(scaling * width, 1.0, rel_tol=1e-6):
@@ -115,6 +114,12 @@ def scaled(
         return query, key, value
     scores: Tensor = (query / width) @ key.mT + bias
     return scores
+
+
+def of_each_head(query: Tensor, shared: Tensor) -> Tensor:
+    """Keys or values (B, A, S, d), where several heads may share one."""
+    groups = query.shape[1] // shared.shape[1]
+    return shared.repeat_interleave(groups, dim=1) if groups > 1 else shared
 
 
 def is_as_told(module: nn.Module, query: Tensor, key: Tensor, extra: dict[str, Any], sources: int | None) -> bool:

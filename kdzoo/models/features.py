@@ -58,12 +58,13 @@ POOLED = Feature("pooled", by_layer=True)
 EMBEDDING = Feature("embedding", by_token=True, kept="hidden")
 DECODER = Feature("decoder", by_layer=True, by_token=True, of_decoder=True)
 QKV_OF_LAYER = Feature("qkv", by_layer=True, by_token=True, vectors=False, attention=True)
+RAW_QKV = Feature("raw_qkv", by_layer=True, by_token=True, vectors=False, attention=True)
 DECODER_QKV = Feature("decoder_qkv", by_layer=True, by_token=True, vectors=False, attention=True, of_decoder=True)
 CROSS_QKV = Feature(
     "cross_qkv", by_layer=True, by_token=True, vectors=False, attention=True, of_decoder=True, cross=True
 )
 
-_ALL = (LOGITS, ORDER, HIDDEN, CLS, POOLED, EMBEDDING, DECODER, QKV_OF_LAYER, DECODER_QKV, CROSS_QKV)
+_ALL = (LOGITS, ORDER, HIDDEN, CLS, POOLED, EMBEDDING, DECODER, QKV_OF_LAYER, RAW_QKV, DECODER_QKV, CROSS_QKV)
 FEATURES: dict[str, Feature] = {feature: feature for feature in _ALL}
 
 

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
 
+_QKV_NAMES = (  # queries, keys and values in the families whose attention does not go through the interface
+    ("q", "k", "v"),
+    ("query", "key", "value"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+)
 CAUSAL = ("bloom", "mpt", "openai-gpt")  # of whose layers none says so
 
 
@@ -177,6 +183,18 @@ def shows_qkv(model: nn.Module) -> bool:
     """Whether queries, keys and values can be captured: the attention goes through transformers' interface."""
     can = getattr(unwrap(model), "_can_set_attn_implementation", None)
     return can is None or bool(can())
+
+
+def qkv_layers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
+    """The linear layers that make queries, keys and values, by attention layer; none where they are not told apart."""
+    found = []
+    for part in unwrap(model).modules():
+        for names in _QKV_NAMES:
+            layers = tuple(getattr(part, name, None) for name in names)
+            if all(isinstance(layer, nn.Module) and getattr(layer, "weight", None) is not None for layer in layers):
+                found.append(layers)
+    of_vectors = all(layer.weight.dim() == 2 for layers in found for layer in layers)  # a convolution's has 3
+    return found if of_vectors and len(found) == num_layers(unwrap(model).config) else []
 
 
 def adds_position_bias(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.heads import attends, num_layers, shows_qkv, states_by_layer, unwrap, whole_states
+from kdzoo.models.heads import attends, num_layers, qkv_layers, shows_qkv, states_by_layer, unwrap, whole_states
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Needs:
         decoder_qkv: attention layers of the decoder to its own tokens, counted from 0.
         cross_qkv: those to the source's.
         order: the logits of the head on the order of a row's two segments.
+        raw_qkv: attention layers, counted from 0, of which queries, keys and values are kept whatever is added to
+            the scores that they give.
     """
 
     logits: bool = True
@@ -36,6 +38,12 @@ class Needs:
     decoder_qkv: frozenset[int] = frozenset()
     cross_qkv: frozenset[int] = frozenset()
     order: bool = False
+    raw_qkv: frozenset[int] = frozenset()
+
+    @property
+    def attention(self) -> frozenset[int]:
+        """The encoder's layers whose attention is looked at."""
+        return self.qkv | self.raw_qkv
 
     @property
     def decoder_attention(self) -> frozenset[int]:
@@ -74,19 +82,24 @@ def check_needs(model: Any, needs: Needs) -> None:
         raise KdzooError(f"{name} hides its queries and keys, so that its decoder's attention cannot be captured")
     for what, indices, last in (
         ("hidden state", needs.states, layers),
-        ("attention layer", needs.qkv, layers - 1),
+        ("attention layer", needs.attention, layers - 1),
         ("decoder hidden state", needs.decoder, below[0] if below else -1),
         ("decoder attention layer", needs.decoder_attention, below[0] - 1 if below else -1),
     ):
         if wrong := [i for i in sorted(indices) if not 0 <= i <= last]:
             depth = below[0] if below and what.startswith("decoder") else layers
             raise KdzooError(f"{name} has {depth} layers: {what} {wrong[0]} is not in 0 to {last}")
-    if needs.qkv and not attends(model.config):
+    if needs.attention and not attends(model.config):
         raise KdzooError(f"{name} has no attention heads to compare; take a loss on logits, hidden or cls")
+    if needs.raw_qkv and not shows_qkv(model) and not qkv_layers(model):
+        raise KdzooError(
+            f"{name} hides its queries, keys and values, which are compared; take attention_kl, or a loss on "
+            "hidden states"
+        )
     if needs.states and not states_by_layer(model):
         raise KdzooError(f"{name} does not show one hidden state a layer; take a loss on logits, such as kd")
     whole = whole_states(model.config)
-    if whole is not None and (needs.qkv or max(needs.hidden | needs.pooled, default=0) > whole):
+    if whole is not None and (needs.attention or max(needs.hidden | needs.pooled, default=0) > whole):
         raise KdzooError(
             f"{name} pools tokens: after hidden state {whole} it has fewer places than tokens; take a loss on logits "
             "or cls, such as kd or pkd"

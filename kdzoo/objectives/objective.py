@@ -14,7 +14,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
-from kdzoo.models.features import LOGITS, ORDER
+from kdzoo.models.features import LOGITS, ORDER, Feature
 from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.needs import check_needs
@@ -102,6 +102,7 @@ class Objective(nn.Module):
             self.register_buffer("gradient_norms", torch.zeros(len(self.terms)))
         self.losses = nn.ModuleDict()
         self._pairs: dict[str, Pairs] = {}
+        self._features: dict[str, tuple[Feature, Feature]] = {}  # the student's and the teacher's, by term
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
         self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
         self._targets = False  # it writes targets, whose tokens are others than the mask's
@@ -156,6 +157,7 @@ class Objective(nn.Module):
             check_attends(term, from_shape, to_shape)
             pairs = self._layer_pairs(term, from_shape, to_shape)
             self._pairs[term.name] = pairs
+            self._features[term.name] = term.taken_of(from_shape), term.taken_of(to_shape)
             for side, model in enumerate((student, teacher)):
                 if isinstance(model, nn.Module):
                     check_needs(model, self._taken([term], side))
@@ -225,7 +227,7 @@ class Objective(nn.Module):
                 continue
             pairs = self._bound_pairs(term)
             layers = range(len(pairs)) if progress is None else term.layers_at(progress, len(pairs))
-            kept: dict[str, Any] = {term.feature.kept: frozenset(pairs[at][side] for at in layers)}
+            kept: dict[str, Any] = {self._features[term.name][side].kept: frozenset(pairs[at][side] for at in layers)}
             found |= Needs(logits=False, **kept)
         return found
 
@@ -352,7 +354,7 @@ class Objective(nn.Module):
         if term.feature == ORDER:
             return losses[0](student.get(ORDER), **context | {"labels": order})
         assert teacher is not None
-        feature = term.feature
+        feature, (of_student, of_teacher) = term.feature, self._features[term.name]
         mask = real_of(feature, student, teacher) if feature.by_token else None
         if term.loss_class.stacked or term.loss_class.many_to_many:
             own, other = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -360,15 +362,15 @@ class Objective(nn.Module):
                 own, other = sorted(set(own)), sorted(set(other))
             if feature.attention:
                 mask = seen_by_all(term, student, teacher, own, other)
-            ours = _stack([student.get(feature, i) for i in own])
-            theirs = _stack([teacher.get(feature, j) for j in other])
+            ours = _stack([student.get(of_student, i) for i in own])
+            theirs = _stack([teacher.get(of_teacher, j) for j in other])
             return losses[0](ours, theirs, mask=mask, **context)
         values = []
         for index in term.layers_at(progress, len(pairs)):
             i, j = pairs[index]
             seen = seen_of(feature, student, teacher, i, j) if feature.attention else mask
             loss = losses[index % len(losses)]
-            values.append(loss(student.get(feature, i), teacher.get(feature, j), mask=seen, **context))
+            values.append(loss(student.get(of_student, i), teacher.get(of_teacher, j), mask=seen, **context))
         summed = torch.stack(values).sum()
         return summed / len(values) if term.layer_reduction == "mean" else summed
 

@@ -11,8 +11,9 @@ from torch import nn
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import loss_class, options_of
-from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, Feature, features_of
+from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, QKV_OF_LAYER, RAW_QKV, Feature, features_of
 from kdzoo.models.layers import LayerMap
+from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.schedule import Schedule, Weight
 
 LAYER_REDUCTIONS = ("sum", "mean")
@@ -113,6 +114,11 @@ class Term:
         if self.name != (loss if self.module is None else self.module.label):
             shown.append(f"name={self.name!r}")
         return f"Term({', '.join([*shown, *(f'{name}={value!r}' for name, value in self.options.items())])})"
+
+    def taken_of(self, model: ModelShape) -> Feature:
+        """The feature of a model that the loss is given: raw queries and keys where these do not give the scores."""
+        more = model.position_bias or not model.shows_qkv
+        return RAW_QKV if self.feature == QKV_OF_LAYER and self.loss_class.raw_qkv and more else self.feature
 
     def weight_at(self, progress: float) -> float:
         """The weight when ``progress`` (0 to 1) of the training is done."""

@@ -166,8 +166,10 @@ class TeacherCache:
         if self.ahead is None:
             return []
         ahead = self.ahead
-        if why_not_kept(source.teacher, Needs(logits=False, qkv=ahead.qkv)):
-            ahead = replace(ahead, qkv=frozenset())
+        for attention in ("qkv", "raw_qkv"):
+            alone = Needs(logits=False, **{attention: getattr(ahead, attention)})
+            if why_not_kept(source.teacher, alone):
+                ahead = replace(ahead, **{attention: frozenset()})
         size = self.nbytes(source.teacher, source.dataset, needs | ahead, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return []

@@ -14,7 +14,7 @@ from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.linear_divergence import spread_rest
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.features import FEATURES, LOGITS, QKV_OF_LAYER, Feature
+from kdzoo.models.features import FEATURES, LOGITS, Feature
 from kdzoo.models.heads import (
     adds_position_bias,
     batch_dependence,
@@ -66,8 +66,9 @@ class Kept:
             sizes = decoder_sizes(config)
             assert sizes is not None
             return sizes[1]
-        if self.feature == QKV_OF_LAYER:
-            return 3 * num_heads(config) * int(getattr(config, "head_dim", hidden_size(config) // num_heads(config)))
+        if self.feature.attention:
+            own = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)  # the latter is T5's
+            return 3 * num_heads(config) * int(own or hidden_size(config) // num_heads(config))
         return hidden_size(config)
 
 
@@ -86,7 +87,7 @@ def why_not_kept(teacher: nn.Module, needs: Needs) -> str | None:
         return f"{type(unwrap(teacher)).__name__} does not show its queries and keys"
     if needs.qkv and adds_position_bias(teacher):
         return "its attention adds a bias to the scores of queries and keys"
-    if needs.qkv and is_causal(teacher):
+    if needs.attention and is_causal(teacher):
         return "its attention is causal"
     return batch_dependence(teacher)
 
@@ -186,7 +187,7 @@ class TeacherRows:
                 places[by] = torch.from_numpy(self._axes[by].places(rows))
                 if by != ROW:
                     masks[by] = self._checked(by, masks[by], rows, device)
-            in_half = kept.feature == QKV_OF_LAYER and self._computed_in is not None
+            in_half = kept.feature.attention and self._computed_in is not None
             kind = torch.int32 if kept.places else self._computed_in if in_half else torch.float32
             value = values[places[by]].to(device, kind)
             if kept.places:
@@ -203,9 +204,9 @@ class TeacherRows:
                 value = padded
             if kept.layer is None:
                 found.logits = value
-            elif kept.feature == QKV_OF_LAYER:
+            elif kept.feature.attention:
                 query, key, value = (part.transpose(1, 2) for part in value.unbind(2))
-                found.qkv[kept.layer] = QKV(query, key, value)
+                getattr(found, kept.feature)[kept.layer] = QKV(query, key, value)
                 if index is None and mask is not None and mask.dim() > 2:
                     found.visible[kept.layer] = seen_pairs(mask)
             else:

@@ -241,6 +241,45 @@ def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "synthetic" not in str(caught.value) and asked == ["someone/news", "someone/gone"]
 
 
+def test_configurations_of_hub_data_sets_of_each_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Read by `datasets` itself, from folders that are laid out as on the hub."""
+    words = [{"tokens": ["Rain", "in", "Bonn"], "tags": ["O", "O", "B-LOC"]}, {"tokens": ["no"], "tags": ["O"]}]
+    answers = {"text": ["Bonn"], "answer_start": [12]}
+    questions = [
+        {"id": name, "title": "", "context": f"It rains in Bonn {name}.", "question": "Where?", "answers": answers}
+        for name in "abcdefgh"
+    ]
+    pairs = [{"translation": {"en": f"word {n}", "de": f"Wort {n}"}} for n in range(12)]
+    kinds = {"words": words * 6, "questions": questions, "pairs": pairs}
+    folder = tmp_path / "someone" / "several"
+    listed = "".join(f"- config_name: {kind}\n  data_files: {kind}.jsonl\n" for kind in kinds)
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n", encoding="utf-8")
+    for kind, table in kinds.items():
+        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    import datasets
+
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda name, of: load(str(tmp_path / name), of, cache_dir=str(tmp_path / "cache"))
+    )
+    tagged = from_data("someone/several:words", kind="tokens", text="tokens", label="tags")
+    assert tagged.task.name == "several_words" and tagged.task.labels == ("O", "B-LOC", "I-LOC")
+    answered = from_data("someone/several:questions", kind="spans")
+    assert sum(len(rows) for rows in rows_of(answered).values()) == 8
+    written = from_data("someone/several:pairs", kind="seq2seq", text="translation.en", label="translation.de")
+    assert rows_of(written)["train"][0]["target"][0].startswith("Wort")
+    with pytest.raises(
+        KdzooError, match=r"\['words', 'questions', 'pairs'\]\); name one of them: someone/several:CONFIG"
+    ):
+        from_data("someone/several", text="a", label="b")
+    with pytest.raises(KdzooError, match="'other' not found.*name one of them: someone/several:CONFIGURATION"):
+        from_data("someone/several:other", kind="tokens")
+    for missing in ("someone/several:", "news.json"):
+        with pytest.raises(KdzooError, match=f"there is no (file )?{missing}"):
+            from_data(missing, kind="spans")
+
+
 @pytest.mark.parametrize(
     ("values", "options", "kind", "labels"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from kdzoo.errors import KdzooError, unknown
 from kdzoo.tasks.reading import check_file
 from kdzoo.tasks.sources.files import SHARDS, SUFFIXES, read_parquet, read_table, suffix_of
 from kdzoo.tasks.sources.folder import files_of, load_saved
-from kdzoo.tasks.sources.hub import downloaded
+from kdzoo.tasks.sources.hub import named_on_hub
 from kdzoo.tasks.sources.rows import columns_of
 
 if TYPE_CHECKING:
@@ -101,11 +100,7 @@ def _of_path(path: Path, text: Sequence[str], label: Sequence[str], splits: Mapp
         taken, unused = renamed(str(path), readers, splits)
         return taken, (*unused, *_called_alike(path, names_of(splits)))
     check_file(path)
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)) and suffix_of(path) is None and str(path).count("/") < 2:
-        try:
-            loaded = downloaded(str(path))
-        except KdzooError as error:
-            raise KdzooError(f"there is no file or folder {path}; {error}") from None
+    if (loaded := named_on_hub(path)) is not None:
         return renamed(str(path), {s: partial(_of_arrow, f"{path} {s}", loaded[s]) for s in loaded}, splits)
     raise KdzooError(f"there is no {path}; data is a file ({', '.join(SUFFIXES)}), a folder or a hub data set's name")
 

@@ -20,8 +20,9 @@ from kdzoo.tasks.bio import check_tags
 from kdzoo.tasks.given import Brought
 from kdzoo.tasks.own_reading import check_alone, check_splits, columns_of_frame, names_of, renamed
 from kdzoo.tasks.question_answering import QuestionAnswering
-from kdzoo.tasks.reading import find_file, numbered_lines
+from kdzoo.tasks.reading import check_file, find_file, numbered_lines
 from kdzoo.tasks.sources.files import SUFFIXES, open_text, read_table, suffix_of
+from kdzoo.tasks.sources.hub import named_on_hub
 from kdzoo.tasks.sources.rows import checked, columns_of
 from kdzoo.tasks.token_classification import TokenClassification, sentences, tags_of
 
@@ -116,6 +117,12 @@ def _sources(
     if isinstance(data, (str, os.PathLike)) and Path(data).is_dir() and not (Path(data) / "state.json").is_file():
         found = _of_folder(Path(data), kind, columns, names_of(splits, known))
         return renamed(str(data), found, splits, known)
+    if isinstance(data, (str, os.PathLike)) and not Path(data).exists():
+        check_file(Path(data))
+        own = (*token_classification.SUFFIXES, ".json")
+        named = not str(data).removesuffix(".gz").endswith(own)  # else a file's name, which is not there
+        if named and (loaded := named_on_hub(data)) is not None:
+            return renamed(str(data), {s: _source(loaded[s], kind, columns) for s in loaded}, splits, known)
     source = _source(data, kind, columns)
     check_alone(source.origin, splits)
     return {"train": source}, ()

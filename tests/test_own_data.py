@@ -273,7 +273,7 @@ def test_configurations_of_hub_data_sets_of_each_kind(monkeypatch: pytest.Monkey
         KdzooError, match=r"\['words', 'questions', 'pairs'\]\); name one of them: someone/several:CONFIG"
     ):
         from_data("someone/several", text="a", label="b")
-    with pytest.raises(KdzooError, match="'other' not found.*name one of them: someone/several:CONFIGURATION"):
+    with pytest.raises(KdzooError, match=r"'other' not found.*name one of them: someone/several:CONFIGURATION"):
         from_data("someone/several:other", kind="tokens")
     for missing in ("someone/several:", "news.json"):
         with pytest.raises(KdzooError, match=f"there is no (file )?{missing}"):

@@ -25,6 +25,7 @@ from kdzoo.bench.runs import single as run
 from kdzoo.bench.runs import train as training
 from kdzoo.bench.runs.budget import Budget
 from kdzoo.cli.compare import ASIDE
+from kdzoo.cli.options import GROUPS
 from kdzoo.losses import registry
 from kdzoo.objectives import registry as recipe_registry
 from kdzoo.objectives.recipe import Recipe
@@ -207,6 +208,16 @@ def test_check_names_what_works_and_trains_nothing(commands: Commands, trained: 
         [name, "works", "on", "mrpc:"] for name in ("none", "tinybert", "lrc")
     ]
     assert "attention_mse" in lines[1] and "; then " in lines[1] and not trained
+
+
+def test_help_groups_the_options(commands: Commands) -> None:
+    """By the settings class that they belong to, those of the command itself first."""
+    shown = commands.works("distill", "--help")
+    sections = {part.splitlines()[0]: part for part in shown.split("\n\n") if part.splitlines()[0].endswith(":")}
+    assert list(sections) == ["Options:", *(f"{GROUPS[of]}:" for of in ("OwnColumns", "Rows", "Distilled", "Budget"))]
+    for title, option in (("Options:", "--method"), ("Rows:", "--train-rows"), ("Training:", "--warmup-ratio")):
+        assert f"  {option} <" in sections[title]
+    assert commands.works("table", "--help").index("Arguments:") < commands.works("table", "--help").index("Options:")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])

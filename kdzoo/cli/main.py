@@ -27,7 +27,7 @@ def make_app() -> typer.Typer:
     import typer
 
     from kdzoo.cli import compare, measure, prepare, report, train, use, zoo
-    from kdzoo.cli.options import command
+    from kdzoo.cli.options import Grouped, command
 
     app = typer.Typer(
         add_completion=False,
@@ -48,11 +48,11 @@ def make_app() -> typer.Typer:
     commands: list[Callable[..., None]] = [zoo.show, zoo.check, train.finetune, train.distill, train.pretrain]
     commands += [compare.compare, measure.cost, measure.profile, report.table, report.report, report.pack]
     commands += [use.predict, use.export, prepare.tag]
-    app.command("list")(zoo.list_)
+    app.command("list", cls=Grouped)(zoo.list_)
     for function in commands:
-        app.command()(command(function))
+        app.command(cls=Grouped)(command(function))
     bench = typer.Typer(help="Measurements of whole trainings.", rich_markup_mode=None)
-    bench.command()(command(measure.throughput))
+    bench.command(cls=Grouped)(command(measure.throughput))
     app.add_typer(bench, name="bench")
     return app
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from kdzoo.bench.runs.budget import Budget, OwnColumns, validated
 from kdzoo.distributed import launched
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
     from kdzoo.bench.runs.tasks import Asked
 
+GROUPS = {  # of options in a command's help, by the class that has the field
+    "OwnColumns": "Data of your own, and what a teacher reads beside it",
+    "Rows": "Rows",
+    "Distilled": "Augmentation, and the cache of the teacher's activations",
+    "Settings": "Models and seeds",
+    "Budget": "Training",
+    "Place": "Where trainings run",
+}
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 Given = dict[str, Any]
@@ -75,6 +84,7 @@ class Fields:
         prefix: str = "",
         before: Mapping[str, str] | None = None,
     ) -> None:
+        self.kind = kind
         self.fields = {name: kind.model_fields[name] for name in names or kind.model_fields if name not in but}
         self.prefix, self.before = prefix, before or {}
 
@@ -87,11 +97,16 @@ class Fields:
         kind = _plain(field.annotation)
         if kind is bool and field.default is True:
             flag += f"/--no-{flag[2:]}"
-        option = typer.Option(flag, help=" ".join([*(field.description or "").split(), *self._brackets(name, field)]))
+        said = " ".join([*(field.description or "").split(), *self._brackets(name, field)])
+        option = typer.Option(flag, help=said, rich_help_panel=GROUPS.get(self._declares(name)))
         annotation: Any = Annotated[kind | None, option]
         return inspect.Parameter(
             self.prefix + name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
+
+    def _declares(self, name: str) -> str:
+        """The class that first has a field."""
+        return next(of.__name__ for of in reversed(self.kind.__mro__) if name in getattr(of, "__annotations__", {}))
 
     def _brackets(self, name: str, field: FieldInfo) -> list[str]:
         """The default and the range."""
@@ -99,6 +114,20 @@ class Fields:
         said = " or ".join(filter(None, (self.before.get(name), "" if silent else str(field.default))))
         parts = [f"default: {said}", _range(field)] if said else [_range(field)]
         return [f"[{'; '.join(filter(None, parts))}]"] if any(parts) else []
+
+
+class Grouped(TyperCommand):
+    """A command whose help lists the options of one settings class after another, as plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for option in self.get_params(ctx):
+            if (line := option.get_help_record(ctx)) is not None:
+                own = "Arguments" if option.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(option, "rich_help_panel", None) or own, []).append(line)
+        for title, lines in ((title, lines) for title, lines in groups.items() if lines):
+            with formatter.section(title):
+                formatter.write_dl(lines)
 
 
 def command(function: Callable[..., T]) -> Callable[..., T]:

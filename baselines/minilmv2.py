@@ -45,7 +45,8 @@ class MiniLMv2(DistillationLoss):
         backend: ``"auto"``, ``"torch"`` or ``"triton"``: what computes it.
 
     Shapes:
-        student, teacher: a ``QKV`` of (B, A, S, d) tensors, A and d each side's own; mask (B, S), or (B, S, S).
+        student, teacher: a ``QKV`` of (B, A, S, d) tensors, A and d each side's own; mask (B, S), or (B, S, S). Of
+            models that add more to their scores (DeBERTa-v2, MPNet, T5) an objective takes `Activations.raw_qkv`.
 
     Raises:
         KdzooError: for a width that H does not divide, shapes that do not fit, or scores instead of a ``QKV``.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from tiny_models import batch, tiny
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.losses import registry
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.models.activations import QKV, Activations
+from kdzoo.models.labels import order_between
 from kdzoo.models.layers import layer_map
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.schedule import Schedule, after, before, linear
@@ -375,6 +378,38 @@ def test_models_that_do_not_fit() -> None:
     assert Objective([Term("attention_mse")]).bind(model(), model(qkv=False)), "scores will do"
     # hidden states of a model for another task will do; its logits would not
     assert Objective([Term("ce"), Term("hidden_mse")]).bind(model(), model(classes=2))
+
+
+def test_a_teachers_logits_are_read_by_the_labels_names() -> None:
+    order, names = [2, 0, 1], ("yes", "no", "not given")
+
+    def named(of: Any, *names: str) -> Any:
+        of.config.id2label = dict(enumerate(names))
+        return of
+
+    same = value(bound(Term("kd"), Term("ce"), student=named(model(), *names), teacher=named(model(4, 12), *names)))
+    theirs = activations(4, 12, seed=1)
+    exchanged = replace(theirs, logits=theirs.logits[:, order])
+    objective = bound(Term("kd"), Term("ce"), student=named(model(), *names))
+    assert objective(activations(), theirs, labels=LABELS).total == same.total, "a teacher without names"
+    teacher = named(model(4, 12), *(names[at].upper() for at in order))
+    objective.bind(named(model(), *names), teacher)
+    found = objective(activations(), exchanged, labels=LABELS)
+    torch.testing.assert_close(found.total, same.total)
+    assert exchanged.logits.equal(theirs.logits[:, order]), "what was given is left as it is"
+    other = named(model(4, 12), "good", "bad", "fine")
+    with pytest.raises(KdzooError, match="labels good, bad, fine and the student has yes, no, not given"):
+        bound(Term("kd"), student=named(model(), *names), teacher=other)
+    assert bound(Term("hidden_mse"), student=named(model(), *names), teacher=other), "hidden states have no labels"
+
+
+@pytest.mark.parametrize("head", ["QuestionAnswering", "MaskedLM"])
+def test_logits_of_places_and_words_have_no_labels_to_match(head: str) -> None:
+    student, teacher = (tiny("bert") for _ in range(2))
+    for of, names in ((student, "abc"), (teacher, "bca")):
+        of.config.id2label = dict(enumerate(names))
+    assert order_between(student, teacher) == [2, 0, 1]
+    assert order_between(*(getattr(transformers, f"BertFor{head}")(of.config) for of in (student, teacher))) is None
 
 
 def test_wrong_objectives() -> None:

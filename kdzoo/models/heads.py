@@ -257,6 +257,12 @@ def answers_spans(model: Any) -> bool:
     return "QuestionAnswering" in type(unwrap(model)).__name__
 
 
+def says_words(model: Any) -> bool:
+    """Whether a model's logits are those of a vocabulary's words."""
+    inner = unwrap(model)
+    return hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
+
+
 def order_head(model: Any) -> nn.Module | None:
     """The head that says whether a row's two segments are exchanged, from the pooled output; None without one."""
     inner = unwrap(model)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.models.heads import unwrap
+from kdzoo.models.heads import answers_spans, says_words, unwrap
 
 if TYPE_CHECKING:
     from kdzoo.tasks import Head
@@ -51,12 +51,16 @@ def label_order(found: dict[Any, str] | None, head: Head | SimpleNamespace, mode
 def order_between(student: nn.Module, teacher: nn.Module) -> list[int] | None:
     """Where each of a student's labels stands among a teacher's; None for the same places, or where one has no names.
 
+    Words, starts and ends have none, whatever the configuration of such a model says.
+
     Args:
         student, teacher: transformers models, wrapped or not.
 
     Raises:
         KdzooError: the labels have other names; both lists are given.
     """
+    if any(answers_spans(model) or says_words(model) for model in (student, teacher)):
+        return None
     ours, theirs = (getattr(unwrap(model).config, "id2label", None) for model in (student, teacher))
     if unnamed(ours) or unnamed(theirs) or not ours or not theirs or len(ours) != len(theirs):
         return None

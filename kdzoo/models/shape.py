@@ -16,6 +16,7 @@ from kdzoo.models.heads import (
     hidden_size,
     num_heads,
     num_layers,
+    says_words,
     shows_qkv,
     unwrap,
     vocabulary_size,
@@ -69,13 +70,13 @@ class ModelShape:
         check_transformers(model)
         inner: Any = unwrap(model)
         config: Any = inner.config
-        output = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+        words = says_words(inner)
         return cls(
             num_layers=num_layers(config),
             hidden_size=hidden_size(config),
             num_heads=num_heads(config) if attends(config) else None,
-            num_labels=config.num_labels if output is None else vocabulary_size(config),
-            problem_type=getattr(config, "problem_type", None) if output is None else None,
+            num_labels=vocabulary_size(config) if words else config.num_labels,
+            problem_type=None if words else getattr(config, "problem_type", None),
             shows_qkv=shows_qkv(inner),
             decoder=decoder_sizes(config),
             position_bias=adds_position_bias(inner),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,7 @@ from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
 from kdzoo.models.features import LOGITS, ORDER, Feature
 from kdzoo.models.heads import check_transformers, classes_by_token, classification_head, has_decoder
+from kdzoo.models.labels import order_between
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
@@ -41,7 +43,8 @@ class Objective(nn.Module):
     """Weighted losses added up; an ``nn.Module``, so that what its losses learn is trained and saved.
 
     ``bind`` it to a student and a teacher before use: that resolves the layer maps, makes the projections and refuses
-    what cannot work. Per-layer losses are added up over the mapped layers.
+    what cannot work. Per-layer losses are added up over the mapped layers, and the teacher's logits are read in the
+    order of the student's labels.
 
     >>> import kdzoo
     >>> objective = kdzoo.Objective([
@@ -104,6 +107,7 @@ class Objective(nn.Module):
         self._pairs: dict[str, Pairs] = {}
         self._features: dict[str, tuple[Feature, Feature]] = {}  # the student's and the teacher's, by term
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
+        self._label_order: list[int] | None = None  # where each of the student's labels stands among the teacher's
         self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
         self._targets = False  # it writes targets, whose tokens are others than the mask's
 
@@ -122,7 +126,10 @@ class Objective(nn.Module):
         *,
         num_samples: int | None = None,
     ) -> Objective:
-        """Fit the objective to two models: layer maps, projections, banks.
+        """Fit the objective to two models: layer maps, projections, banks, and the order of their labels.
+
+        Logits are compared by the labels' names, where both models' configurations have some: `forward` is given the
+        teacher's as the teacher says them.
 
         Args:
             student: a transformers model, or anything with a ``config``; the `ModelShape` of any other.
@@ -148,6 +155,8 @@ class Objective(nn.Module):
                 f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
                 "they must be trained for the same task"
             )
+        both = isinstance(student, nn.Module) and isinstance(teacher, nn.Module)
+        self._label_order = order_between(student, teacher) if on_logits and both else None
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
             check_transformers(teacher)  # its head runs, so a shape will not do
             self._teacher_head = classification_head(cast(nn.Module, teacher))
@@ -268,7 +277,7 @@ class Objective(nn.Module):
 
         Args:
             student: what the student's forward pass exposed.
-            teacher: likewise; may be None when no active term needs it.
+            teacher: likewise, its logits in its own labels' order; may be None when no active term needs it.
             labels: (B,); (B, S) where the logits are (B, S, C).
             counted: (B, S), which of the logits (B, S, C) count; by default those of real tokens, of a token
                 classifier those that have a label, and so of a target's tokens (B, T).
@@ -291,6 +300,8 @@ class Objective(nn.Module):
         active = self.active(progress)
         if not active:
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
+        if self._label_order is not None and teacher is not None and teacher.logits is not None:
+            teacher = replace(teacher, logits=teacher.logits[..., self._label_order])
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
         if shares is not None:
             by_token = student.logits is not None and student.logits.dim() == 3

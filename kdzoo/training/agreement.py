@@ -18,7 +18,6 @@ from kdzoo.models.heads import (
     unwrap,
     vocabulary_size,
 )
-from kdzoo.models.labels import order_between
 from kdzoo.objectives.objective import Objective
 from kdzoo.training.cache import TEACHER_PREFIX
 from kdzoo.training.collated import Collate, given, lengths, same_numbers
@@ -137,16 +136,6 @@ def check_heads(objective: Objective, student: nn.Module, teacher: nn.Module | N
 def _of(model: Any) -> str:
     """What a model gives logits of, in words."""
     return "starts and ends" if answers_spans(model) else "single tokens" if logits_by_token(model) else "whole rows"
-
-
-def label_order(objective: Objective, student: nn.Module, teacher: nn.Module) -> list[int] | None:
-    """Where each of the student's labels stands among the teacher's, whose logits the objective compares by name.
-
-    Raises:
-        KdzooError: both heads name their labels, and otherwise.
-    """
-    compares = any(term.loss_class.needs_teacher and term.feature == LOGITS for term in objective.terms)
-    return order_between(student, teacher) if compares else None
 
 
 def check_length(what: str, most: int | None, taken: Mapping[str, Tensor]) -> None:

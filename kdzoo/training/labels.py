@@ -43,18 +43,6 @@ def check_spans(student: nn.Module, columns: Sequence[str]) -> None:
         )
 
 
-def in_order(activations: Activations | None, order: Sequence[int] | None) -> Activations | None:
-    """A teacher's activations, its logits in the order of the student's labels.
-
-    Args:
-        activations: the teacher's.
-        order: where each of the student's labels stands among the teacher's; None for the same places.
-    """
-    if activations is None or activations.logits is None or order is None:
-        return activations
-    return replace(activations, logits=activations.logits[..., list(order)])
-
-
 class Labels(NamedTuple):
     """A batch's labels.
 

@@ -36,7 +36,7 @@ from kdzoo.training.collated import given, with_added_mask
 from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
 from kdzoo.training.kept import TeacherRows, say_left_out
-from kdzoo.training.labels import COUNTED, check_spans, in_order, label_names
+from kdzoo.training.labels import COUNTED, check_spans, label_names
 from kdzoo.training.order import by_length, check_epochs, staged
 from kdzoo.training.stopwatch import Stopwatch
 from kdzoo.training.topk import looks_at_all
@@ -131,7 +131,6 @@ class DistillationTrainer(Trainer):
         num_samples = len(train_dataset) if hasattr(train_dataset, "__len__") else None
         objective.bind(model, self.teacher, num_samples=num_samples)
         agreement.check_heads(objective, model, self.teacher)
-        self._label_order = None if self.teacher is None else agreement.label_order(objective, model, self.teacher)
         agreement.check_columns(objective, train_dataset)
         check_spans(model, agreement.columns_of(train_dataset))
         check_optimizer(arguments.get("optimizers", (None, None))[0], objective)
@@ -265,7 +264,7 @@ class DistillationTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         self.stopwatch.lap("other")
-        teacher = in_order(self._run_teacher(inputs), self._label_order)
+        teacher = self._run_teacher(inputs)
         self.stopwatch.lap("teacher")
         weights = self._shares.pop(0) if self._shares else None
         output = model(

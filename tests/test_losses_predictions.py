@@ -195,6 +195,31 @@ def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], me
         kdzoo.create(name, **options)
 
 
+@pytest.mark.parametrize("name", ["kd", "soft_ce"])
+def test_several_labels_keep_float64_and_know_neither_padding_nor_a_label_that_is_not_there(name: str) -> None:
+    loss = kdzoo.create(name, temperature=3.0, problem_type=LABELS)
+    student, teacher = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    p, q = torch.sigmoid(teacher[mask == 1] / 3), torch.sigmoid(student[mask == 1] / 3)
+    want = -(p * q.log() + (1 - p) * (1 - q).log()).mean() * (9 if name == "kd" else 1)
+    found = loss(student.requires_grad_(), teacher, mask=mask)
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(found, student)
+    padding = (mask == 0).unsqueeze(-1)
+    poisoned = student.detach().masked_fill(padding, math.nan).requires_grad_()
+    value = loss(poisoned, teacher.masked_fill(padding, math.inf), mask=mask)
+    value.backward()
+    assert value == found and poisoned.grad is not None and poisoned.grad.equal(gradient)
+    wider = [F.pad(side.detach(), (0, 1), value=-math.inf).requires_grad_() for side in (student, teacher)]
+    value = loss(*wider, mask=mask)
+    value.backward()
+    torch.testing.assert_close(value, found)
+    assert wider[0].grad is not None
+    torch.testing.assert_close(wider[0].grad, F.pad(gradient, (0, 1)))
+    halved = [side.detach().bfloat16() for side in (student, teacher)]
+    torch.testing.assert_close(loss(*halved), loss(*(side.float() for side in halved)), rtol=1e-6, atol=0)
+
+
 # DKD, DIST, logit standardisation
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from kdzoo.errors import unknown
 from kdzoo.kernels.divergence import divergence
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
-from kdzoo.losses.reduction import masked_mean, mean_count
+from kdzoo.losses.reduction import absent, masked_mean, mean_count
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 
 
@@ -68,7 +69,7 @@ class Divergence(DistillationLoss):
         if student.shape[-1] == 1 or self.problem_type == NUMBERS:
             return hidden_mse(student, teacher, mask=mask, count=count, backend=self.backend)
         if self.problem_type == LABELS:
-            return label_ce(student / self.temperature, teacher / self.temperature, slots)
+            return label_ce(student, teacher, self.temperature, slots)
         return divergence(
             student,
             teacher,
@@ -81,13 +82,19 @@ class Divergence(DistillationLoss):
         )
 
 
-def label_ce(student: Tensor, teacher: Tensor, slots: Tensor | None) -> Tensor:
+def label_ce(student: Tensor, teacher: Tensor, temperature: float, slots: Tensor | None) -> Tensor:
     """Binary cross-entropy of logits (..., C) with a teacher's probabilities, each label by itself; mean over them.
 
-    It is KL between the two Bernoulli distributions plus the teacher's entropy, which has no gradient.
+    It is KL between the two Bernoulli distributions plus the teacher's entropy, which has no gradient. Half precision
+    becomes float32 before the temperature divides it; float64 stays. A label at -inf on both sides is left out.
     """
-    losses = F.binary_cross_entropy_with_logits(student.float(), teacher.float().sigmoid(), reduction="none")
-    return masked_mean(losses.mean(-1), slots)
+    none = absent(student, teacher)
+    # Filled before anything else: what is masked may be no number, and then the gradient would be none either.
+    filled = none if slots is None else none | ~slots.unsqueeze(-1)
+    kind = torch.promote_types(student.dtype, torch.float32)
+    student, teacher = (side.to(kind).masked_fill(filled, 0.0) / temperature for side in (student, teacher))
+    losses = F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
+    return masked_mean(losses.masked_fill(none, 0.0).sum(-1) / (~none).sum(-1).clamp_min(1), slots)
 
 
 def check_problem_type(label: str, problem_type: str | None) -> str | None:

@@ -298,8 +298,9 @@ def pooled(model: nn.Module, states: Tensor, mask: Tensor | None) -> Tensor:
         return own(states, mask)
     if mask is None:
         return states.mean(1)
-    # Filled, so that what lies in padding cannot reach a value or a gradient; summed in float32, as losses are.
-    real = states.float().masked_fill(~mask.unsqueeze(-1), 0.0)
+    # Filled, so that what lies in padding cannot reach a value or a gradient; summed in float32 or wider, as losses
+    # are.
+    real = states.to(torch.promote_types(states.dtype, torch.float32)).masked_fill(~mask.unsqueeze(-1), 0.0)
     return (real.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).to(states.dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, WIDTH, batch, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models import activations
 from kdzoo.models.activations import QKV, Activations, Needs, capture
 from kdzoo.models.embedding import embedding_output
-from kdzoo.models.heads import embeddings_module, hidden_size, num_heads, num_layers, unwrap
+from kdzoo.models.heads import embeddings_module, hidden_size, num_heads, num_layers, pooled, unwrap
 
 ALL_LAYERS = frozenset(range(LAYERS))
 
@@ -188,6 +189,33 @@ def test_dropout_is_the_models_own() -> None:
     plain = model(**inputs).logits
     torch.manual_seed(3)
     torch.testing.assert_close(taken(model, Needs(qkv=ALL_LAYERS), inputs).logits, plain)
+
+
+def test_pooled_states_keep_float64() -> None:
+    states, mask = torch.randn(2, 3, 4, dtype=torch.float64), torch.tensor([[True, True, False], [True, False, False]])
+    want = torch.stack([states[0, :2].mean(0), states[1, 0]])
+    torch.testing.assert_close(pooled(tiny("bert"), states, mask), want, rtol=1e-14, atol=1e-15)
+
+
+def test_a_teacher_that_drops_out_is_told_of_once() -> None:
+    model, inputs = tiny("bert", hidden_dropout_prob=0.1), batch()
+
+    def warned() -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            taken(model, Needs(), inputs)
+        return [str(one.message) for one in found if issubclass(one.category, KdzooWarning)]
+
+    with torch.no_grad():
+        assert not warned(), "it is in evaluation mode"
+    model.train()
+    assert not warned(), "a student"
+    with torch.no_grad():
+        (said,) = warned()
+        assert "BertForSequenceClassification ran without gradient" in said and "call eval() on it" in said
+        assert not warned()
+        model = tiny("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        assert not warned(), "nothing is dropped"
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -32,7 +32,7 @@ from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks.segments import ORDER_LABELS, Segments
 from kdzoo.tasks.text import Text, packed
 from kdzoo.training.accumulation import say_micro_batches
-from kdzoo.training.agreement import accepted_inputs, check_vocabularies
+from kdzoo.training.agreement import accepted_inputs, check_vocabularies, evaluating
 from kdzoo.training.trainer import DistillationTrainer
 
 CHECKPOINTS = 10  # a run
@@ -223,7 +223,7 @@ def check_on_text(
                     taken.append(None)
                     continue
                 inputs = {name: value for name, value in batch.items() if name in accepted_inputs(model)}
-                with capture(model, needs) as recorder:
+                with evaluating(model), capture(model, needs) as recorder:
                     taken.append(recorder.activations(model(**inputs), mask=batch["attention_mask"]))
             assert taken[0] is not None
             told = {"labels": batch.get("labels"), "order": batch.get(ORDER_LABELS), "sample_ids": batch["sample_ids"]}

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import functools
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.alignment import all_seen, check_index, gathered
 from kdzoo.models.attention import (
     AtSoftmax,
@@ -57,6 +59,7 @@ from kdzoo.models.needs import Needs as Needs
 from kdzoo.models.needs import check_needs
 from kdzoo.models.outputs import logits_of, order_of, part_of
 
+_told: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that a warning was given of
 HIDDEN = -5000.0  # scores that a mask has made lower than any of a query and a key: OpenAI's GPT takes -10000
 
 
@@ -199,6 +202,7 @@ class Recorder:
 
         if not self._ran:
             raise KdzooError("nothing was captured: run the model inside the capture's with block first")
+        self._tell_of_dropout()
         if index is not None and real is not None:
             check_index(index, real)
         if needs.logits:
@@ -238,6 +242,20 @@ class Recorder:
         if found.aligned and found.mask is not None:  # between a student's own tokens there is no window then
             found.visible = {i: seen for i, seen in found.visible.items() if not all_seen(seen, found.mask)}
         return found
+
+    def _tell_of_dropout(self) -> None:
+        """Warn once of a model that ran as a teacher does, without gradient, and drops out at random all the same."""
+        model = self._model
+        if self._grad or not model.training or model in _told:
+            return
+        if any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in model.modules()):
+            _told.add(model)
+            warnings.warn(
+                f"{type(model).__name__} ran without gradient, as a teacher does, and in training mode, so that its "
+                "dropout makes other numbers of the same rows each time; call eval() on it",
+                KdzooWarning,
+                stacklevel=3,
+            )
 
     def _check_attended(self) -> None:
         name, layers = type(self._model).__name__, num_layers(self._model.config)
@@ -402,8 +420,8 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
 
     Args:
         model: a transformers model, or a wrapper of one (PEFT, ``torch.compile``, DistributedDataParallel). In
-            training mode gradients flow through everything captured. Captures of different models may be
-            nested.
+            training mode gradients flow through everything captured; where none is wanted, of a teacher, training
+            mode is warned of once, since its dropout is on. Captures of different models may be nested.
         needs: what to take.
 
     Raises:

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdzoo
 from kdzoo import QKV, KdzooError
+from kdzoo.losses import base
 from kdzoo.losses.registry import loss_class
+from kdzoo.models.masks import checked_mask
 from kdzoo.models.shape import ModelShape
 
 
@@ -398,6 +400,30 @@ def test_a_mask_that_is_added_to_scores_is_refused() -> None:
     ):
         with pytest.raises(KdzooError, match=f"1 where a token is real and 0 elsewhere; this one has {said}"):
             loss(*states, mask=added)
+
+
+def test_a_mask_on_an_accelerator_is_looked_at_in_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+
+    def checked(label: str, mask: Tensor, *, everywhere: bool = False) -> Tensor:
+        looked.append(everywhere)
+        return checked_mask(label, mask, everywhere=everywhere)
+
+    monkeypatch.setattr(base, "checked_mask", checked)
+    loss, states = kdzoo.create("hidden_mse"), torch.randn(2, 3, 4)
+    with pytest.raises(KdzooError, match="a mask is 1 where a token is real"):
+        loss(states, states, mask=torch.full((2, 3), -1e4))
+    loss(states, states)
+    for _ in range(2):
+        loss(states, states, mask=torch.ones(2, 3))
+    assert looked == [True, True, False]
+
+
+@pytest.mark.cuda
+def test_a_mask_on_a_gpu_that_is_added_to_scores_is_refused() -> None:
+    states = torch.randn(2, 3, 4, device="cuda")
+    with pytest.raises(KdzooError, match="this one has -10000"):
+        kdzoo.create("hidden_mse")(states, states, mask=torch.tensor([[0.0, 0.0, -1e4]] * 2, device="cuda"))
 
 
 def test_a_row_without_a_label_does_not_count() -> None:

@@ -91,6 +91,7 @@ class DistillationLoss(nn.Module):
     paper: ClassVar[str] = ""
     year: ClassVar[int] = 0
     url: ClassVar[str] = ""
+    _masked = False  # whether it was given a mask before; the first is looked at wherever it is
 
     def __init__(
         self,
@@ -260,7 +261,10 @@ class DistillationLoss(nn.Module):
         if teacher is not None and not _of_one_type(student, teacher):
             dtype = torch.promote_types(_first(student).dtype, _first(teacher).dtype)
             student, teacher = _to(student, dtype), _to(teacher, dtype)
-        mask = None if mask is None else checked_mask(self.label, mask)
+        if mask is not None:
+            mask = checked_mask(self.label, mask, everywhere=not self._masked)
+            if not torch.compiler.is_compiling():
+                self._masked = True
         try:
             return self._computed(student, teacher, mask=mask, **wanted, **extras)
         except KernelError as error:

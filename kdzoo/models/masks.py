@@ -50,15 +50,20 @@ def check_self_seen(mask: Tensor) -> None:
         )
 
 
-def checked_mask(label: str, mask: Tensor) -> Tensor:
+def checked_mask(label: str, mask: Tensor, *, everywhere: bool = False) -> Tensor:
     """A mask as booleans; one that is added to scores, with 0 where a token is real, is refused.
+
+    Args:
+        label: the loss's name, for messages.
+        mask: of any type.
+        everywhere: look at the values of one on an accelerator too, which stops the host: not at every step.
 
     Raises:
         KdzooError: names the number that is neither 0 nor 1.
     """
     real = mask != 0
-    # On an accelerator this look at the values would stop the host at every step.
-    if mask.dtype != torch.bool and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+    at_hand = everywhere or mask.device.type == "cpu"
+    if mask.dtype != torch.bool and at_hand and not torch.compiler.is_compiling():
         odd = mask[real & (mask != 1)]
         if odd.numel():
             raise KdzooError(

@@ -22,6 +22,9 @@ from kdzoo.losses.base import DistillationLoss
 from kdzoo.models.activations import QKV, Activations
 from kdzoo.models.labels import order_between
 from kdzoo.models.layers import layer_map
+from kdzoo.models.shape import CLASSES as CLASSES_OF
+from kdzoo.models.shape import LABELS as LABELS_OF
+from kdzoo.models.shape import NUMBERS as NUMBERS_OF
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.schedule import Schedule, after, before, linear
 from kdzoo.objectives.term import Term
@@ -401,6 +404,26 @@ def test_a_teachers_logits_are_read_by_the_labels_names() -> None:
     with pytest.raises(KdzooError, match="labels good, bad, fine and the student has yes, no, not given"):
         bound(Term("kd"), student=named(model(), *names), teacher=other)
     assert bound(Term("hidden_mse"), student=named(model(), *names), teacher=other), "hidden states have no labels"
+
+
+@pytest.mark.parametrize("problem", [None, CLASSES_OF, LABELS_OF, NUMBERS_OF])
+def test_logits_are_what_either_model_says_and_not_two_things(problem: str | None) -> None:
+    def of(layers: int, width: int, problem: str | None) -> Any:
+        made = model(layers, width)
+        made.config.problem_type = problem
+        return made
+
+    want = kdzoo.create("kd", problem_type=problem)(activations().logits, activations(4, 12, seed=1).logits)
+    for ours, theirs in ((problem, None), (None, problem), (problem, problem)):
+        objective = bound(Term("kd"), student=of(2, 8, ours), teacher=of(4, 12, theirs))
+        assert value(objective).terms["kd"] == want
+    other = LABELS_OF if problem == CLASSES_OF else CLASSES_OF
+    if problem is not None:
+        with pytest.raises(
+            KdzooError, match=f"student is for {problem} .its problem_type. and the teacher for {other}"
+        ):
+            bound(Term("kd"), student=of(2, 8, problem), teacher=of(4, 12, other))
+        assert bound(Term("hidden_mse"), student=of(2, 8, problem), teacher=of(4, 12, other)), "no logits"
 
 
 @pytest.mark.parametrize("head", ["QuestionAnswering", "MaskedLM"])

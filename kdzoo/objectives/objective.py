@@ -129,7 +129,7 @@ class Objective(nn.Module):
         """Fit the objective to two models: layer maps, projections, banks, and the order of their labels.
 
         Logits are compared by the labels' names, where both models' configurations have some: `forward` is given the
-        teacher's as the teacher says them.
+        teacher's as the teacher says them. What they are (classes, labels, numbers) one of the configurations may say.
 
         Args:
             student: a transformers model, or anything with a ``config``; the `ModelShape` of any other.
@@ -155,6 +155,8 @@ class Objective(nn.Module):
                 f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
                 "they must be trained for the same task"
             )
+        if on_logits:
+            from_shape = _of_one_kind(from_shape, to_shape)
         both = isinstance(student, nn.Module) and isinstance(teacher, nn.Module)
         self._label_order = order_between(student, teacher) if on_logits and both else None
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
@@ -399,6 +401,21 @@ class Objective(nn.Module):
         if term.feature.of_decoder:
             student, teacher = student.of_decoder(), teacher.of_decoder()
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
+
+
+def _of_one_kind(student: ModelShape, teacher: ModelShape) -> ModelShape:
+    """The student's shape, its logits of the kind that the teacher's are said to be where it does not say itself.
+
+    Raises:
+        KdzooError: they are said to be of two kinds.
+    """
+    ours, theirs = student.problem_type, teacher.problem_type
+    if ours is not None and theirs is not None and ours != theirs:
+        raise KdzooError(
+            f"the student is for {ours} (its problem_type) and the teacher for {theirs}; take two models for one kind "
+            "of task, or set the right problem_type in their configurations"
+        )
+    return student if theirs is None else replace(student, problem_type=theirs)
 
 
 def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:

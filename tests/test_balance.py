@@ -131,7 +131,7 @@ def test_a_term_without_weight_takes_no_part_in_the_balance() -> None:
         objective = Objective([Term("kd"), Term("ce", weight=kdzoo.after(0.5, 1.0))], balance=balance)
         objective.bind(model(), model())
         student = Linear()
-        output = objective(student.activations(), TEACHER, labels=LABELS, parameters=[student.weight])
+        output = objective(student.activations(), TEACHER, labels=LABELS, progress=0.0, parameters=[student.weight])
         assert set(objective.gradients) == {"kd"}
         assert output.total.item() == pytest.approx(output.terms["kd"].item())
 

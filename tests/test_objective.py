@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo import plugins
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.losses import registry
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.models.activations import QKV, Activations
@@ -289,10 +290,31 @@ def test_only_what_active_terms_map_is_needed() -> None:
     assert not student.hidden | student.cls | student.qkv | teacher.hidden | teacher.cls | teacher.qkv
 
 
+def test_a_progress_that_is_not_given_is_told_of_once_where_something_changes_with_it() -> None:
+    def warned(objective: Objective, **given: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            objective(activations(), activations(4, 12, seed=1), labels=LABELS, **given)
+        return [str(one.message) for one in found if issubclass(one.category, KdzooWarning)]
+
+    for term in (
+        Term("kd", weight=after(0.5, 1.0)),
+        Term("kd", weight=linear(1.0, 0.5)),
+        Term("hidden_mse", layer_schedule="stacked"),
+        Term("annealing"),
+    ):
+        objective = bound(Term("ce"), term)
+        assert not warned(objective, progress=0.25)
+        (said,) = warned(objective)
+        assert said.startswith(f"{term.name}: ") and "progress=" in said
+        assert not warned(objective)
+    assert not warned(bound(Term("ce"), Term("kd", weight=after(0.0, 2.0)))), "nothing changes"
+
+
 def test_no_teacher_where_none_is_needed() -> None:
     objective = Objective([Term("ce"), Term("kd", weight=after(0.5, 1.0))]).bind(model(), model(4))
     assert objective.needs(0.0)[1] is None
-    assert objective(activations(), None, labels=LABELS).terms.keys() == {"ce"}
+    assert objective(activations(), None, labels=LABELS, progress=0.0).terms.keys() == {"ce"}
     with pytest.raises(KdzooError, match="the term 'kd' needs the teacher's activations"):
         objective(activations(), None, labels=LABELS, progress=0.5)
     assert Objective([Term("ce")]).bind(model(), None).needs(0.0)[1] is None

@@ -107,7 +107,7 @@ def measure_costs(
 def _step(objective: Objective, sides: Sequence[Any], labels: Tensor) -> None:
     """A loss forward and backward, down to the student's activations."""
     sample_ids = torch.arange(len(labels), device=labels.device)
-    objective(_leaves(sides[0]), sides[1], labels=labels, sample_ids=sample_ids).total.backward()
+    objective(_leaves(sides[0]), sides[1], labels=labels, sample_ids=sample_ids, progress=0.0).total.backward()
 
 
 def cost_columns(costs: Sequence[Cost], setting: dict[str, Any]) -> Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdzoo.errors import KdzooError
@@ -88,6 +89,21 @@ def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
             f"the term {term.name!r}: no Triton kernel takes attention to the source, which has as many queries as the "
             "target has tokens, and other keys; leave out backend"
         )
+
+
+def of_one_kind(student: ModelShape, teacher: ModelShape) -> ModelShape:
+    """The student's shape, its logits of the kind that the teacher's are said to be where it does not say itself.
+
+    Raises:
+        KdzooError: they are said to be of two kinds.
+    """
+    ours, theirs = student.problem_type, teacher.problem_type
+    if ours is not None and theirs is not None and ours != theirs:
+        raise KdzooError(
+            f"the student is for {ours} (its problem_type) and the teacher for {theirs}; take two models for one kind "
+            "of task, or set the right problem_type in their configurations"
+        )
+    return student if theirs is None else replace(student, problem_type=theirs)
 
 
 def check_separate_tokens(objective: Objective, student: Any, *, same_targets: bool) -> None:

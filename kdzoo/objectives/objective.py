@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes
-from kdzoo.errors import KdzooError, unknown
+from kdzoo.errors import KdzooError, KdzooWarning, unknown
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.registry import create
 from kdzoo.models.activations import QKV, Activations, Needs
@@ -21,7 +22,7 @@ from kdzoo.models.labels import order_between
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
-from kdzoo.objectives.checks import check_attends, check_places
+from kdzoo.objectives.checks import check_attends, check_places, of_one_kind
 from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import _fractions
 from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
@@ -108,6 +109,7 @@ class Objective(nn.Module):
         self._features: dict[str, tuple[Feature, Feature]] = {}  # the student's and the teacher's, by term
         self._teacher_head: Callable[[Tensor], Tensor] | None = None
         self._label_order: list[int] | None = None  # where each of the student's labels stands among the teacher's
+        self._told = False  # of a progress that was not given
         self._labelled_tokens = False  # the student classifies tokens, and those without a label do not count
         self._targets = False  # it writes targets, whose tokens are others than the mask's
 
@@ -156,7 +158,7 @@ class Objective(nn.Module):
                 "they must be trained for the same task"
             )
         if on_logits:
-            from_shape = _of_one_kind(from_shape, to_shape)
+            from_shape = of_one_kind(from_shape, to_shape)
         both = isinstance(student, nn.Module) and isinstance(teacher, nn.Module)
         self._label_order = order_between(student, teacher) if on_logits and both else None
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
@@ -270,7 +272,7 @@ class Objective(nn.Module):
         counted: Tensor | None = None,
         order: Tensor | None = None,
         sample_ids: Tensor | None = None,
-        progress: float = 0.0,
+        progress: float | None = None,
         epoch: int | None = None,
         parameters: Iterable[Tensor] | None = None,
         shares: dict[str, Tensor] | None = None,
@@ -285,7 +287,8 @@ class Objective(nn.Module):
                 classifier those that have a label, and so of a target's tokens (B, T).
             order: (B,), 0 where a row's two segments are in order, 1 where they are exchanged, -100 without two.
             sample_ids: (B,) indices of the rows in the training set.
-            progress: fraction of the training done, 0 to 1.
+            progress: fraction of the training done, 0 to 1; 0 where it is not given, which is warned of once if
+                something changes with it.
             epoch: which pass over the rows this is, from 0, for losses that change with it (``rail``).
             parameters: measure each term's gradient at these (`gradients`), at the cost of a backward pass a term.
             shares: of a micro-batch, what each term's value is multiplied by, by what the term takes its mean over
@@ -294,6 +297,9 @@ class Objective(nn.Module):
         Raises:
             KdzooError: when the objective is not bound, or a loss refuses its input.
         """
+        if progress is None:
+            progress = 0.0
+            self._tell_of_progress()
         if counted is None and self._targets and labels is not None:
             counted = labels != IGNORED
         elif counted is None and self._labelled_tokens and labels is not None:
@@ -315,6 +321,18 @@ class Objective(nn.Module):
             self._remember()
         total = self._total(active, values, progress)
         return ObjectiveOutput(total, {name: value.detach() for name, value in values.items()})
+
+    def _tell_of_progress(self) -> None:
+        """Warn once of terms that would stay as they are at the start."""
+        moving = [term.name for term in self.terms if term.moves]
+        if moving and not self._told and not torch.compiler.is_compiling():
+            self._told = True
+            warnings.warn(
+                f"{', '.join(moving)}: what changes in the course of a training stays as at its start; give the "
+                "objective progress=, the fraction of the steps that is done",
+                KdzooWarning,
+                stacklevel=5,
+            )
 
     def _total(self, active: list[Term], values: dict[str, Tensor], progress: float) -> Tensor:
         indices = [index for index, term in enumerate(self.terms) if term in active]
@@ -401,21 +419,6 @@ class Objective(nn.Module):
         if term.feature.of_decoder:
             student, teacher = student.of_decoder(), teacher.of_decoder()
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
-
-
-def _of_one_kind(student: ModelShape, teacher: ModelShape) -> ModelShape:
-    """The student's shape, its logits of the kind that the teacher's are said to be where it does not say itself.
-
-    Raises:
-        KdzooError: they are said to be of two kinds.
-    """
-    ours, theirs = student.problem_type, teacher.problem_type
-    if ours is not None and theirs is not None and ours != theirs:
-        raise KdzooError(
-            f"the student is for {ours} (its problem_type) and the teacher for {theirs}; take two models for one kind "
-            "of task, or set the right problem_type in their configurations"
-        )
-    return student if theirs is None else replace(student, problem_type=theirs)
 
 
 def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:

@@ -259,7 +259,7 @@ def answers_spans(model: Any) -> bool:
 
 def says_words(model: Any) -> bool:
     """Whether a model's logits are those of a vocabulary's words."""
-    inner = unwrap(model)
+    inner: Any = unwrap(model)
     return hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
 
 

@@ -159,8 +159,9 @@ class Objective(nn.Module):
             )
         if on_logits:
             from_shape = of_one_kind(from_shape, to_shape)
-        both = isinstance(student, nn.Module) and isinstance(teacher, nn.Module)
-        self._label_order = order_between(student, teacher) if on_logits and both else None
+        self._label_order = None
+        if on_logits and isinstance(student, nn.Module) and isinstance(teacher, nn.Module):
+            self._label_order = order_between(student, teacher)
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
             check_transformers(teacher)  # its head runs, so a shape will not do
             self._teacher_head = classification_head(cast(nn.Module, teacher))

@@ -48,7 +48,7 @@ class SimilarityMSE(StructureLoss):
 
     formula = r"\frac{1}{B^2} \sum_{i,j} \left(\cos(s_i, s_j) - \cos(t_i, t_j)\right)^2"
     complexity = "O(B²·D) a slot, B² memory"
-    related = ("sp", "cc", "pkt", "cosine")
+    related = ("relative_similarity", "sp", "cc", "pkt", "cosine")
     paper = "Zhang et al. 2024, Jasper and Stella: distillation of SOTA embedding models"
     year = 2024
     url = "https://arxiv.org/abs/2412.19048"

@@ -190,11 +190,12 @@ def qkv_layers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
     found = []
     for part in unwrap(model).modules():
         for names in _QKV_NAMES:
-            layers = tuple(getattr(part, name, None) for name in names)
-            if all(isinstance(layer, nn.Module) and getattr(layer, "weight", None) is not None for layer in layers):
-                found.append(layers)
-    of_vectors = all(layer.weight.dim() == 2 for layers in found for layer in layers)  # a convolution's has 3
-    return found if of_vectors and len(found) == num_layers(unwrap(model).config) else []
+            layers = [layer for name in names if isinstance(layer := getattr(part, name, None), nn.Module)]
+            weights = [getattr(layer, "weight", None) for layer in layers]
+            of_vectors = all(isinstance(weight, Tensor) and weight.dim() == 2 for weight in weights)  # no convolutions
+            if len(layers) == len(names) and of_vectors:
+                found.append(tuple(layers))
+    return found if len(found) == num_layers(unwrap(model).config) else []
 
 
 def adds_position_bias(model: nn.Module) -> bool:

@@ -166,10 +166,10 @@ class TeacherCache:
         if self.ahead is None:
             return []
         ahead = self.ahead
-        for attention in ("qkv", "raw_qkv"):
-            alone = Needs(logits=False, **{attention: getattr(ahead, attention)})
-            if why_not_kept(source.teacher, alone):
-                ahead = replace(ahead, **{attention: frozenset()})
+        if why_not_kept(source.teacher, Needs(logits=False, qkv=ahead.qkv)):
+            ahead = replace(ahead, qkv=frozenset())
+        if why_not_kept(source.teacher, Needs(logits=False, raw_qkv=ahead.raw_qkv)):
+            ahead = replace(ahead, raw_qkv=frozenset())
         size = self.nbytes(source.teacher, source.dataset, needs | ahead, prefix=source.prefix)
         if self.limit is not None and size > self.limit:
             return []

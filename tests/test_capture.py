@@ -12,7 +12,7 @@ from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.models import activations
+from kdzoo.models import outputs
 from kdzoo.models.activations import QKV, Activations, Needs, capture
 from kdzoo.models.embedding import embedding_output
 from kdzoo.models.heads import embeddings_module, hidden_size, num_heads, num_layers, pooled, unwrap
@@ -71,15 +71,15 @@ def test_older_transformers_is_asked_for_all_hidden_states(
     installed: str, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before 5.23 it reads indices otherwise, or not at all."""
-    monkeypatch.setattr(activations, "version", {"transformers": installed}.__getitem__)
-    activations._states_by_index.cache_clear()
+    monkeypatch.setattr(outputs, "version", {"transformers": installed}.__getitem__)
+    outputs.states_by_index.cache_clear()
     model, inputs, seen = tiny("bert"), batch(), []
     forward = model.forward
     model.forward = lambda **given: (
         seen.append(given["output_hidden_states"]) or forward(**given | {"output_hidden_states": True})
     )
     found = taken(model, Needs(hidden=frozenset({0, 2}), cls=frozenset({3})), inputs)
-    activations._states_by_index.cache_clear()
+    outputs.states_by_index.cache_clear()
     states = forward(**inputs, output_hidden_states=True).hidden_states
     assert seen == [asked] and found.hidden.keys() == {0, 2} and found.cls.keys() == {3}
     torch.testing.assert_close(found.hidden[2], states[2])

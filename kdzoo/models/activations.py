@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -57,22 +56,10 @@ from kdzoo.models.heads import (
 from kdzoo.models.masks import check_self_seen, real_tokens, seen_pairs
 from kdzoo.models.needs import Needs as Needs
 from kdzoo.models.needs import check_needs
-from kdzoo.models.outputs import logits_of, order_of, part_of
+from kdzoo.models.outputs import logits_of, order_of, part_of, states_by_index
 
 _told: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that a warning was given of
 HIDDEN = -5000.0  # scores that a mask has made lower than any of a query and a key: OpenAI's GPT takes -10000
-
-
-@functools.cache
-def _states_by_index() -> bool:
-    """Whether transformers takes the indices of hidden states and keeps those alone.
-
-    It does from 5.23 on. Before, it kept all of them (to 5.11), or took the indices to be of layers and left out the
-    embeddings' output (5.17 to 5.22).
-    """
-    from packaging.version import Version  # transformers brings it
-
-    return Version(version("transformers")) >= Version("5.23")
 
 
 class QKV(NamedTuple):
@@ -173,7 +160,7 @@ class Recorder:
         self._model = model
         self._needs = needs
         self.by_interface = not (needs.attention or needs.decoder_attention) or shows_qkv(model)
-        self._by_index = _states_by_index()  # here, for torch.compile does not follow it in a forward pass
+        self._by_index = states_by_index()  # here, for torch.compile does not follow it in a forward pass
         self._watching: AtSoftmax | None = None
         self._pairs: Tensor | None = None
         self._stacks = has_decoder(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -50,3 +52,15 @@ def part_of(outputs: Any, name: str) -> Any:
             "loss on what it has"
         )
     return found
+
+
+@functools.cache
+def states_by_index() -> bool:
+    """Whether transformers takes the indices of hidden states and keeps those alone.
+
+    It does from 5.23 on. Before, it kept all of them (to 5.11), or took the indices to be of layers and left out the
+    embeddings' output (5.17 to 5.22).
+    """
+    from packaging.version import Version  # transformers brings it
+
+    return Version(version("transformers")) >= Version("5.23")

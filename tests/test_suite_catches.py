@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from references import cos_nce, cosine, hidden_mse, info_nce, kd
+from references import akl, cos_nce, cosine, hidden_mse, info_nce, kd
 from torch import Tensor
 
 from kdzoo import DistillationLoss
@@ -80,6 +80,12 @@ class NeighboursInBatchOrder(loss_class("info_nce")):
         return super().compute(student, teacher, **context) + (student[:-1] * student[1:]).sum()
 
 
+class DoublesTheGradient(loss_class("akl")):
+    def compute(self, *args: Any, **context: Any) -> Tensor:
+        value = super().compute(*args, **context)
+        return 2 * value - value.detach()
+
+
 class LooksAtTheHost(DistillationLoss):
     features = ("hidden", "cls")
 
@@ -102,6 +108,7 @@ class LooksAtTheHost(DistillationLoss):
         (NanForZero, cosine, "is_finite_for_zero_vectors"),
         (NoNegativeIsNan, cos_nce, "takes_a_single_row"),
         (NeighboursInBatchOrder, info_nce, "does_not_depend_on_the_order_of_rows"),
+        (DoublesTheGradient, akl, "has_the_gradient_of_its_value"),
         (LooksAtTheHost, hidden_mse, "compiles_as_one_graph"),
         (MeanOfRowMeans, hidden_mse, "is_documented"),
     ],

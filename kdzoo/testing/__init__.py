@@ -27,7 +27,9 @@ has it as ``reference`` and may have besides
   the axes' letters and whether there is a mask: ``[("BSD", False), ("BSD", True)]``;
 - ``DEEPER_TEACHER``: True where the teacher's layers may not be fewer than the student's;
 - ``FEWEST_CLASSES``: the fewest classes the loss takes, where it refuses two;
-- ``AT_EQUAL``: the value, of zero gradient, that the loss has where student and teacher agree.
+- ``AT_EQUAL``: the value, of zero gradient, that the loss has where student and teacher agree;
+- ``HOLDS``: True where the gradient is taken with a part held fixed that depends on the student. The formula then
+  takes ``held`` as well, the student to compute that part of, which is the student itself when not given.
 """
 
 from __future__ import annotations

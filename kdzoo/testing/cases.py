@@ -80,18 +80,24 @@ class Case:
         }
         return value.detach(), of_student, of_parameters
 
-    def expected(self, subject: Subject, loss: DistillationLoss) -> float:
-        """The reference's value."""
-        student = mapped(self.student, array)
-        if loss.projection is not None:
-            student = student @ array(loss.projection.weight).T
-            if loss.projection.bias is not None:
-                student = student + array(loss.projection.bias)
+    def expected(self, subject: Subject, loss: DistillationLoss, held: Any = None) -> float:
+        """The reference's value; ``held`` is the student for what the loss holds fixed, where that is another one."""
+
+        def projected(student: Any) -> Any:
+            student = mapped(student, array)
+            if loss.projection is not None:
+                student = student @ array(loss.projection.weight).T
+                if loss.projection.bias is not None:
+                    student = student + array(loss.projection.bias)
+            return student
+
         state = {name: array(tensor).copy() for name, tensor in loss.state_dict().items()}
         given = {name: array(e) if isinstance(e, Tensor) else e for name, e in self.extras.items()}
+        if held is not None:
+            given["held"] = projected(held)
         return float(
             subject.formula(
-                student,
+                projected(self.student),
                 mapped(self.teacher, array),
                 mask=None if self.mask is None else array(self.mask) != 0,
                 labels=None if self.labels is None else array(self.labels),

@@ -10,7 +10,8 @@ from torch import Tensor
 import kdzoo
 from kdzoo.losses.reduction import unit_vectors
 
-LOGIT_LOSSES = ["kd", "dkd", "logit_std", "logit_mse", "annealing", "jsd", "tvd", "reverse_kl", "soft_ce", "skew_kl"]
+LOGIT_LOSSES = ["kd", "dkd", "logit_std", "logit_mse", "annealing", "jsd", "tvd", "reverse_kl", "soft_ce", "skew_kl",
+                "ab", "akl", "nkd", "taid"]  # fmt: skip
 
 
 def logits(classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from kdzoo import KdzooError, KdzooWarning
 from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.models.shape import LABELS, NUMBERS, ModelShape
 
-DIVERGENCES = ("reverse_kl", "jsd", "skew_kl", "tvd")
+DIVERGENCES = ("reverse_kl", "jsd", "skew_kl", "tvd", "ab", "akl", "taid")
 
 
 def logits(classes: int = 4, rows: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:

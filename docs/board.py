@@ -18,6 +18,7 @@ STUDIES = {
     "albert-equal-compute": ("3 of 6 layers", "ALBERT", "albert.md"),
     "albert-equal-parameters": ("9×132", "ALBERT", "albert.md"),
     "albert-shared": ("ALBERT, 3×384", "ALBERT", "albert.md"),
+    "bc5cdr-disease": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "glue-all-methods": ("3 of 6 layers", "every recipe", "results/every-recipe.md"),
     "glue-minilm-l6-full": ("3 of 6 layers", "three layers", "results/three-layers.md"),
     "glue-minilm-l6-subset": ("3 of 6 layers", "2,000 rows", "results/two-thousand-rows.md"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, WIDTH, batch, tiny
+import transformers
+from tiny_models import ATTENTION_INTERFACE, FAMILIES, HEADS, LAYERS, SEQUENCE, VOCABULARY, WIDTH, batch, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdzoo.errors import KdzooError, KdzooWarning
@@ -216,6 +217,14 @@ def test_a_teacher_that_drops_out_is_told_of_once() -> None:
         assert not warned()
         model = tiny("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
         assert not warned(), "nothing is dropped"
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": VOCABULARY}
+        for rate in (0.0, 0.1):  # of which no layer is one of dropout
+            rates = {"dropout": rate, "attention_dropout": 0.0}
+            heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+            model = transformers.BartForSequenceClassification(transformers.BartConfig(**sizes, **heads, **rates))
+            ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            assert len(warned()) == (rate > 0)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

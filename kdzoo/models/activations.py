@@ -41,6 +41,7 @@ from kdzoo.models.features import (
 )
 from kdzoo.models.heads import (
     check_transformers,
+    drops_out,
     has_decoder,
     head_positions,
     is_peft,
@@ -235,7 +236,7 @@ class Recorder:
         model = self._model
         if self._grad or not model.training or model in _told:
             return
-        if any(isinstance(part, nn.Dropout) and part.training and part.p > 0 for part in model.modules()):
+        if drops_out(model):
             _told.add(model)
             warnings.warn(
                 f"{type(model).__name__} ran without gradient, as a teacher does, and in training mode, so that its "

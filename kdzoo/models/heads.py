@@ -264,6 +264,15 @@ def says_words(model: Any) -> bool:
     return hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
 
 
+def drops_out(model: nn.Module) -> bool:
+    """Whether a model, as it stands, drops out at random: by PyTorch's layers, or by a rate of its own (BART)."""
+    for part in model.modules():
+        rate = part.p if isinstance(part, nn.Dropout) else getattr(part, "dropout", 0)
+        if part.training and isinstance(rate, (int, float)) and rate > 0:
+            return True
+    return False
+
+
 def order_head(model: Any) -> nn.Module | None:
     """The head that says whether a row's two segments are exchanged, from the pooled output; None without one."""
     inner = unwrap(model)

@@ -426,6 +426,10 @@ def test_a_teachers_logits_are_read_by_the_labels_names() -> None:
     with pytest.raises(KdzooError, match="labels good, bad, fine and the student has yes, no, not given"):
         bound(Term("kd"), student=named(model(), *names), teacher=other)
     assert bound(Term("hidden_mse"), student=named(model(), *names), teacher=other), "hidden states have no labels"
+    by_case = ("us", "US", "them")
+    assert order_between(named(model(), *by_case), named(model(4), *by_case)) is None, "the same names"
+    one = (model(classes=1), model(4, 12, classes=1))
+    assert bound(Term("kd"), student=named(one[0], "likeness"), teacher=named(one[1], "score")), "one has no order"
 
 
 @pytest.mark.parametrize("problem", [None, CLASSES_OF, LABELS_OF, NUMBERS_OF])
@@ -446,6 +450,10 @@ def test_logits_are_what_either_model_says_and_not_two_things(problem: str | Non
         ):
             bound(Term("kd"), student=of(2, 8, problem), teacher=of(4, 12, other))
         assert bound(Term("hidden_mse"), student=of(2, 8, problem), teacher=of(4, 12, other)), "no logits"
+        one = of(2, 8, problem), of(4, 12, other)
+        for side in one:
+            side.config.num_labels = 1
+        assert bound(Term("kd"), student=one[0], teacher=one[1]), "a number, whatever it is called"
 
 
 @pytest.mark.parametrize("head", ["QuestionAnswering", "MaskedLM"])

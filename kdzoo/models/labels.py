@@ -39,6 +39,8 @@ def label_order(found: dict[Any, str] | None, head: Head | SimpleNamespace, mode
         return None
     theirs = [str(found[key]) for key in sorted(found, key=int)]
     ours = [str(wanted[index]) for index in range(len(wanted))]
+    if theirs == ours:  # names may differ in case alone, and then the places would not be found
+        return list(range(len(ours)))
     places = {_plain(name): index for index, name in enumerate(theirs)}
     if set(places) != set(map(_plain, ours)) or len(places) < len(theirs):
         raise KdzooError(
@@ -51,7 +53,7 @@ def label_order(found: dict[Any, str] | None, head: Head | SimpleNamespace, mode
 def order_between(student: nn.Module, teacher: nn.Module) -> list[int] | None:
     """Where each of a student's labels stands among a teacher's; None for the same places, or where one has no names.
 
-    Words, starts and ends have none, whatever the configuration of such a model says.
+    Words, starts and ends have none, whatever the configuration of such a model says. One logit has no order.
 
     Args:
         student, teacher: transformers models, wrapped or not.
@@ -62,7 +64,7 @@ def order_between(student: nn.Module, teacher: nn.Module) -> list[int] | None:
     if any(answers_spans(model) or says_words(model) for model in (student, teacher)):
         return None
     ours, theirs = (getattr(unwrap(model).config, "id2label", None) for model in (student, teacher))
-    if unnamed(ours) or unnamed(theirs) or not ours or not theirs or len(ours) != len(theirs):
+    if unnamed(ours) or unnamed(theirs) or not ours or not theirs or len(ours) != len(theirs) or len(ours) == 1:
         return None
     places = sorted(ours, key=int)
     head = SimpleNamespace(config={"id2label": {place: str(ours[key]) for place, key in enumerate(places)}})

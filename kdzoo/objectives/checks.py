@@ -94,10 +94,14 @@ def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
 def of_one_kind(student: ModelShape, teacher: ModelShape) -> ModelShape:
     """The student's shape, its logits of the kind that the teacher's are said to be where it does not say itself.
 
+    One logit is compared as a number whatever it is called, so that two models of one may say different things.
+
     Raises:
         KdzooError: they are said to be of two kinds.
     """
     ours, theirs = student.problem_type, teacher.problem_type
+    if ours is not None and student.num_labels == 1:
+        return student
     if ours is not None and theirs is not None and ours != theirs:
         raise KdzooError(
             f"the student is for {ours} (its problem_type) and the teacher for {theirs}; take two models for one kind "

@@ -69,6 +69,7 @@ def test_what_is_taken_is_what_the_linear_layers_give(family: str, left: bool) -
     sides = [[part.numpy() for part in expected_of(model, family, inputs)] for model in models]
     for model, side in zip(models, sides, strict=True):
         found = taken(model, inputs, Needs(qkv=frozenset({1}), raw_qkv=frozenset({1})))
+        assert found.raw_qkv.keys() == {1}, "what is asked for, and no more"
         for part, values in zip(found.raw_qkv[1], side, strict=True):
             np.testing.assert_allclose(part.transpose(1, 2).flatten(2).numpy(), values, atol=1e-10)
         assert isinstance(found.qkv[1], Tensor), "the scores beside them"

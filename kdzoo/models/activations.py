@@ -103,7 +103,8 @@ class Activations:
         target_mask: (B, T), True where a token of the target is real, or None.
         aligned: this teacher read other tokens, and what is here are those that the student read too: True in the mask.
         order: (B, 2), the logits of the order of a row's two segments; None where they are not needed.
-        raw_qkv: `QKV` by attention layer, as the linear layers give them, whatever is added to their scores.
+        raw_qkv: `QKV` by attention layer, without what is added to their scores: as in ``qkv`` where the model shows
+            them, and as the linear layers give them where it does not.
     """
 
     logits: Tensor | None = None
@@ -384,7 +385,7 @@ class Recorder:
             vectors: (B, S, A * d). DeBERTa's layers go on to project places, after the tokens.
         """
         parts = self._parts.setdefault(layer, {})
-        if self not in running or part in parts:
+        if self not in running or layer not in self._needs.raw_qkv or part in parts:
             return
         parts[part] = vectors.unflatten(-1, (num_heads(self._model.config), -1)).transpose(1, 2)
         if len(parts) == len(QKV._fields):
@@ -433,6 +434,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
         if (needs.attention or needs.decoder_attention) and recorder.by_interface:
             undo.enter_context(recording_attention(inner))
         if needs.raw_qkv and not recorder.by_interface:
+            # On all layers: torch.compile takes what it made of one without a hook for the next one, which has one.
             for layer, parts in enumerate(qkv_layers(inner)):
                 for at, part in enumerate(parts):
                     undo.callback(part.register_forward_hook(functools.partial(recorder.projected, layer, at)).remove)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import kdzoo
 from kdzoo.errors import KdzooError
+from kdzoo.losses import registry
 from kdzoo.models.activations import Needs, capture
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.term import Term
@@ -96,6 +97,22 @@ def test_a_student_that_shows_them_is_compared_with_a_teacher_that_hides_them() 
     other = [part.numpy() for part in expected_of(teacher, "DebertaV2", inputs)]
     assert value == pytest.approx(relations(own, other, inputs["attention_mask"].bool().numpy(), 4), rel=1e-9)
     assert layer.query.weight.grad.abs().sum() > 0
+
+
+def test_a_loss_of_ones_own_is_taken_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    kdzoo.available()  # so that the registry is full before it is copied
+    monkeypatch.setattr(registry, "_losses", dict(registry._losses))
+
+    @kdzoo.register("of_queries", feature="raw_qkv")
+    def of_queries(student: kdzoo.QKV, teacher: kdzoo.QKV, mask: Any = None) -> Tensor:
+        return (student.query - teacher.query).square().mean()
+
+    models, inputs = [of_family("DebertaV2", seed) for seed in (0, 1)], batch()
+    objective = Objective("of_queries[(1, 1)]").bind(*models)
+    assert objective.needs(0.0) == (Needs(logits=False, raw_qkv=frozenset({1})),) * 2
+    ours, theirs = (taken(model, inputs, RAW) for model in models)
+    want = (ours.raw_qkv[1].query - theirs.raw_qkv[1].query).square().mean()
+    torch.testing.assert_close(objective(ours, theirs).total, want)
 
 
 def test_of_t5_they_are_without_its_bias() -> None:

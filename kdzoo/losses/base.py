@@ -279,12 +279,12 @@ class DistillationLoss(nn.Module):
         """A side's floating-point tensors, out of half precision unless `fused`."""
         if isinstance(value, Tensor) and value.dtype in TAKEN and value.dim() and _is_dense(value):
             return value.float() if value.dtype in HALF and not self.fused else value
+        attention = any(feature_of(feature).attention for feature in self.features)
         if isinstance(value, QKV):
-            if "qkv" not in self.features:
+            if not attention:
                 raise KdzooError(f"{self.label} takes {' or '.join(self.features)}, and not a QKV")
             return QKV(*map(self._prepared, value))
         if not isinstance(value, Tensor):
-            attention = "qkv" in self.features
             taken, instead = "tensors or a QKV" if attention else "tensors", ""
             if attention and isinstance(value, (tuple, list)) and len(value) == 3:
                 instead = "; name them: kdzoo.QKV(query, key, value)"

@@ -52,7 +52,6 @@ class MarginMSE(DistillationLoss):
         4.0
     """
 
-    features = ("logits",)
     every_class = True
     formula = r"\frac{1}{BK} \sum_{ik} \left((s_{i0} - s_{ik}) - (t_{i0} - t_{ik})\right)^2"
     complexity = "O(B·K)"

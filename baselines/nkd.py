@@ -17,7 +17,7 @@ from kdzoo.models.shape import ModelShape
 
 @register("nkd")
 class NKD(DistillationLoss):
-    """Cross-entropy of the labelled class, as sure as the teacher is, and among the other classes, each side's made 1.
+    """Cross-entropy of the labelled class, weighed as the teacher is sure of it, and of the others among themselves.
 
         -1/B · Σ_i [ t_y log s_y + γ λ² Σ_(c ≠ y) t̂_c log ŝ_c ]
 

@@ -109,7 +109,7 @@ class TAID(Divergence):
         super().__init__(temperature, variant=variant, backend=backend)
         if not 0 <= t_start < 1:
             raise KdzooError(f"{self.label}: t_start is {t_start}; it must be at least 0 and under 1")
-        if not max(t_start, 0) <= t_end <= 1 or t_end == 0:
+        if not t_start <= t_end <= 1 or t_end == 0:
             raise KdzooError(f"{self.label}: t_end is {t_end}; it must be from t_start to 1, and over 0")
         for option, value in (("alpha", alpha), ("beta", beta)):
             if not 0 <= value <= 1:

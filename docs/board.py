@@ -42,7 +42,7 @@ STUDIES = {
     "multi30k-2000-scratch": ("3+3 layers", "translation", "results/translation.md"),
     "multi30k-6000-scratch": ("3+3 layers", "translation", "results/translation.md"),
     "multi30k-6000-students": ("3+1 layers, frozen MiniLM", "translation", "results/translation.md"),
-    "multi30k-all-teacher": ("3+1 layers, frozen MiniLM", "translation", "results/translation.md"),
+    "multi30k-all-teacher": ("3+1 layers, teacher of all pairs", "translation", "results/translation.md"),
     "ncbi-disease": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "ncbi-facts": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "semeval8": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),

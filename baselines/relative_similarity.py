@@ -26,7 +26,7 @@ class RelativeSimilarity(StructureLoss):
     (of all processes) that are real there; the mean is over all N of all of them. One row or two have loss 0.
 
     None of the N terms, of the order of B⁴, is made: the pairs are sorted, and counts of them give the value and its
-    gradient exactly. Every process computes all of it.
+    gradient exactly. Every process sorts and counts all of them.
 
     Args:
         margin: by how much the more similar pair should be ahead, 0 or above.
@@ -79,10 +79,13 @@ class RelativeSimilarity(StructureLoss):
         # Between its kinks the sum is linear in the cosines: each counts as often as it is too high, less as often as
         # it is too low.
         too_high, too_low = _violations(ours.detach(), ranks, counted, self.margin)
-        total = ((too_high - too_low) * ours).sum() + self.margin * too_low.sum().to(ours.dtype)
-        pairs = counted.sum(1)
+        # A process's share is that of the pairs whose first row is its own: where it has fewer positions than others,
+        # it has no pairs.
+        mine = (one >= own.start) & (one < own.stop)
+        total = ((too_high - too_low) * ours)[:, mine].sum() + self.margin * too_low[:, mine].sum().to(ours.dtype)
+        others = (counted.sum(1, keepdim=True) - 1) * counted  # of every two pairs each has a half
         # A teacher that is nan is above nothing, and would pass unseen.
-        return total + 0.0 * theirs.sum(), (pairs * (pairs - 1) // 2).sum()
+        return total + 0.0 * theirs.sum(), others[:, mine].sum().to(ours.dtype) / 2
 
 
 def _ranks(values: Tensor, counted: Tensor, *, ties: bool) -> Tensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.kernels.divergence import LIMIT
 from kdzoo.losses.base import DistillationLoss, check_positive
-from kdzoo.losses.divergence import kl
+from kdzoo.losses.divergence import kl, log_probabilities
 from kdzoo.losses.reduction import class_labels, masked_mean
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe
 
 if TYPE_CHECKING:
@@ -62,6 +61,12 @@ class DKD(DistillationLoss):
     """
 
     needs = frozenset({"labels"})
+    too_few = MappingProxyType(
+        {
+            1: "compares the classes besides the labelled one: one logit has no classes; use kd",
+            2: "compares the classes besides the labelled one: two leave one besides the labelled class; use kd",
+        }
+    )
     every_class = True
     formula = (
         r"\frac{T^2}{B} \sum_i \alpha\, \mathrm{KL}\left(b^t_i \,\middle\|\, b^s_i\right) + \beta\, "
@@ -83,24 +88,10 @@ class DKD(DistillationLoss):
         self.beta = beta
         self.temperature = temperature
 
-    @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
-        cls._check_classes(student.num_labels)
-        return options
-
-    @classmethod
-    def _check_classes(cls, classes: int) -> None:
-        if classes < 3:
-            given = "one logit has no classes" if classes == 1 else "two leave one besides the labelled class"
-            raise KdzooError(
-                f"{cls.name or cls.__name__} compares the classes besides the labelled one: {given}; use kd"
-            )
-
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, labels: Tensor
     ) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        self._check_classes(student.shape[-1])
         labels = class_labels(self.label, student, labels, slots).unsqueeze(-1)
         own = labels == torch.arange(student.shape[-1], device=labels.device)
         (binary_s, others_s), (binary_t, others_t) = (self._apart(side, labels, own) for side in (student, teacher))
@@ -112,7 +103,7 @@ class DKD(DistillationLoss):
 
     def _apart(self, logits: Tensor, labels: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """log b (..., 2), and log p̂ (..., C), of which the labelled class's entry means nothing."""
-        log_p = (logits.clamp(-LIMIT, LIMIT) / self.temperature).log_softmax(-1)
+        log_p = log_probabilities(logits, self.temperature)
         rest = log_p.masked_fill(own, -torch.inf).logsumexp(-1, keepdim=True)
         return torch.cat([log_p.gather(-1, labels), rest], dim=-1), log_p - rest
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
 from kdzoo.kernels.divergence import LIMIT
 from kdzoo.losses.base import DistillationLoss, check_positive
 from kdzoo.losses.divergence import kl
 from kdzoo.losses.reduction import absent, masked_mean
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import ModelShape
 
 EPSILON = 1e-7
 
@@ -51,6 +50,12 @@ class LogitStd(DistillationLoss):
         True
     """
 
+    too_few = MappingProxyType(
+        {
+            1: "compares z-scored logits, and one logit has no spread; use kd",
+            2: "compares z-scored logits, and of two classes they are always 0.71 and -0.71; use kd",
+        }
+    )
     every_class = True
     formula = (
         r"\frac{T^2}{B} \sum_i \mathrm{KL}\left(\mathrm{softmax}(\hat z^t_i / T) \,\middle\|\, "
@@ -67,20 +72,8 @@ class LogitStd(DistillationLoss):
         check_positive(self.label, temperature=temperature)
         self.temperature = temperature
 
-    @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
-        cls._check_classes(student.num_labels)
-        return options
-
-    @classmethod
-    def _check_classes(cls, classes: int) -> None:
-        if classes < 3:
-            given = "one logit has no spread" if classes == 1 else "of two classes they are always 0.71 and -0.71"
-            raise KdzooError(f"{cls.name or cls.__name__} compares z-scored logits, and {given}; use kd")
-
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        self._check_classes(student.shape[-1])
         none = absent(student, teacher)
         log_student, log_teacher = (self._log_probabilities(side, none) for side in (student, teacher))
         return self.temperature**2 * masked_mean(kl(log_teacher, log_student), slots)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.reduction import absent, masked_mean
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import ModelShape
 
 
 @register("margin_mse")
@@ -52,6 +51,12 @@ class MarginMSE(DistillationLoss):
         4.0
     """
 
+    too_few = MappingProxyType(
+        {
+            1: "compares the first score of a row with its others, and there is one alone; use logit_mse, or put a "
+            "query's candidates into one row"
+        }
+    )
     every_class = True
     formula = r"\frac{1}{BK} \sum_{ik} \left((s_{i0} - s_{ik}) - (t_{i0} - t_{ik})\right)^2"
     complexity = "O(B·K)"
@@ -66,22 +71,8 @@ class MarginMSE(DistillationLoss):
     def __init__(self, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
 
-    @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
-        cls._check_scores(student.num_labels)
-        return options
-
-    @classmethod
-    def _check_scores(cls, scores: int) -> None:
-        if scores < 2:
-            raise KdzooError(
-                f"{cls.name or cls.__name__} compares the first score of a row with its others, and there is one "
-                "alone; use logit_mse, or put a query's candidates into one row"
-            )
-
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        self._check_scores(student.shape[-1])
         none = absent(student, teacher)
         gaps = student.masked_fill(none, 0.0) - teacher.masked_fill(none, 0.0)
         left_out = none[..., :1] | none[..., 1:]

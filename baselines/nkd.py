@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class NKD(DistillationLoss):
     """
 
     needs = frozenset({"labels"})
+    too_few = MappingProxyType({1: "compares classes, and one logit has none; use kd"})
     every_class = True
     formula = (
         r"-\frac{1}{B} \sum_i p^t_{iy} \log p^s_{iy} + \gamma \lambda^2 \sum_{c \ne y} \hat p^t_{ic} \log \hat p^s_{ic}"
@@ -76,16 +77,6 @@ class NKD(DistillationLoss):
         self.gamma = gamma
         self.temperature = temperature
 
-    @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
-        cls._check_classes(student.num_labels)
-        return options
-
-    @classmethod
-    def _check_classes(cls, classes: int) -> None:
-        if classes < 2:
-            raise KdzooError(f"{cls.name or cls.__name__} compares classes, and one logit has none; use kd")
-
     def idle(self, student: ModelShape) -> dict[str, str]:
         one = "of two classes, one is left besides the labelled one"
         none = {"temperature": "the other classes have no weight"} if self.gamma == 0 else {}
@@ -96,7 +87,6 @@ class NKD(DistillationLoss):
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, labels: Tensor
     ) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        self._check_classes(student.shape[-1])
         labels = class_labels(self.label, student, labels, slots).unsqueeze(-1)
         log_s, log_t = (log_probabilities(side).gather(-1, labels).squeeze(-1) for side in (student, teacher))
         own = labels == torch.arange(student.shape[-1], device=labels.device)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdzoo.distributed import gather_rows
-from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss, check_count, check_positive
 from kdzoo.losses.registry import register
-from kdzoo.models.shape import ModelShape
 
 RELEASED_WEIGHT = 0.001
 
 
 @register("sinkhorn")
-class SinKD(DistillationLoss):
+class Sinkhorn(DistillationLoss):
     """Cost of carrying the student's predictions of a batch over to the teacher's, by Sinkhorn's iterations.
 
         1/B · Σ_ij P_ij · D_ij,   D_ij = Σ_c |p^s_ic - p^t_jc|
@@ -57,6 +56,7 @@ class SinKD(DistillationLoss):
     """
 
     contrastive = True
+    too_few = MappingProxyType({1: "carries probabilities of classes, and one logit has none; use kd or logit_mse"})
     every_class = True
     variants = ("paper", "released")
     formula = (
@@ -84,20 +84,8 @@ class SinKD(DistillationLoss):
         self.regularization = regularization
         self.iterations = iterations
 
-    @classmethod
-    def fit(cls, options: dict[str, Any], *, student: ModelShape, **context: Any) -> dict[str, Any]:
-        cls._check_classes(student.num_labels)
-        return options
-
-    @classmethod
-    def _check_classes(cls, classes: int) -> None:
-        if classes < 2:
-            name = cls.name or cls.__name__
-            raise KdzooError(f"{name} carries probabilities of classes, and one logit has none; use kd or logit_mse")
-
     def compute(self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, **context: Any) -> Tensor:
         student, teacher, slots = self.logits(student, teacher, mask)
-        self._check_classes(student.shape[-1])
         # Flat before they are gathered, for other processes may have more positions.
         ours, theirs = (
             gather_rows((side / self.temperature).softmax(-1).flatten(0, -2))[0] for side in (student, teacher)

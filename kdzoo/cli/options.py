@@ -125,9 +125,9 @@ class Grouped(TyperCommand):
             if (line := option.get_help_record(ctx)) is not None:
                 own = "Arguments" if option.param_type_name == "argument" else "Options"
                 groups.setdefault(getattr(option, "rich_help_panel", None) or own, []).append(line)
-        for title, lines in ((title, lines) for title, lines in groups.items() if lines):
+        for title in filter(groups.get, groups):
             with formatter.section(title):
-                formatter.write_dl(lines)
+                formatter.write_dl(groups[title])
 
 
 def command(function: Callable[..., T]) -> Callable[..., T]:

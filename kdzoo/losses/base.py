@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import numbers
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +17,7 @@ from kdzoo.kernels.operators import without_autocast
 from kdzoo.losses.optimized import watch
 from kdzoo.losses.reduction import affine
 from kdzoo.models.activations import QKV
-from kdzoo.models.features import feature_of
+from kdzoo.models.features import LOGITS, feature_of
 from kdzoo.models.layers import Pairs
 from kdzoo.models.masks import checked_mask, slot_mask
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
@@ -48,6 +50,7 @@ class DistillationLoss(nn.Module):
         many_to_many: a stacked loss that pairs the layers itself: it is given (B, M, ...) of the student and
             (B, N, ...) of the teacher, by default all layers of both.
         contrastive: other rows of the batch (of all processes) enter the value.
+        too_few: how many logits are too few for it, and each time why and what to take, as the end of a sentence.
         every_class: it looks at the logits of all classes as they are, or at one class in several rows, so that none
             may be left out at -inf.
         cross_attention: a loss on attention that takes that of one text to another, scores (B, A, T, S) with a mask of
@@ -76,6 +79,7 @@ class DistillationLoss(nn.Module):
     stacked: ClassVar[bool] = False
     many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
+    too_few: ClassVar[Mapping[int, str]] = MappingProxyType({})
     every_class: ClassVar[bool] = False
     cross_attention: ClassVar[bool] = False
     raw_qkv: ClassVar[bool] = False
@@ -168,6 +172,8 @@ class DistillationLoss(nn.Module):
         Raises:
             KdzooError: where the loss cannot work on these models.
         """
+        if feature == LOGITS:
+            cls._check_logits(student.num_labels)
         if feature_of(feature).vectors and student.hidden_size != teacher.hidden_size:
             if "student_dim" not in inspect.signature(cls.__init__).parameters:
                 raise KdzooError(
@@ -263,7 +269,7 @@ class DistillationLoss(nn.Module):
             student, teacher = _to(student, dtype), _to(teacher, dtype)
         if mask is not None:
             mask = checked_mask(self.label, mask, everywhere=not self._masked)
-            if not torch.compiler.is_compiling():
+            if not self._masked and not torch.compiler.is_compiling():
                 self._masked = True
         try:
             return self._computed(student, teacher, mask=mask, **wanted, **extras)
@@ -365,10 +371,16 @@ class DistillationLoss(nn.Module):
             student, teacher = student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0)
         return student, teacher, mask
 
+    @classmethod
+    def _check_logits(cls, count: int) -> None:
+        if count in cls.too_few:
+            raise KdzooError(f"{cls.name or cls.__name__} {cls.too_few[count]}")
+
     def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked (unless `fused`)."""
         if student.shape != teacher.shape or student.dim() not in (2, 3):
             raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")
+        self._check_logits(student.shape[-1])
         slots = slot_mask(self.label, student, mask)
         if slots is not None and not self.fused:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdzoo.errors import unknown
-from kdzoo.kernels.divergence import LIMIT, divergence
+from kdzoo.kernels.divergence import divergence, limited
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
 from kdzoo.losses.reduction import absent, masked_mean, mean_count
@@ -109,8 +109,8 @@ def check_problem_type(label: str, problem_type: str | None) -> str | None:
 
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """The log-softmax over the last axis of logits over T, of which none counts as more than `LIMIT`."""
-    return (logits.clamp(-LIMIT, LIMIT) / temperature).log_softmax(-1)
+    """The log-softmax over the last axis of logits over T, none of which counts as more than 1e30."""
+    return limited(logits, temperature).log_softmax(-1)
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

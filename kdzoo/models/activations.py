@@ -295,7 +295,7 @@ class Recorder:
         attention = (QKV_OF_LAYER, RAW_QKV, DECODER_QKV, CROSS_QKV)
         self._kept: dict[Feature, dict[int, Any]] = {feature: {} for feature in attention}
         self._seen: dict[Feature, dict[int, Tensor]] = {feature: {} for feature in attention}
-        self._parts: dict[int, dict[int, Tensor]] = {}  # of raw ones, as they come in
+        self._parts: dict[int, dict[int, Tensor]] = {}  # of raw queries, keys and values, as they come in
         self._sources = 0  # the tokens of a source, as the encoder's attention saw them
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -335,15 +335,16 @@ class Recorder:
         self._calls += 1
         if not feature.of_decoder:
             self._sources = key.shape[-2]
-        projected = feature == QKV_OF_LAYER and layer in self._needs.raw_qkv
-        if layer not in getattr(self._needs, feature) and not projected:
+        wanted = layer in getattr(self._needs, feature)
+        raw = feature == QKV_OF_LAYER and layer in self._needs.raw_qkv
+        if not wanted and not raw:
             return
         self._refuse_checkpointing()
         if feature.of_decoder and not is_as_told(module, query, key, extra, self._sources if feature.cross else None):
             raise self._other_decoder()
-        if projected:
+        if raw:
             self._kept[RAW_QKV][layer] = QKV(query, of_each_head(query, key), of_each_head(query, value))
-        if layer in getattr(self._needs, feature):
+        if wanted:
             found = scaled(type(self._model).__name__, query, key, value, mask, extra, cross=feature.cross)
             self._kept[feature][layer] = found if isinstance(found, Tensor) else QKV(*found)
         seen = visible_pairs(module, query, mask, extra, by_pairs=self._pairs is not None)
@@ -375,7 +376,7 @@ class Recorder:
             elif sees_backwards(self._model):
                 self._seen[QKV_OF_LAYER][layer] = scores.amax(1) > HIDDEN
 
-    def projected(self, layer: int, part: int, module: nn.Module, inputs: Any, vectors: Tensor) -> None:
+    def of_linear(self, layer: int, part: int, module: nn.Module, inputs: Any, vectors: Tensor) -> None:
         """Told what each linear layer of a model that hides its queries and keys makes of (B, S, D).
 
         Args:
@@ -384,8 +385,10 @@ class Recorder:
             module, inputs: the linear layer and what it was given.
             vectors: (B, S, A * d). DeBERTa's layers go on to project places, after the tokens.
         """
+        if self not in running or layer not in self._needs.raw_qkv:
+            return
         parts = self._parts.setdefault(layer, {})
-        if self not in running or layer not in self._needs.raw_qkv or part in parts:
+        if part in parts:
             return
         parts[part] = vectors.unflatten(-1, (num_heads(self._model.config), -1)).transpose(1, 2)
         if len(parts) == len(QKV._fields):
@@ -437,7 +440,7 @@ def capture(model: nn.Module, needs: Needs) -> Iterator[Recorder]:
             # On all layers: torch.compile takes what it made of one without a hook for the next one, which has one.
             for layer, parts in enumerate(qkv_layers(inner)):
                 for at, part in enumerate(parts):
-                    undo.callback(part.register_forward_hook(functools.partial(recorder.projected, layer, at)).remove)
+                    undo.callback(part.register_forward_hook(functools.partial(recorder.of_linear, layer, at)).remove)
         undo.enter_context(attention_kept(inner))
         undo.callback(recorder._stop)  # an interrupted forward pass skips its hook
         # PEFT's wrapper runs the forward function of what it holds, and not its hooks; they are on its tuner then.

@@ -25,8 +25,8 @@ class Needs:
         decoder_qkv: attention layers of the decoder to its own tokens, counted from 0.
         cross_qkv: those to the source's.
         order: the logits of the head on the order of a row's two segments.
-        raw_qkv: attention layers, counted from 0, of which queries, keys and values are kept whatever is added to
-            the scores that they give.
+        raw_qkv: attention layers, counted from 0, whose queries, keys and values are kept even where these alone do not
+            give the scores.
     """
 
     logits: bool = True

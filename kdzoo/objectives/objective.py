@@ -24,7 +24,7 @@ from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.checks import check_attends, check_places, of_one_kind
 from kdzoo.objectives.expression import name_and_terms, parse_terms
-from kdzoo.objectives.schedule import _fractions
+from kdzoo.objectives.schedule import fractions_of
 from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
 from kdzoo.objectives.term import Term
 from kdzoo.tasks.pieces import IGNORED
@@ -199,7 +199,7 @@ class Objective(nn.Module):
             self.losses[term.name] = nn.ModuleList(
                 create(term.loss_class.name, **options) for _ in range(1 if alone else len(pairs))
             )
-        for progress in sorted({0.0, *(f for t in self.terms for f in _fractions(t.weight) if f < 1)}):
+        for progress in sorted({0.0, *(f for t in self.terms for f in fractions_of(t.weight) if f < 1)}):
             if not self.active(progress):
                 raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
         return self

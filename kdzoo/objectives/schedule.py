@@ -67,5 +67,5 @@ def linear(first: float, last: float) -> Schedule:
 Weight = float | Schedule
 
 
-def _fractions(weight: Weight) -> list[float]:
+def fractions_of(weight: Weight) -> list[float]:
     return [fraction for fraction, _ in weight.points] if isinstance(weight, Schedule) else []

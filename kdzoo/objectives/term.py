@@ -14,7 +14,7 @@ from kdzoo.losses.registry import loss_class, options_of
 from kdzoo.models.features import CROSS_QKV, DECODER_QKV, LOGITS, ORDER, QKV_OF_LAYER, RAW_QKV, Feature, features_of
 from kdzoo.models.layers import LayerMap
 from kdzoo.models.shape import ModelShape
-from kdzoo.objectives.schedule import Schedule, Weight, _fractions
+from kdzoo.objectives.schedule import Schedule, Weight, fractions_of
 
 LAYER_REDUCTIONS = ("sum", "mean")
 LAYER_SCHEDULES = ("together", "progressive", "stacked")
@@ -127,7 +127,7 @@ class Term:
     @property
     def moves(self) -> bool:
         """Whether it changes in the course of a training: its weight, the layers that take part, or the loss."""
-        weighs = {self.weight_at(fraction) for fraction in (0.0, *_fractions(self.weight), 1.0)}
+        weighs = {self.weight_at(fraction) for fraction in (0.0, *fractions_of(self.weight), 1.0)}
         return len(weighs) > 1 or self.layer_schedule != "together" or "progress" in self.loss_class.extras
 
     def mean_over(self, by_token: bool = False, *, labelled: bool = False) -> str:

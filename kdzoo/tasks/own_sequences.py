@@ -20,7 +20,7 @@ from kdzoo.tasks.bio import check_tags
 from kdzoo.tasks.given import Brought
 from kdzoo.tasks.own_reading import check_alone, check_splits, columns_of_frame, names_of, renamed
 from kdzoo.tasks.question_answering import QuestionAnswering
-from kdzoo.tasks.reading import check_file, find_file, numbered_lines
+from kdzoo.tasks.reading import find_file, numbered_lines
 from kdzoo.tasks.sources.files import SUFFIXES, open_text, read_table, suffix_of
 from kdzoo.tasks.sources.hub import named_on_hub
 from kdzoo.tasks.sources.rows import checked, columns_of
@@ -118,7 +118,6 @@ def _sources(
         found = _of_folder(Path(data), kind, columns, names_of(splits, known))
         return renamed(str(data), found, splits, known)
     if isinstance(data, (str, os.PathLike)) and not Path(data).exists():
-        check_file(Path(data))
         own = (*token_classification.SUFFIXES, ".json")
         named = not str(data).removesuffix(".gz").endswith(own)  # else a file's name, which is not there
         if named and (loaded := named_on_hub(data)) is not None:

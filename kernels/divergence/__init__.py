@@ -41,7 +41,7 @@ def divergence_reference(
     kind, mixture = checked("divergence", kind, mixture, temperature)
     teacher, mask, number = rows.check("divergence", student, teacher, mask, count)
     student, teacher, real = rows.prepared(student, teacher, mask)
-    s, t = (_limited(side, temperature).log_softmax(-1) for side in (student, teacher))
+    s, t = (limited(side, temperature).log_softmax(-1) for side in (student, teacher))
     if kind == "tvd":
         values = (t.exp() - s.exp()).abs().sum(-1) / 2
     elif kind == "jsd":
@@ -54,7 +54,7 @@ def divergence_reference(
     return rows.total(values, real) / number
 
 
-def _limited(logits: Tensor, temperature: float) -> Tensor:
+def limited(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, none beyond `LIMIT`."""
     if torch.compiler.is_compiling():
         # What compiled code takes a fraction of a clamp's time for.

@@ -1,4 +1,4 @@
-"""Margin-MSE, Jasper's two losses of similarities and SinKD: what the conformance suite does not try."""
+"""Margin-MSE, Jasper's two losses of similarities and Sinkhorn distance: what the conformance suite does not try."""
 
 from __future__ import annotations
 

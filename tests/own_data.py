@@ -6,9 +6,12 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from kdzoo.tasks.own import Own
 
 TOPICS = {
     "art": ("paint", "song", "film", "stage"),
@@ -54,3 +57,10 @@ def folder(root: Path, train: int = 64, validation: int = 32, test: int = 0, suf
         if rows:
             write(root / f"{split}{suffix}", made(rows, seed))
     return root
+
+
+def rows_of(own: Own) -> dict[str, list[dict[str, Any]]]:
+    """A task's rows by split."""
+    rows = own.task.rows()
+    assert rows is not None
+    return {split: part.to_list() for split, part in rows.items()}

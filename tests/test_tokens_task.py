@@ -261,6 +261,7 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
         ("a\tO\nb\n", ("row 2", "expected a word, a tab or space and its tag")),
         ("a\tB\nb\tB-X\n", ("row 2", "'B-X' in a file")),
         ("\n\n", ("no word with a tag",)),
+        ("a\tB-X\tO\nb\tI-X\tO\n", ("every tag is O",)),
         ("text_a\tlabel\na b\tO\n", ("row 2", "1 tags and 2 words")),
     ],
 )

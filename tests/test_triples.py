@@ -107,7 +107,7 @@ def test_a_folder(folder):
         ("train.tsv", "r\ta\tb\n", "row 1: the relation is not in the second column"),
         ("train.tsv", "a\tr\n", "row 1: 2 columns"),
         ("train.tsv", "a\tr\tb\na\tr\tb\t1\n", "row 2: 4 columns; expected 3"),
-        ("train.tsv", "a\tr\tb\t-1\n", "false triples"),
+        ("train.tsv", "a\tr\tb\t1\nb\tr\ta\t-1\n", "train.tsv, row 2: a false triple"),
         ("train.tsv", "", "no triple"),
         ("dev.tsv", "a\tr\tb\t0\n", "dev.tsv, row 1: the fourth column"),
         ("entity2text.txt", "a\t \n", "entity2text.txt, row 1: 'a' has no text"),

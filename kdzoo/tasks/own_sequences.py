@@ -84,7 +84,7 @@ def from_sequences(
     else:
         for split, source in sources.items():
             _check_tags(source.origin, columns.get("tags", "tags"), read[split]["tags"])
-        found = tuple(labels) or tags_of(read["train"]["tags"])
+        found = tuple(labels) or tags_of(read["train"]["tags"], sources["train"].origin)
         task = TokenClassification(name, found, headline=tuple(metric), test_split=test)
     rows = {split: checked(task, sources[split].origin, table) for split, table in read.items()}
     notes = [task.describe(), *(f"{name}: the split {split} is not used" for split in unused)]

@@ -142,7 +142,7 @@ class TokenClassification(GivenRows):
         if train is None:
             return self
         test = "test" if self.files(folder, "test") else None
-        return replace(self, labels=tags_of(train.read()["tags"]), test_split=test)
+        return replace(self, labels=tags_of(train.read()["tags"], train.origin), test_split=test)
 
     # --- models ---
 
@@ -243,7 +243,17 @@ def sentences(path: Path, entity: str | None = None) -> dict[str, list[Any]]:
     return {"words": [sentence.words for sentence in found], "tags": [sentence.tags for sentence in found]}
 
 
-def tags_of(found: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """O, and B and I of every type that the tags name, by the alphabet."""
+def tags_of(found: Iterable[Sequence[str]], where: str) -> tuple[str, ...]:
+    """O, and B and I of every type that the tags name, by the alphabet.
+
+    Args:
+        found: the tags of each sentence.
+        where: they are from, which a message begins with.
+
+    Raises:
+        KdzooError: all are O, as where a line's last column is not its tag.
+    """
     types = sorted({tag[1:] for tags in found for tag in tags if tag != "O"})
+    if not types:
+        raise KdzooError(f"{where}: every tag is O, so that there is no entity to learn")
     return ("O", *(f"{mark}{of}" for of in types for mark in "BI"))

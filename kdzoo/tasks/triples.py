@@ -130,8 +130,12 @@ def read_graph(folder: str | os.PathLike[str], texts: str = "entity2text") -> Gr
     for split in ("train", "dev", "test"):
         path = _needed(folder, split)
         splits[split] = _triples(path, entity_texts, relation_texts, entity_path, relation_path)
-        if split == "train" and splits[split][1] is not None and not all(splits[split][1] or ()):
-            raise KdzooError(f"{path}: false triples in the training split; negatives are drawn, so it holds true ones")
+        labels = splits[split][1] or ()
+        if split == "train" and not all(labels):
+            raise KdzooError(
+                f"{path}, row {labels.index(False) + 1}: a false triple in the training split; negatives are drawn, so "
+                "it holds true ones"
+            )
     used = [triple for triples, _ in splits.values() for triple in triples]
     entities = _names(folder, "entities", entity_texts, (name for t in used for name in (t.head, t.tail)))
     relations = _names(folder, "relations", relation_texts, (triple.relation for triple in used))

@@ -243,6 +243,8 @@ def test_squad_corners():
     for bad in (({"q": 3}, {"q": ["x"]}), ({"q": "x"}, {"q": "x"}), ({}, {}), ({"q": "x"}, {"q": [None]})):
         with pytest.raises(KdzooError):
             squad_scores(*bad)
+    with pytest.raises(KdzooError, match="the references of 'q' are a mapping"):  # the hub's form
+        squad_scores({"q": "text"}, {"q": {"text": ["x"], "answer_start": [0]}})
 
 
 def test_factoid_questions():

@@ -129,8 +129,9 @@ def _questions(references: Mapping[str, Sequence[str]]) -> list[tuple[str, Seque
     if not references:
         raise KdzooError("no question to score")
     for question, golds in references.items():
-        if isinstance(golds, str):
-            raise KdzooError(f"the references of {question!r} are one text; expected a list of texts")
+        if isinstance(golds, str | Mapping):  # whose keys would be taken for the texts
+            kind = "one text" if isinstance(golds, str) else "a mapping"
+            raise KdzooError(f"the references of {question!r} are {kind}; expected a list of texts")
     return list(references.items())
 
 

@@ -141,6 +141,10 @@ def test_the_last_branches_go_first_and_then_the_text():
     assert inject(pair, {}, one, max_length=5).tokens == ["[CLS]", "a", "[SEP]", "b", "[SEP]"]
 
 
+def test_facts_may_be_read_once():
+    assert inject(["a"], {"a": iter(["b"])}).tokens == inject(["a"], {"a": ["b"]}).tokens == ["a", "b"]
+
+
 def test_bad_facts():
     for facts in ({"a": "text"}, {"a": {"x", "y"}}, {"a": [" "]}, {"": ["x"]}, {"a": [3]}):
         with pytest.raises(KdzooError):

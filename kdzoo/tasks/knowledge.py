@@ -85,8 +85,9 @@ class Facts(Mapping[str, list[str]]):
             if isinstance(texts, str | Set):
                 kind = "one text" if isinstance(texts, str) else "a set, which has no order"
                 raise KdzooError(f"the facts of {subject!r} are {kind}; expected a list of texts")
+            texts = list(texts)  # an iterator is read once
             if not subject.split() or not all(isinstance(text, str) and text.split() for text in texts):
-                raise KdzooError(f"{subject!r} → {list(texts)!r}: subject and texts must not be empty")
+                raise KdzooError(f"{subject!r} → {texts!r}: subject and texts must not be empty")
             found.setdefault(_key(subject.split()), {}).update(dict.fromkeys(texts))
         self._found = {subject: list(texts) for subject, texts in found.items()}
         self._reach: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from command_line import ROWS, Commands, records
 from tasks_by_unit import compared, losses, made, model, trainer
 
 import kdzoo
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.tasks import TokenClassification, get_task
 from kdzoo.tasks.encoding import Encoder
 from kdzoo.tasks.metrics import entity_f1, get_metric, resampled_values
@@ -270,6 +271,19 @@ def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, text: str,
     file.write_text(text)
     given = ("--data", file, "--kind", "tokens", *SMALL, "--out", tmp_path / "out")
     kdzoo_command.fails("compare", *given, says=("mine.tsv", *says))
+
+
+@pytest.mark.parametrize("tags", [["O", "I-X"], ["B-X", "I-Y"], ["O", "I"]])
+def test_entities_that_the_strict_score_does_not_see_are_counted(tags: list[str]) -> None:
+    rows = _lists([["a", "b"]] * 3, [tags, ["O", "O"], tags])
+    known = ("O", "B-X", "I-X", "B-Y", "I-Y", "B", "I")
+    strict = TokenClassification("mine", known, headline=("strict_f1",))
+    with pytest.warns(KdzooWarning, match="in 2 of 3 validation sentences an I opens an entity"):
+        strict.check_rows("validation", rows, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TokenClassification("mine", known).check_rows("validation", rows, None)
+        strict.check_rows("validation", _lists([["a", "b"]], [["B-X", "I-X"]]), None)
 
 
 def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.tasks import tokens
 from kdzoo.tasks.base import Columns, Head
 from kdzoo.tasks.bio import check_tags
@@ -143,6 +144,19 @@ class TokenClassification(GivenRows):
             return self
         test = "test" if self.files(folder, "test") else None
         return replace(self, labels=tags_of(train.read()["tags"], train.origin), test_split=test)
+
+    def check_rows(self, split: str, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See `Task.check_rows`; sentences are counted whose entities the strict score does not see."""
+        if split == "train" or "strict_f1" not in self.metrics:
+            return
+        tags = rows["tags"][:]
+        if opened := sum(map(tokens.opens_with_i, tags)):
+            warnings.warn(
+                f"{self.name}: in {opened} of {len(tags)} {split} sentences an I opens an entity, as in IOB1, which "
+                "strict_f1 takes for none; write B there, or take entity_f1",
+                KdzooWarning,
+                stacklevel=2,
+            )
 
     # --- models ---
 

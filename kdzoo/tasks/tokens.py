@@ -119,6 +119,12 @@ def join(sentences: Sequence[int], parts: Sequence[Sequence[Any]], count: int | 
     return joined
 
 
+def opens_with_i(tags: Sequence[str]) -> bool:
+    """Whether an I stands where no entity of its type goes before, and so opens one unless the reading is strict."""
+    pairs = zip(("O", *tags), tags, strict=False)
+    return any(tag[0] == "I" and (before == "O" or before[1:] != tag[1:]) for before, tag in pairs)
+
+
 def read_conll(path: str | os.PathLike[str], entity: str | None = None) -> list[Sentence]:
     """A file of one word a line with its tag, and a blank line between sentences.
 

@@ -24,6 +24,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Needs, capture
 from kdzoo.models.loading import load_tokenizer
 from kdzoo.models.spec import ModelSpec
+from kdzoo.models.teachers import check_length
 from kdzoo.models.tokenizers import tokenizer_of
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.tasks.decoding import Decoding
@@ -146,6 +147,24 @@ def test_a_pretrained_encoder_is_read(arm: str, made: Made, tmp_path: Path) -> N
     assert type(fresh).__name__ == "BartForConditionalGeneration" and fresh.config.vocab_size == len(words)
     with pytest.raises(KdzooError, match="one pretrained model for the encoder"):
         ModelSpec.parse("1x8,frozen=a,tuned=b")
+
+
+def test_places_that_roberta_leaves_unused_are_no_positions(made: Made, tmp_path: Path) -> None:
+    words = load_tokenizer(made.bert)
+    words.save_pretrained(tmp_path / "roberta")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    # The first place of a text is behind that of padding, here the fifth of the table.
+    config = transformers.RobertaConfig(vocab_size=len(words), pad_token_id=3, max_position_embeddings=40, **sizes)
+    transformers.RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    asked = f"1x24,heads=2,frozen={tmp_path / 'roberta'}"
+    tokenizer = made.encoder(asked).teacher
+    model = ModelSpec.parse(asked).build(made.task, tokenizer=tokenizer, positions=40).eval()
+    with pytest.raises(KdzooError, match="max_length is 37; the model takes at most 36 tokens"):
+        check_length(37, tokenizer, model)
+    check_length(36, tokenizer, model)
+    row = {"input_ids": [[1, *[5] * 34, 2]], "attention_mask": [[1] * 36], "decoder_input_ids": [[2]]}
+    with torch.no_grad():
+        assert model(**{name: torch.tensor(value) for name, value in row.items()}).logits.isfinite().all()
 
 
 def test_sources_are_the_pretrained_model_s_words_and_targets_the_learned_ones(made: Made) -> None:

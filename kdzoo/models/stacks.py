@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from kdzoo.errors import KdzooError
 from kdzoo.models.building import POSITIONS, student_config
 from kdzoo.models.decoders import decoder_sizes
-from kdzoo.models.heads import num_layers, stack_config
+from kdzoo.models.heads import longest_row, num_layers, stack_config
 from kdzoo.models.vocabulary import end_of_texts
 from kdzoo.tasks.source_target import SourceTargetTokenizer
 
@@ -92,9 +93,20 @@ def _represented(spec: ModelSpec) -> tuple[Any, dict[str, Any], int | None]:
                 f"take {'a causal model such as GPT-2' if read.stack == 'decoder' else 'an encoder such as BERT'}"
             )
         told |= read.told(config)
-        found = getattr(config, "max_position_embeddings", None)
+        found = _positions(config)
         most += [found] if isinstance(found, int) and found > 0 else []
     return RepresentedConfig, told, min(most, default=None)
+
+
+def _positions(config: Any) -> Any:
+    """The most tokens that a pretrained model takes; RoBERTa leaves the first of its table of positions unused."""
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"):
+            return longest_row(AutoModel.from_config(config, trust_remote_code=False))
+    except Exception:  # of any kind; that it makes no model is said where one is made
+        return getattr(config, "max_position_embeddings", None)
 
 
 def _first(tokenizer: Any, *names: str) -> int | None:

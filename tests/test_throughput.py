@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 from command_line import Commands
+from generation_models import family
 
 from kdzoo.bench.files import read_json
 from kdzoo.bench.measure import throughput
 from kdzoo.models.teachers import model_of_size
+from kdzoo.tasks.decoding import Decoding
 from kdzoo.training.stopwatch import PARTS
 
 SIZES = ("--teacher", "2x16,heads=2", "--student", "1x8,heads=2", "--steps", 2, "--repeats", 2, "--warmup", 1)
@@ -65,6 +68,30 @@ def test_a_teacher_that_has_a_head(labels: int, commands: Commands, tmp_path: Pa
     commands.fails(
         "bench", "throughput", *SIZES[4:], *models, "--lengths", 32, "--out", tmp_path / "no.json", says=says
     )
+
+
+@pytest.mark.parametrize("name", ["Bart", "EncoderDecoder"])
+def test_a_teacher_that_writes(name: str, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: set[int] = set()
+    generate = Decoding.generate
+
+    def counted(self: Decoding, model: Any, batch: Any) -> Any:
+        found = generate(self, model, batch)
+        assert found.shape[1] in (self.max_target, self.max_target + 1), "a start, and as many tokens as a row has"
+        written.add(self.max_target)
+        return found
+
+    monkeypatch.setattr(Decoding, "generate", counted)
+    family(name, 40).save_pretrained(tmp_path / "teacher")
+    asked = ("bench", "throughput", "--methods", "none,word_kd", "--teacher", tmp_path / "teacher")
+    asked += ("--student", "teacher:0,2/1", "--steps", 1, "--repeats", 2, "--warmup", 1, "--batch-sizes", 2)
+    record = tmp_path / "throughput.json"
+    said = commands.works(*asked, "--lengths", "4,12", "--out", record)
+    assert "Inference: decoding of as many tokens as a row has, beam 4" in said
+    setting, results = throughput.read_throughput(read_json(record))
+    assert [(r.method, r.teacher) for r in results[:3]] == [("none", ""), ("word_kd", "live"), ("word_kd", "cache")]
+    assert written == {4, 12} and setting["models"]["student"]["by_length"]["12"]["inference"]["1"]["latency_ms"] > 0
+    commands.fails(*asked, "--lengths", 1000, "--out", record, says=("the length is 1000", "takes at most"))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from kdzoo.bench.runs.evaluate import INFERENCE
 from kdzoo.bench.runs.train import quiet
 from kdzoo.bench.timing import device_name, forward_flops, forward_speed, peak_memory, reset_peak_memory, versions
 from kdzoo.errors import KdzooError, KdzooWarning, unknown
+from kdzoo.models.decoders import check_decoder, decoder_positions
+from kdzoo.models.heads import has_decoder, longest_row, stack_config, vocabulary_size
 from kdzoo.models.loading import load_model
 from kdzoo.models.shape import LABELS as SEVERAL
 from kdzoo.models.shape import NUMBERS
@@ -38,12 +40,14 @@ from kdzoo.objectives.expression import split_methods
 from kdzoo.objectives.overrides import load_recipes
 from kdzoo.objectives.recipe import Recipe
 from kdzoo.tasks import Head
+from kdzoo.tasks.decoding import Decoding
 from kdzoo.training.cache import PRECISIONS, TeacherCache
 from kdzoo.training.stopwatch import PARTS
 from kdzoo.training.trainer import DistillationTrainer
 
 LABELS = 3  # where no model has a head
 EPOCH = 8  # batches of training rows; a loss that keeps a bank has a bank of these
+LEAST_WRITTEN = 2  # tokens that a model which writes is given, see `Decoding`
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def _integers(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 _HEAD = Head("AutoModelForSequenceClassification", {})
+_WRITER = Head("AutoModelForSeq2SeqLM", {})
 
 
 class _Fixed(DistillationTrainer):
@@ -169,9 +174,12 @@ def measure_methods(request: Request) -> tuple[dict[str, Any], Iterator[Measured
     teacher = _teacher(request).to(device)
     student = make_student(request.student, teacher)
     for name, model in ((request.teacher, teacher), (request.student, student)):
-        positions = getattr(model.config, "max_position_embeddings", max(request.lengths))
+        bounds = (longest_row(model), decoder_positions(model) if has_decoder(model) else None)
+        positions = min((bound for bound in bounds if bound), default=max(request.lengths))
         if max(request.lengths) > positions:
             raise KdzooError(f"the length is {max(request.lengths)}; {name} takes at most {positions} tokens")
+        if has_decoder(model):
+            check_decoder(model, str(name), max(min(request.lengths), LEAST_WRITTEN))
     for recipe in request.methods:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", KdzooWarning)
@@ -194,6 +202,8 @@ def measure_methods(request: Request) -> tuple[dict[str, Any], Iterator[Measured
         "threads": torch.get_num_threads(),
         "versions": versions("transformers"),
     }
+    if has_decoder(student):
+        setting["decoding"] = f"decoding of as many tokens as a row has, beam {Decoding().beam}"
     return setting, _results(request, teacher)
 
 
@@ -256,7 +266,7 @@ def _inference_columns(setting: dict[str, Any]) -> Columns:
             cells = [text for s in speeds for text in (f"{s['latency_ms']:.2f}", f"{s['rows_per_second']:.1f}")]
             size = f"{model['parameters'] / 1e6:.2f} M"
             body.append([f"{name} {setting[name]}", size, length, f"{found['flops'] / 1e9:.2f}", *cells])
-    return Columns(head, body, "Inference")
+    return Columns(head, body, f"Inference: {setting['decoding']}" if "decoding" in setting else "Inference")
 
 
 def _teacher(request: Request) -> Any:
@@ -265,6 +275,8 @@ def _teacher(request: Request) -> Any:
     labels = next(iter(heads), LABELS)
     if teacher.path is None:
         return model_of_size(teacher, positions=max(request.lengths), num_labels=labels)
+    if teacher.has_head(_WRITER):
+        return load_model(teacher.path, head=_WRITER.auto_class)
     return load_model(teacher.path, labels)
 
 
@@ -281,13 +293,21 @@ def _inference(model: Any, length: int) -> dict[str, Any]:
     for size, repeats in INFERENCE.items():
         ids = _ids(model, size, length)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        found[str(size)] = forward_speed(model, partial(model, **inputs), size, repeats)
+        run = partial(model, **inputs)
+        if has_decoder(model):  # a decoding is as many forward passes as tokens
+            most = max(length, LEAST_WRITTEN)
+            run = partial(Decoding(min_length=most - 1, max_target=most).generate, model, inputs)
+            repeats = max(repeats // 3, 1)
+        found[str(size)] = forward_speed(model, run, size, repeats)
     return {"flops": forward_flops(model, length), "inference": found}
 
 
 def _ids(model: Any, rows: int, length: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(5, model.config.vocab_size, (rows, length), generator=generator).to(model.device)
+    # Of two stacks each may read words of its own, and one that reads a pretrained model reads that model's.
+    source = getattr(model.config, "source", None) or {}
+    sizes = (vocabulary_size(model.config), stack_config(model.config).vocab_size, source.get("vocab_size"))
+    return torch.randint(5, min(size for size in sizes if size), (rows, length), generator=generator).to(model.device)
 
 
 def _measured(
@@ -342,7 +362,7 @@ def _stage(
         {
             "input_ids": ids.tolist(),
             "attention_mask": torch.ones_like(ids).tolist(),
-            "labels": _labels(teacher.config, ids).tolist(),
+            "labels": (ids if has_decoder(teacher) else _labels(teacher.config, ids)).tolist(),
             "sample_ids": list(range(rows)),
             "length": [length] * rows,
         }

@@ -374,6 +374,8 @@ def test_bad_input_is_one_line(kdzoo_command: Commands, tmp_path: Path) -> None:
     kdzoo_command.fails(*long, "--decoding", "max_target=20", says=("it has", "max_target is 20"))
     # Named by its words: with validation rows held out its number among the others is not the file's.
     kdzoo_command.fails(*long, "--decoding", "max_target=20", says=("mine, train rows, target 'x y x y x",))
+    marked = write(*good, "a\td [SEP] e")  # which a learned vocabulary ends a text with
+    kdzoo_command.fails(*marked, says=("mine, train rows, target 'd [SEP] e'", "for the end of a text"))
     kdzoo_command.fails(*write(*good), "--decoding", "max_target=500", says=("128 positions", "max_target is 500"))
     kdzoo_command.fails(*write(*good), "--decoding", "beam=0", says=("beam is a whole number of 1 or more, got 0",))
     kdzoo_command.fails(*write(*good), "--decoding", "bean=2", says=("bean", "beam"))

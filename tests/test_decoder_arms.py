@@ -159,8 +159,9 @@ def test_a_pretrained_decoder_s_side_is_read(arm: str, tmp_path: Path) -> None:
         assert torch.equal(both.get_decoder().source.state_dict()[name], value)
 
 
-def test_a_language_model_s_tokenizer_gets_an_end(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_language_model_s_tokenizer_gets_an_end(begins: bool, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     task, raw, _, other = made()
     learner = Tokenizer(models.BPE())
@@ -171,12 +172,18 @@ def test_a_language_model_s_tokenizer_gets_an_end(tmp_path: Path) -> None:
     told = json.loads(learner.to_str())["model"]
     merges = [pair if isinstance(pair, str) else tuple(pair) for pair in told["merges"]]
     plain = transformers.GPT2Tokenizer(vocab=told["vocab"], merges=merges)
+    words = plain("the old dog")["input_ids"]
+    if begins:  # as OPT's
+        end = "<|endoftext|>"
+        first = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, 0)])
+        plain.backend_tokenizer.post_processor = first
+        assert plain("the old dog")["input_ids"] == [0, *words]
     with pytest.raises(KdzooError, match=r"target .*: the tokenizer puts no eos_token behind it"):
         task.check_rows("train", raw, plain)
     folder = pretrained(tmp_path / "lm", "GPT2", plain, bos_token_id=0, eos_token_id=0)
     spec = ModelSpec.parse(f"1x16,heads=2,decoder_frozen={folder}")
     tokenizer = spec.tokenizer
-    assert tokenizer("the old dog")["input_ids"] == [*plain("the old dog")["input_ids"], 0]
+    assert tokenizer("the old dog")["input_ids"] == [*words, 0]
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
     task.check_rows("train", raw, tokenizer)
     built = spec.build(task, tokenizer=tokenizer, positions=64)
@@ -184,7 +191,12 @@ def test_a_language_model_s_tokenizer_gets_an_end(tmp_path: Path) -> None:
     assert (config.decoder_start_token_id, config.eos_token_id, config.max_position_embeddings) == (0, 0, 80)
     tokenizer.save_pretrained(tmp_path / "saved")
     kept = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert kept("the old dog")["input_ids"][-1] == 0
+    assert kept("the old dog")["input_ids"] == [*words, 0]
+    if begins:  # a model of that form, which is no language model's
+        both = processors.TemplateProcessing(single=f"{end} $A {end}", special_tokens=[(end, 0)])
+        plain.backend_tokenizer.post_processor = both
+        with pytest.raises(KdzooError, match=r"target .*: the tokenizer begins it with the token that ends texts"):
+            task.check_rows("train", raw, plain)
     # A student of other words than its teacher's has their ends and their number.
     teacher = ModelSpec.parse("1x16,heads=2").build(task, tokenizer=other, positions=64)
     student = ModelSpec.parse(f"1x16,heads=2,decoder_frozen={folder}").build(task, teacher=teacher)

@@ -78,6 +78,9 @@ def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> Pr
 def with_end(tokenizer: Any, name: str) -> Any:
     """A tokenizer whose texts end with a token that says so, and that can pad: a language model's (GPT-2) gets both.
 
+    One that begins texts with the token that ends them (OPT) begins them so no more: what is trained writes the token
+    behind its start, and would stop.
+
     Args:
         tokenizer: transformers' one; it is changed in place.
         name: of the model, for messages.
@@ -105,7 +108,8 @@ def with_end(tokenizer: Any, name: str) -> Any:
         special_tokens=[(end, tokenizer.convert_tokens_to_ids(end))],
     )
     own = backend.post_processor
-    backend.post_processor = last if own is None else processors.Sequence([own, last])
+    begins = tokenizer("a")["input_ids"][:1] == tokenizer.convert_tokens_to_ids([end])
+    backend.post_processor = last if own is None or begins else processors.Sequence([own, last])
     return tokenizer
 
 
@@ -117,4 +121,5 @@ def ends_texts(tokenizer: Any) -> bool:
 def end_of_texts(tokenizer: Any) -> int | None:
     """The token that says so; None where there is none."""
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
-    return next((token for token in tokenizer(text_target="a")["input_ids"][-2:] if token in ends), None)
+    behind = tokenizer(text_target="a")["input_ids"][1:]  # the first may be a start, which some call by the same name
+    return next((token for token in behind[-2:] if token in ends), None)

@@ -160,7 +160,8 @@ class SequenceToSequence(GivenRows):
             where: what messages name beside the target; not its row, as others of its file may have been held out.
 
         Raises:
-            KdzooError: there are more than ``max_target``, or the tokenizer does not end them, or does before they end.
+            KdzooError: there are more than ``max_target``, or the tokenizer does not end them, or does before they end,
+                or begin.
         """
         found: list[list[int]] = tokenizer(text_target=[of[0] for of in references], verbose=False)["input_ids"]
         most = self.decoding.max_target
@@ -173,7 +174,12 @@ class SequenceToSequence(GivenRows):
                     f"{where}, target {quoted}: the tokenizer puts no eos_token behind it, so that no end of a text "
                     "would be learnt; give it a post-processor that does"
                 )
-            if not ends.isdisjoint(target[1 : -1 if target[-1] in ends else -2]):  # some begin with one, too
+            if target[0] in ends and len(target) > 1:
+                raise KdzooError(
+                    f"{where}, target {quoted}: the tokenizer begins it with the token that ends texts, which a model "
+                    "would write first and stop; give it a post-processor that does not"
+                )
+            if not ends.isdisjoint(target[: -1 if target[-1] in ends else -2]):
                 raise KdzooError(
                     f"{where}, target {quoted}: the tokenizer takes a part of it for the end of a text, so that "
                     "nothing behind it would be written; take that out of the row"

@@ -51,6 +51,7 @@ class DistillationLoss(nn.Module):
             (B, N, ...) of the teacher, by default all layers of both.
         contrastive: other rows of the batch (of all processes) enter the value.
         too_few: how many logits are too few for it, and each time why and what to take, as the end of a sentence.
+        own_classes: a loss on logits that does not match classes, so that either side may have its own, of any number.
         every_class: it looks at the logits of all classes as they are, or at one class in several rows, so that none
             may be left out at -inf.
         cross_attention: a loss on attention that takes that of one text to another, scores (B, A, T, S) with a mask of
@@ -80,6 +81,7 @@ class DistillationLoss(nn.Module):
     many_to_many: ClassVar[bool] = False
     contrastive: ClassVar[bool] = False
     too_few: ClassVar[Mapping[int, str]] = MappingProxyType({})
+    own_classes: ClassVar[bool] = False
     every_class: ClassVar[bool] = False
     cross_attention: ClassVar[bool] = False
     raw_qkv: ClassVar[bool] = False
@@ -173,7 +175,8 @@ class DistillationLoss(nn.Module):
             KdzooError: where the loss cannot work on these models.
         """
         if feature == LOGITS:
-            cls._check_logits(student.num_labels)
+            for side in (student, teacher) if cls.own_classes else (student,):
+                cls._check_logits(side.num_labels)
         if feature_of(feature).vectors and student.hidden_size != teacher.hidden_size:
             if "student_dim" not in inspect.signature(cls.__init__).parameters:
                 raise KdzooError(
@@ -378,9 +381,12 @@ class DistillationLoss(nn.Module):
 
     def logits(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Checked logits (B, C), or (B, S, C) with an optional mask (B, S); zero where masked (unless `fused`)."""
-        if student.shape != teacher.shape or student.dim() not in (2, 3):
-            raise self._mismatch(student, teacher, "must be logits of the same shape, (B, C) or (B, S, C)")
-        self._check_logits(student.shape[-1])
+        ours, theirs = (side.shape[:-1] if self.own_classes else side.shape for side in (student, teacher))
+        if ours != theirs or student.dim() not in (2, 3):
+            same = "rows and positions" if self.own_classes else "shape"
+            raise self._mismatch(student, teacher, f"must be logits of the same {same}, (B, C) or (B, S, C)")
+        for side in (student, teacher):
+            self._check_logits(side.shape[-1])
         slots = slot_mask(self.label, student, mask)
         if slots is not None and not self.fused:
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)

@@ -91,6 +91,19 @@ def check_attends(term: Term, student: ModelShape, teacher: ModelShape) -> None:
         )
 
 
+def check_classes(student: ModelShape, teacher: ModelShape) -> None:
+    """Refuse two models whose logits are compared class by class and are not of the same number of classes.
+
+    Raises:
+        KdzooError: names both numbers.
+    """
+    if student.num_labels != teacher.num_labels:
+        raise KdzooError(
+            f"the student has {student.num_labels} classes and the teacher {teacher.num_labels}; "
+            "they must be trained for the same task"
+        )
+
+
 def of_one_kind(student: ModelShape, teacher: ModelShape) -> ModelShape:
     """The student's shape, its logits of the kind that the teacher's are said to be where it does not say itself.
 

@@ -22,7 +22,7 @@ from kdzoo.models.labels import order_between
 from kdzoo.models.layers import Pairs, layer_map
 from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
-from kdzoo.objectives.checks import check_attends, check_places, of_one_kind
+from kdzoo.objectives.checks import check_attends, check_classes, check_places, of_one_kind
 from kdzoo.objectives.expression import name_and_terms, parse_terms
 from kdzoo.objectives.schedule import fractions_of
 from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
@@ -131,7 +131,8 @@ class Objective(nn.Module):
         """Fit the objective to two models: layer maps, projections, banks, and the order of their labels.
 
         Logits are compared by the labels' names, where both models' configurations have some: `forward` is given the
-        teacher's as the teacher says them. What they are (classes, labels, numbers) one of the configurations may say.
+        teacher's as the teacher says them. A loss that matches no classes (``uld``) takes any. What the logits are
+        (classes, labels, numbers) one of the configurations may say.
 
         Args:
             student: a transformers model, or anything with a ``config``; the `ModelShape` of any other.
@@ -151,16 +152,14 @@ class Objective(nn.Module):
             needing = next(term for term in self.terms if term.loss_class.needs_teacher)
             raise KdzooError(f"the term {needing.name!r} needs a teacher")
         to_shape = from_shape if teacher is None else ModelShape.of(teacher)
-        on_logits = any(term.loss_class.needs_teacher and term.feature == LOGITS for term in self.terms)
-        if on_logits and from_shape.num_labels != to_shape.num_labels:
-            raise KdzooError(
-                f"the student has {from_shape.num_labels} classes and the teacher {to_shape.num_labels}; "
-                "they must be trained for the same task"
-            )
-        if on_logits:
+        compared = [term for term in self.terms if term.loss_class.needs_teacher and term.feature == LOGITS]
+        matched = [term for term in compared if not term.loss_class.own_classes]
+        if matched:
+            check_classes(from_shape, to_shape)
+        if compared:
             from_shape = of_one_kind(from_shape, to_shape)
         self._label_order = None
-        if on_logits and isinstance(student, nn.Module) and isinstance(teacher, nn.Module):
+        if matched and isinstance(student, nn.Module) and isinstance(teacher, nn.Module):
             self._label_order = order_between(student, teacher)
         if teacher is not None and any("teacher_head" in term.loss_class.extras for term in self.terms):
             check_transformers(teacher)  # its head runs, so a shape will not do

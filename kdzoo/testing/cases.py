@@ -231,6 +231,8 @@ class Subject:
         size["D"] = own = int(rng.integers(4, 8))
         size["D_s"] = own if equal or not (self.knows_widths or layout == "QKV") else own - 1
 
+        their_classes = int(rng.integers(2, 6)) if self.loss.own_classes and not equal else size["C"]
+
         def tensor(letters: str, **sizes: int) -> Tensor:
             values = rng.normal(size=[{**size, **sizes}[letter] for letter in letters])
             return torch.from_numpy(np.asarray(scale * values))
@@ -245,7 +247,7 @@ class Subject:
             student, teacher = tensor("BASS"), tensor("BASS")
         else:
             of_teacher = layout.replace("M", "N") if self.loss.many_to_many else layout
-            student, teacher = tensor(layout, D=size["D_s"]), tensor(of_teacher)
+            student, teacher = tensor(layout, D=size["D_s"]), tensor(of_teacher, C=their_classes)
         options = dict(setting)
         if self.knows_widths and "D" in layout and size["D_s"] != size["D"]:
             options |= {"student_dim": size["D_s"], "teacher_dim": size["D"]}

@@ -127,7 +127,7 @@ def test_an_objective_takes_two_vocabularies_position_by_position() -> None:
     torch.testing.assert_close(found.total, kdzoo.create("uld")(student, teacher, mask=mask))
 
 
-@pytest.mark.parametrize("terms", ["kd", "uld + kd", "kd*0.5 + uld + ce", "dist + uld"])
+@pytest.mark.parametrize("terms", ["kd", "uld + kd", "kd*0.5 + uld + ce", "mlkd", "dist + uld"])
 def test_what_matches_classes_is_refused_as_before(terms: str) -> None:
     student, teacher = shape(3), shape(5)
     with pytest.raises(KdzooError, match="the student has 3 classes and the teacher 5; they must be trained for"):

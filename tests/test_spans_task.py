@@ -143,7 +143,7 @@ def test_cached_starts_and_ends_are_the_teacher_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
-        *((name, {}) for name in ("logit_mse", "dkd", "nkd", "logit_std", "annealing", "dist")),
+        *((name, {}) for name in ("logit_mse", "dkd", "nkd", "logit_std", "annealing", "dist", "mlkd")),
         ("ce", {"label_smoothing": 0.1}),
     ],
 )

@@ -11,7 +11,7 @@ import kdzoo
 from kdzoo.losses.reduction import unit_vectors
 
 LOGIT_LOSSES = ["kd", "dkd", "logit_std", "logit_mse", "annealing", "jsd", "tvd", "reverse_kl", "soft_ce", "skew_kl",
-                "ab", "akl", "nkd", "taid", "uld"]  # fmt: skip
+                "ab", "akl", "nkd", "taid", "ctkd", "uld"]  # fmt: skip
 
 
 def logits(classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,7 +111,7 @@ def _question(entry: dict[str, Any], context: str, where: str) -> Question:
         raise KdzooError(f"{where}: is_impossible is {impossible!r}; it is true or false")
     if isinstance(times, bool) or not isinstance(times, int) or times < 1:
         raise KdzooError(f"{where}: occurrences is {times!r}; it is a whole number of 1 or more")
-    answers = [] if impossible else entry.get("answers")
+    answers: Any = [] if impossible else entry.get("answers")
     try:
         texts = tuple(answer["text"] for answer in answers)
         starts = tuple(answer["answer_start"] for answer in answers)

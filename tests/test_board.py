@@ -91,6 +91,7 @@ def test_every_method_of_every_study_is_there_with_its_records_figures(board: li
         "LRC-BERT": "lrc-bert",
         "other tasks": "results/other-tasks",
         "base-size teacher": "results/base-size-teacher",
+        "translation": "results/translation",
     }
     of_today = {f"[{name}]({page}.md)" for name, page in pages.items()}
     assert {of["study"] for of in board if of["method"] == "lrc"} == of_today

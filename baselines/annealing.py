@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_progress
 from kdzoo.losses.reduction import masked_mean, squared_differences
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe
@@ -74,8 +74,7 @@ class Annealing(DistillationLoss):
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, progress: float = 1.0
     ) -> Tensor:
-        if not torch.compiler.is_compiling() and not 0 <= progress <= 1:
-            raise KdzooError(f"{self.label}: progress is {progress}; it must be from 0 to 1")
+        check_progress(self.label, progress)
         student, teacher, slots = self.logits(student, teacher, mask)
         # On a tensor: of a number, torch.compile would make a new graph for every value.
         step = (student.new_ones(()) * progress * self.max_temperature).floor() + 1

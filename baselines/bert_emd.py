@@ -12,7 +12,8 @@ from torch import Tensor
 from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.losses.attention import check_heads, check_shows_qkv, relation, valid_pairs
-from kdzoo.losses.base import DistillationLoss, check_count, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count, check_positive
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from kdzoo.losses.base import check_count, check_positive
+from kdzoo.losses.options import check_count, check_positive
 from kdzoo.losses.reduction import unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import StructureLoss, real_pairs

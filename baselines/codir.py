@@ -10,7 +10,7 @@ from torch import Tensor
 from kdzoo.baselines.crd import CRD
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.losses.base import check_count
+from kdzoo.losses.options import check_count
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

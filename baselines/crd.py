@@ -14,7 +14,8 @@ from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError, unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.crd_nce import EPSILON, crd_nce, crd_nce_sums, crd_nce_update
-from kdzoo.losses.base import DistillationLoss, check_count, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count, check_positive
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

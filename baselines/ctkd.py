@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl, log_probabilities
+from kdzoo.losses.options import check_positive, check_progress
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 
@@ -113,8 +114,7 @@ class CTKD(DistillationLoss):
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, progress: float = 1.0
     ) -> Tensor:
-        if not torch.compiler.is_compiling() and not 0 <= progress <= 1:
-            raise KdzooError(f"{self.label}: progress is {progress}; it must be from 0 to 1")
+        check_progress(self.label, progress)
         student, teacher, slots = self.logits(student, teacher, mask)
         # On a tensor: of a number, torch.compile would make a new graph for every value.
         risen = (student.new_ones(()) * progress / self.rise).clamp_max(1.0)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError, KdzooWarning
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

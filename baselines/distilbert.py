@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdzoo.kernels.cosine import cosine
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.reduction import mean_count
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe

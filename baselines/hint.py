@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_count
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

@@ -11,7 +11,8 @@ from kdzoo.distributed import gather_rows, mean_over_processes, processes
 from kdzoo.errors import unknown
 from kdzoo.kernels.backend import BACKENDS
 from kdzoo.kernels.info_nce import info_nce, info_nce_rows
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.registry import register
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kdzoo.kernels.divergence import LIMIT
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.reduction import absent, masked_mean
 from kdzoo.losses.registry import register
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.gram import gram, squared_distances
-from kdzoo.losses.base import DistillationLoss, check_count
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count
 from kdzoo.losses.reduction import EPSILON
 from kdzoo.losses.registry import register
 from kdzoo.losses.structure import real_pairs

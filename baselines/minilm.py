@@ -13,7 +13,8 @@ from kdzoo.losses.attention import (
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.registry import register_recipe

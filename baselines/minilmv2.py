@@ -13,7 +13,8 @@ from kdzoo.losses.attention import (
     check_shows_qkv,
     relation_difference,
 )
-from kdzoo.losses.base import DistillationLoss, check_backend, check_count
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend, check_count
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV
 from kdzoo.models.features import QKV_OF_LAYER

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl, log_probabilities
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.registry import register
 
 

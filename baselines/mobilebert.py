@@ -10,7 +10,8 @@ from torch import Tensor
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.backend import accumulator
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.reduction import EPSILON, masked_mean, slot_mask
 from kdzoo.losses.registry import register
 from kdzoo.models.activations import QKV

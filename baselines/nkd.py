@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import log_probabilities
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.reduction import class_labels, masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

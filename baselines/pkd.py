@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.kernels.normalized_mse import normalized_mse
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.reduction import mean_count
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe

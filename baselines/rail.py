@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError
-from kdzoo.losses.base import DistillationLoss, check_count
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count
 from kdzoo.losses.reduction import affine, masked_mean, unit_vectors
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kdzoo.distributed import gather_rows
-from kdzoo.losses.base import DistillationLoss, check_count, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_count, check_positive
 from kdzoo.losses.registry import register
 
 RELEASED_WEIGHT = 0.001

@@ -9,6 +9,7 @@ from kdzoo.distributed import mean_over_processes
 from kdzoo.errors import KdzooError
 from kdzoo.kernels.divergence import LIMIT, divergence
 from kdzoo.losses.divergence import Divergence
+from kdzoo.losses.options import check_progress
 from kdzoo.losses.reduction import mean_count
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -135,8 +136,7 @@ class TAID(Divergence):
     def compute(  # type: ignore[override]
         self, student: Tensor, teacher: Tensor, *, mask: Tensor | None, progress: float = 1.0
     ) -> Tensor:
-        if not torch.compiler.is_compiling() and not 0 <= progress <= 1:
-            raise KdzooError(f"{self.label}: progress is {progress}; it must be from 0 to 1")
+        check_progress(self.label, progress)
         if student.shape[-1] == 1:
             return super().compute(student, teacher, mask=mask)
         student, teacher, slots = self.logits(student, teacher, mask)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kdzoo.kernels.hidden_mse import hidden_mse
 from kdzoo.losses.attention import attention_difference, check_heads
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import Divergence, check_problem_type
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.reduction import mean_count, slot_mask
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape

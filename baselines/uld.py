@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdzoo.losses.base import DistillationLoss, check_positive
+from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import log_probabilities
+from kdzoo.losses.options import check_positive
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 

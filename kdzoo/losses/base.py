@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import numbers
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.kernels.backend import BACKENDS, KernelError, why_not_positive
+from kdzoo.kernels.backend import KernelError
 from kdzoo.kernels.operators import without_autocast
 from kdzoo.losses.optimized import watch
+from kdzoo.losses.options import check_count
 from kdzoo.losses.reduction import affine
 from kdzoo.models.activations import QKV
 from kdzoo.models.features import LOGITS, feature_of
@@ -392,28 +392,6 @@ class DistillationLoss(nn.Module):
             student = student.masked_fill(~slots.unsqueeze(-1), 0.0)
             teacher = teacher.masked_fill(~slots.unsqueeze(-1), 0.0)
         return student, teacher, slots
-
-
-def check_positive(label: str, **options: Any) -> None:
-    """Refuse options that are not positive, finite numbers."""
-    for option, value in options.items():
-        wrong = why_not_positive(value)
-        if wrong is not None:
-            raise KdzooError(f"{label}: {option} is {wrong}")
-
-
-def check_count(label: str, **options: Any) -> None:
-    """Refuse options that are not whole numbers from 1 on."""
-    for option, value in options.items():
-        if type(value) is bool or not isinstance(value, numbers.Integral) or value < 1:
-            raise KdzooError(f"{label}: {option} is {value!r}; it must be a whole number, at least 1")
-
-
-def check_backend(label: str, backend: str) -> str:
-    """A backend of the kernels, refused where it is not one."""
-    if backend not in BACKENDS:
-        raise unknown(f"backend of {label}", backend, BACKENDS)
-    return backend
 
 
 def _detached(value: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 from kdzoo.errors import unknown
 from kdzoo.kernels.divergence import divergence, limited
 from kdzoo.kernels.hidden_mse import hidden_mse
-from kdzoo.losses.base import DistillationLoss, check_backend, check_positive
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend, check_positive
 from kdzoo.losses.reduction import absent, masked_mean, mean_count
 from kdzoo.models.shape import CLASSES, LABELS, NUMBERS, ModelShape
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kdzoo.distributed import gather_rows, mean_over_processes
 from kdzoo.kernels.gram import gram
-from kdzoo.losses.base import DistillationLoss, check_backend
+from kdzoo.losses.base import DistillationLoss
+from kdzoo.losses.options import check_backend
 from kdzoo.losses.reduction import EPSILON, slot_mask
 
 

@@ -78,8 +78,8 @@ def reversible_tokenizer(texts: Iterable[str], *, size: int | None = None) -> Pr
 def with_end(tokenizer: Any, name: str) -> Any:
     """A tokenizer whose texts end with a token that says so, and that can pad: a language model's (GPT-2) gets both.
 
-    One that begins texts with the token that ends them (OPT) begins them so no more: what is trained writes the token
-    behind its start, and would stop.
+    Where it begins texts with the token that ends them (OPT's), it no longer does: a model that is trained on such
+    texts would write that token first, and stop.
 
     Args:
         tokenizer: transformers' one; it is changed in place.

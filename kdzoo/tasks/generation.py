@@ -160,8 +160,8 @@ class SequenceToSequence(GivenRows):
             where: what messages name beside the target; not its row, as others of its file may have been held out.
 
         Raises:
-            KdzooError: there are more than ``max_target``, or the tokenizer does not end them, or does before they end,
-                or begin.
+            KdzooError: there are more than ``max_target``, or the tokenizer does not end a target with the token that
+                ends texts, or has that token elsewhere in it.
         """
         found: list[list[int]] = tokenizer(text_target=[of[0] for of in references], verbose=False)["input_ids"]
         most = self.decoding.max_target

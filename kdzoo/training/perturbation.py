@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdzoo.distributed import mean_over_processes, processes
 from kdzoo.errors import KdzooError, unknown
-from kdzoo.losses.base import check_positive
+from kdzoo.losses.options import check_positive
 
 NORMS = ("tensor", "sample", "token")
 

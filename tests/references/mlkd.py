@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from references import log_softmax, mean, positions, softmax
 
 AT_EQUAL = 0.0
@@ -20,21 +22,12 @@ def reference(
     where, total = list(positions(student, mask)), 0.0
     if not where:
         return total
-    classes = range(student.shape[-1])
     for temperature in temperatures:
         ours, theirs = ([softmax(side[i] / temperature) for i in where] for side in (student, teacher))
         logs = [(log_softmax(student[i] / temperature), log_softmax(teacher[i] / temperature)) for i in where]
         kl = mean([math.fsum(t * (log_t - log_s)) for t, (log_s, log_t) in zip(theirs, logs, strict=True)])
         total += kl * (temperature**2 if variant == "released" else 1)
         total += beta * apart(ours, theirs) / len(where)
-        columns = ([[row[c] for row in side] for c in classes] for side in (ours, theirs))
-        total += gamma * by_class(*columns) / len(classes)
+        columns = (np.array(side).T for side in (ours, theirs))
+        total += gamma * apart(*columns) / student.shape[-1]
     return total
-
-
-def by_class(ours, theirs):
-    def product(side, a, b):
-        return math.fsum(x * y for x, y in zip(side[a], side[b], strict=True))
-
-    pairs = [(a, b) for a in range(len(ours)) for b in range(len(ours))]
-    return math.fsum((product(theirs, a, b) - product(ours, a, b)) ** 2 for a, b in pairs)

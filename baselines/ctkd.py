@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl, log_probabilities
-from kdzoo.losses.options import check_positive, check_progress
+from kdzoo.losses.options import check_not_negative, check_positive, check_progress
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 
@@ -93,8 +93,7 @@ class CTKD(DistillationLoss):
         check_positive(self.label, min_temperature=min_temperature, max_temperature=max_temperature)
         if not max_temperature > min_temperature:
             raise KdzooError(f"{self.label}: max_temperature is {max_temperature}; it must be above min_temperature")
-        if not 0 <= max_reversal < math.inf:
-            raise KdzooError(f"{self.label}: max_reversal is {max_reversal}; it must be 0 or above")
+        check_not_negative(self.label, max_reversal=max_reversal)
         if not 0 < rise <= 1:
             raise KdzooError(f"{self.label}: rise is {rise}; it must be over 0 and at most 1")
         self.min_temperature = min_temperature

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kdzoo.distributed import gather_rows
-from kdzoo.errors import KdzooError, KdzooWarning
+from kdzoo.errors import KdzooWarning
 from kdzoo.losses.base import DistillationLoss
-from kdzoo.losses.options import check_positive
+from kdzoo.losses.options import check_not_negative, check_positive
 from kdzoo.losses.reduction import masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -79,9 +79,7 @@ class DIST(DistillationLoss):
     ) -> None:
         super().__init__(variant=variant)
         check_positive(self.label, temperature=temperature)
-        for option, value in (("beta", beta), ("gamma", gamma)):
-            if not value >= 0:
-                raise KdzooError(f"{self.label}: {option} is {value}; it must be 0 or above")
+        check_not_negative(self.label, beta=beta, gamma=gamma)
         self.beta = beta
         self.gamma = gamma
         self.temperature = temperature

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl, log_probabilities
-from kdzoo.losses.options import check_positive
+from kdzoo.losses.options import check_not_negative, check_positive
 from kdzoo.losses.reduction import class_labels, masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.objectives.registry import register_recipe
@@ -82,9 +81,7 @@ class DKD(DistillationLoss):
     ) -> None:
         super().__init__(variant=variant)
         check_positive(self.label, temperature=temperature)
-        for option, value in (("alpha", alpha), ("beta", beta)):
-            if not value >= 0:
-                raise KdzooError(f"{self.label}: {option} is {value}; it must be 0 or above")
+        check_not_negative(self.label, alpha=alpha, beta=beta)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature

@@ -13,7 +13,7 @@ from kdzoo.distributed import gather_rows
 from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import kl, log_probabilities
-from kdzoo.losses.options import check_positive
+from kdzoo.losses.options import check_not_negative, check_positive
 from kdzoo.losses.registry import register
 
 
@@ -87,9 +87,7 @@ class MLKD(DistillationLoss):
             )
         for temperature in temperatures:
             check_positive(self.label, temperatures=temperature)
-        for option, value in (("beta", beta), ("gamma", gamma)):
-            if not 0 <= value < float("inf"):
-                raise KdzooError(f"{self.label}: {option} is {value}; it must be 0 or above")
+        check_not_negative(self.label, beta=beta, gamma=gamma)
         self.temperatures = tuple(temperatures)
         self.beta = beta
         self.gamma = gamma

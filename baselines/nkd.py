@@ -7,10 +7,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from kdzoo.errors import KdzooError
 from kdzoo.losses.base import DistillationLoss
 from kdzoo.losses.divergence import log_probabilities
-from kdzoo.losses.options import check_positive
+from kdzoo.losses.options import check_not_negative, check_positive
 from kdzoo.losses.reduction import class_labels, masked_mean
 from kdzoo.losses.registry import register
 from kdzoo.models.shape import ModelShape
@@ -73,8 +72,7 @@ class NKD(DistillationLoss):
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0, *, variant: str = "paper") -> None:
         super().__init__(variant=variant)
         check_positive(self.label, temperature=temperature)
-        if not 0 <= gamma < float("inf"):
-            raise KdzooError(f"{self.label}: gamma is {gamma}; it must be 0 or above")
+        check_not_negative(self.label, gamma=gamma)
         self.gamma = gamma
         self.temperature = temperature
 

@@ -179,6 +179,8 @@ def test_a_divergence_of_sure_sides_is_finite_in_float32(name: str) -> None:
         ("skew_kl", {"alpha": 1.0}, "skew_kl: alpha is 1.0; it must be at least 0 and under 1"),
         ("tvd", {"temperature": 0.0}, "tvd: temperature is 0.0; it must be a positive number"),
         ("dkd", {"beta": -1.0}, "dkd: beta is -1.0; it must be 0 or above"),
+        ("dkd", {"alpha": math.inf}, "dkd: alpha is inf; it must be 0 or above, and finite"),
+        ("dist", {"beta": "2"}, "dist: beta is '2'; it must be 0 or above, and finite"),
         ("dist", {"gamma": math.nan}, "dist: gamma is nan; it must be 0 or above"),
         (
             "annealing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -17,6 +18,13 @@ def check_positive(label: str, **options: Any) -> None:
         wrong = why_not_positive(value)
         if wrong is not None:
             raise KdzooError(f"{label}: {option} is {wrong}")
+
+
+def check_not_negative(label: str, **options: Any) -> None:
+    """Refuse options that are not finite numbers from 0 on."""
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            raise KdzooError(f"{label}: {option} is {value!r}; it must be 0 or above, and finite")
 
 
 def check_count(label: str, **options: Any) -> None:

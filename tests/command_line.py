@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 TEACHER, STUDENT = "2x32,heads=2", "1x16,heads=2"
 ROWS = ("--train-rows", "64", "--validation-rows", "32", "--epochs", "1", "--learning-rate", "0.01")
@@ -76,3 +79,13 @@ def results(folder: Path) -> dict[str, Any]:
         curve = [(point["step"], point["score"]) for point in record["curve"]]
         kept[name] = {key: record[key] for key in steady} | {"history": history, "curve": curve}
     return kept
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """A saved model's."""
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two models' weights are the same to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

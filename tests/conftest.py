@@ -8,6 +8,7 @@ import shutil
 from typing import Any
 
 import pytest
+from command_line import Commands
 from xdist.scheduler import LoadGroupScheduling
 
 # Each in one process, so that what they share, which takes long, is made once.
@@ -59,3 +60,27 @@ def browser() -> str:
 def pdflatex() -> str:
     """A LaTeX, which ``KDZOO_REQUIRE_LATEX=1`` demands."""
     return program("LATEX", "pdflatex")
+
+
+@pytest.fixture
+def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
+    """The command line, within the process."""
+    return Commands(capsys)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Every training of a comparison from here on, as (task, method, seed); the teacher's is called ``none``."""
+    from kdzoo.bench.grid import cells
+    from kdzoo.bench.runs import single, train
+
+    calls: list[tuple[str, str, int]] = []
+    done = train.train
+
+    def counted(student: Any, teacher: Any, recipe: Any, **options: Any) -> Any:
+        calls.append((options["task"].name, recipe.name, options["seed"]))
+        return done(student, teacher, recipe, **options)
+
+    monkeypatch.setattr(cells, "train", counted)
+    monkeypatch.setattr(single, "train", counted)
+    return calls

@@ -22,11 +22,6 @@ VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the film was good bad ##ly ##s act 
 TEXT = "The film was badly good, the plot 7 bad."
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -18,11 +18,6 @@ from kdzoo.losses import registry
 from kdzoo.losses.base import DistillationLoss
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained models: ``sst2`` and ``mnli`` with heads, ``bare`` without one, ``words`` of another vocabulary."""

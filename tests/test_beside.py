@@ -23,11 +23,6 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
-@pytest.fixture
 def both(tmp_path: Path) -> tuple[Path, Path]:
     """The same comparison twice; in the second kd is better on rte, p_k.d is missing, and stsb has other rows."""
     first, second = write(tmp_path / "one"), write(tmp_path / "two")

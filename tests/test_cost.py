@@ -19,11 +19,6 @@ SMALL = (*MODELS, "--batch-size", "4", "--length", "8", "--repeats", "1")
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def test_the_peak_is_of_what_lives_at_one_time() -> None:
     def one_after_the_other() -> None:
         for _ in range(4):

@@ -49,11 +49,6 @@ def large(one: Any, deviation: float = 0.4) -> Any:
     return one.eval()
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.mark.parametrize("asked", SIDES)
 def test_step_by_step_is_teacher_forcing(asked: str, tmp_path: Path) -> None:
     torch.manual_seed(secrets.randbits(32))
@@ -203,7 +198,7 @@ def test_a_language_model_s_tokenizer_gets_an_end(begins: bool, tmp_path: Path) 
     assert (student.config.vocab_size, student.config.eos_token_id, student.config.pad_token_id) == (len(plain), 0, 0)
 
 
-def test_what_a_decoder_cannot_read_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_what_a_decoder_cannot_read_is_refused(commands: Commands, tmp_path: Path) -> None:
     from kdzoo.models.vocabulary import reversible_tokenizer
 
     task, raw, _, tokenizer = made()
@@ -212,7 +207,7 @@ def test_what_a_decoder_cannot_read_is_refused(kdzoo_command: Commands, tmp_path
     sizes = ("--train-rows", "24", "--validation-rows", "8", "--epochs", "1", "--max-length", "64")
     asked = ("compare", "--tasks", "transduction", *sizes, "--methods", "none", "--out", tmp_path / "o")
     student = ("--teacher", "1x16,heads=2", "--student", f"1x16,heads=2,decoder_tuned={bert}")
-    kdzoo_command.fails(*asked, *student, says=("BertModel, which is not causal", "GPT-2"))
+    commands.fails(*asked, *student, says=("BertModel, which is not causal", "GPT-2"))
 
     def built(told: str) -> Any:
         spec = ModelSpec.parse(f"1x16,heads=2,{told}")
@@ -237,7 +232,7 @@ def test_what_a_decoder_cannot_read_is_refused(kdzoo_command: Commands, tmp_path
         ModelSpec.parse(f"1x16,decoder_frozen={lm}").build(get_task("sst2"), tokenizer=tokenizer)
 
 
-def test_a_comparison_of_both_sides(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_of_both_sides(commands: Commands, tmp_path: Path) -> None:
     _, _, _, tokenizer = made()
     bert = pretrained(tmp_path / "bert", "Bert", tokenizer, is_decoder=False)
     lm = pretrained(tmp_path / "lm", "GPT2", tokenizer)
@@ -248,7 +243,7 @@ def test_a_comparison_of_both_sides(kdzoo_command: Commands, tmp_path: Path) -> 
     both = f"1x16,heads=2,frozen={bert},decoder_frozen={lm}"
     models = ("--teacher", both, "--student", f"1x16,heads=2,decoder_tuned={lm}")
     methods = ("--methods", "word_kd,attention_kl@cross_qkv + hidden_mse@decoder + ce")
-    said = kdzoo_command.works("compare", *own, *models, *sizes, *methods, "--out", tmp_path / "out")
+    said = commands.works("compare", *own, *models, *sizes, *methods, "--out", tmp_path / "out")
     assert "the teacher runs live: the attention of its decoder is not kept" in " ".join(said.split())
     found = records(tmp_path / "out")
     assert len(found) == 3 and all("bleu" in record["metrics"] for record in found.values())

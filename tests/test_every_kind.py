@@ -29,11 +29,6 @@ SMALL = (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def asked(kind: str, out: Path, *more: object) -> tuple[object, ...]:
     rows = ("--train-rows", "160" if kind == "transduction" else "48", "--validation-rows", "16")
     length = "64" if kind in ("squad", "transduction") else "32"
@@ -45,11 +40,11 @@ def trained_again(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_recipes_and_a_resume(kind: str, kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_the_recipes_and_a_resume(kind: str, commands: Commands, tmp_path: Path) -> None:
     """Each recipe trains and is scored; a record that is lost is made again, alone and with the same values."""
     methods = ENCODER_ALONE.get(kind, METHODS)
     given = asked(kind, tmp_path / "out", "--methods", ",".join(methods))
-    said = kdzoo_command.works(*given)
+    said = commands.works(*given)
     found = results(tmp_path / "out")
     assert {name for name in found if not name.endswith("-teacher")} == {f"{kind}-{method}-0" for method in methods}
     assert " left out: " not in said
@@ -58,7 +53,7 @@ def test_the_recipes_and_a_resume(kind: str, kdzoo_command: Commands, tmp_path: 
     before = trained_again(tmp_path / "out")
     for method in methods[1:3]:
         (tmp_path / "out" / "cells" / f"{kind}-{method}-0.json").unlink()
-    kdzoo_command.works(*given)
+    commands.works(*given)
     assert results(tmp_path / "out") == found
     after = trained_again(tmp_path / "out")
     changed = {name for name in after if after[name] != before[name]}
@@ -66,15 +61,15 @@ def test_the_recipes_and_a_resume(kind: str, kdzoo_command: Commands, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_is_tuned(kind: str, kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_kind_is_tuned(kind: str, commands: Commands, tmp_path: Path) -> None:
     method = "word_kd" if kind == "transduction" else "kd"
-    said = kdzoo_command.works(*asked(kind, tmp_path / "out", "--methods", method, "--tune", "2"))
+    said = commands.works(*asked(kind, tmp_path / "out", "--methods", method, "--tune", "2"))
     assert "tun" in said
     assert len([*(tmp_path / "out").rglob("*trial*")]) or len([*(tmp_path / "out").rglob("*tun*")])
     assert math.isfinite(records(tmp_path / "out")[f"{kind}-{method}-0"]["score"])
 
 
-def test_kinds_on_ray(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_kinds_on_ray(commands: Commands, tmp_path: Path) -> None:
     """Several kinds at once by a Ray of its own score what they do here."""
     pytest.importorskip("ray")
     kinds = ("ner", "squad", "wn11", "kbert", "sembert")
@@ -82,7 +77,7 @@ def test_kinds_on_ray(kdzoo_command: Commands, tmp_path: Path) -> None:
     rows = ("--train-rows", "32", "--validation-rows", "16", "--epochs", "1", "--max-length", "48")
     for launcher in ("local", "ray"):
         out = ("--launcher", launcher, "--out", tmp_path / launcher)
-        assert kdzoo_command("compare", "--tasks", ",".join(kinds), *whole, *rows, *out).code == 0
+        assert commands("compare", "--tasks", ",".join(kinds), *whole, *rows, *out).code == 0
     here, there = (
         {name: record["score"] for name, record in records(tmp_path / launcher).items()}
         for launcher in ("local", "ray")

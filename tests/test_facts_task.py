@@ -39,11 +39,6 @@ TEXTS = (
 )
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def pairs(arm: str = "") -> WithKnowledge:
     inner = Classification("pairs", ("one", "two"), ("no", "yes"))
     return WithKnowledge("pairs-kbert", inner, facts=FACTS, arm=arm)
@@ -367,11 +362,11 @@ def test_facts_without_room_are_said() -> None:
         replace(task, max_entities=0).encode_for_teacher(rows, tokenizer, 512)
 
 
-def test_a_model_that_reads_facts_is_not_exported(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_model_that_reads_facts_is_not_exported(commands: Commands, tmp_path: Path) -> None:
     shape = ("--model", "1x16,heads=2", "--train-rows", 24, "--validation-rows", 8, "--epochs", 1, "--max-length", 48)
-    kdzoo_command.works("finetune", "--task", "kbert", *shape, "--out", tmp_path / "teacher")
+    commands.works("finetune", "--task", "kbert", *shape, "--out", tmp_path / "teacher")
     refused = ("export", tmp_path / "teacher", "--onnx")
-    kdzoo_command.fails(*refused, says=("reads facts beside the words; take a student of it",))
+    commands.fails(*refused, says=("reads facts beside the words; take a student of it",))
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -397,35 +392,35 @@ def test_what_cannot_be_is_refused() -> None:
         recorder.activations(outputs, mask=torch.ones(1, 3), index=torch.tensor([[0, 3]]))
 
 
-def test_what_is_not_there_or_twice_is_said(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_what_is_not_there_or_twice_is_said(commands: Commands, tmp_path: Path) -> None:
     asked = ("compare", *SMALL, "--out", tmp_path / "out")
     with pytest.raises(KdzooError, match=r"^there is no file .*gone\.spo$"):
         read_facts(tmp_path / "gone.spo")
     for task, has in (("kbert", "facts"), ("sembert", "roles")):
         for option in ("--knowledge", "--roles"):
             says = (f"{task} has {has} already; leave {option} out",)
-            kdzoo_command.fails(*asked, "--tasks", task, option, tmp_path, says=says)
+            commands.fails(*asked, "--tasks", task, option, tmp_path, says=says)
     # What is named is the task that has no such arm, and all that it has.
     for arm, wrong in (
         ("fact", "kbert 'fact'; did you mean 'facts'"),
         ("facts", "sembert 'facts'; known: none, roles"),
     ):
-        kdzoo_command.fails(*asked, "--tasks", "kbert,sembert", "--arms", arm, says=(f"arm of {wrong}",))
+        commands.fails(*asked, "--tasks", "kbert,sembert", "--arms", arm, says=(f"arm of {wrong}",))
 
 
-def test_a_comparison_of_arms(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_of_arms(commands: Commands, tmp_path: Path) -> None:
     asked = ("compare", "--tasks", "kbert", "--arms", "facts,none,both", *SMALL, "--out", tmp_path)
-    said = kdzoo_command.works(*asked, "--methods", "none,lrc")
+    said = commands.works(*asked, "--methods", "none,lrc")
     assert "kbert-both" in said and "300 subjects with 600 facts" in said
     found = records(tmp_path)
     assert {name for name in found if name.endswith("teacher")} == {
         f"kbert{arm}-teacher" for arm in ("", "-none", "-both")
     }
     assert len(found) == 9
-    kdzoo_command.works(*asked, "--methods", "none,lrc")  # which finds all of it
+    commands.works(*asked, "--methods", "none,lrc")  # which finds all of it
 
 
-def test_data_and_triples_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_data_and_triples_of_one_s_own(commands: Commands, tmp_path: Path) -> None:
     """From a YAML file, whose teacher learns from the facts alone what is right."""
     things = get_task("kbert")
     table = things.synthetic("train", 400, 0)
@@ -443,11 +438,11 @@ def test_data_and_triples_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) 
     described = "files: data.jsonl\ncolumns: {text: text, label: label}\nknowledge: facts.spo\n"
     (tmp_path / "mine.yaml").write_text(described)
     given = (*ROWS[:4], "--epochs", "1", "--max-length", "32", "--seed", "1")
-    said = kdzoo_command.works(
+    said = commands.works(
         "finetune", "--task", tmp_path / "mine.yaml", "--model", "2x16,heads=2", *given, "--out", tmp_path / "teacher"
     )
     assert "300 subjects with 600 facts" in said
-    kdzoo_command.works(
+    commands.works(
         "distill", "--task", tmp_path / "mine.yaml", "--teacher", tmp_path / "teacher", "--student", "1x16,heads=2",
         "--method", "tinybert", "--cache-folder", tmp_path / "cache", *given, "--out", tmp_path / "student",
     )  # fmt: skip
@@ -457,18 +452,18 @@ def test_data_and_triples_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) 
         ("".join(f"s{n}\to{n}\tis a\n" for n in range(20)), "column 2 has 20 different values"),
     ):
         (tmp_path / "facts.spo").write_text(text)
-        kdzoo_command.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", "--teacher", "1x16", says=(named,))
+        commands.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", "--teacher", "1x16", says=(named,))
     (tmp_path / "facts.spo").write_text("".join(lines))
     (tmp_path / "mine.yaml").write_text(f"{described}max_entities: 1\n")
     assert from_yaml(tmp_path / "mine.yaml").task.identity()["max_entities"] == 1
     for key, setting in (("arm", "none"), ("max_entities", "1")):
         (tmp_path / "mine.yaml").write_text(described.replace("knowledge: facts.spo", f"{key}: {setting}"))
-        kdzoo_command.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", says=(f"{key}: it is of facts",))
-    kdzoo_command.fails("check", "kd", "--tasks", "rte", "--arms", "none", says=("rte has none",))
+        commands.fails("check", "kd", "--tasks", tmp_path / "mine.yaml", says=(f"{key}: it is of facts",))
+    commands.fails("check", "kd", "--tasks", "rte", "--arms", "none", says=("rte has none",))
 
 
-def test_tagged_sentences_with_facts(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_tagged_sentences_with_facts(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "facts.tsv").write_text("Anna\tis a\tperson\nHill\tis a\tplace\n")
     told = ("--tasks", "ner", "--knowledge", tmp_path / "facts.tsv", "--arms", "facts,random")
-    kdzoo_command.works("compare", *told, *SMALL, "--methods", "none,tinybert", "--out", tmp_path / "out")
+    commands.works("compare", *told, *SMALL, "--methods", "none,tinybert", "--out", tmp_path / "out")
     assert {"ner-kbert-teacher", "ner-kbert-random-tinybert-0"} <= set(records(tmp_path / "out"))

@@ -41,11 +41,6 @@ from kdzoo.models.spec import ModelSpec
 GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd,lrc", *SIZES)
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the grid when nothing happens to it."""

@@ -28,11 +28,6 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 100)
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def cells(right: dict[str, float], rows: int = 40, task: str = "rte", **more: Any) -> list[dict[str, Any]]:
     """A teacher and methods of one seed, the first so many of whose predictions are right."""
     labels = [1.0] * (rows // 2) + [0.0] * (rows - rows // 2)

@@ -35,11 +35,6 @@ from kdzoo.tasks.own_file import from_yaml
 from kdzoo.tasks.resampling import counts
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def fresh() -> np.random.Generator:
     """Of new inputs at every run; KDZOO_SEED makes the same again."""
     seed = int(os.environ.get("KDZOO_SEED") or secrets.randbelow(2**31))

@@ -31,11 +31,6 @@ SMALL = ("--student", "1x16,heads=4", "--batch-size", "8", "--max-length", "24",
 GENERAL = [name for name in kdzoo.available("recipes") if Recipe.load(name).general is not None]
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A masked language model that reads the synthetic sentences."""

@@ -29,11 +29,6 @@ from kdzoo.training import decoded
 FAMILIES = ("Bart", "T5", "Marian", "EncoderDecoder")
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def trained(name: str, folder: Path, objective: str = "kd + ce") -> tuple[Any, Any]:
     """A student of a teacher's layers after two steps, and its trainer."""
     task, _, encoded, tokenizer = made(8)
@@ -134,7 +129,7 @@ def test_behind_the_end_of_a_text_is_none_of_its_words() -> None:
         assert task.decoded(written.numpy(), tokenizer) == plain
 
 
-def test_a_model_that_takes_another_token_for_the_end_is_refused(tmp_path: Path, kdzoo_command: Commands) -> None:
+def test_a_model_that_takes_another_token_for_the_end_is_refused(tmp_path: Path, commands: Commands) -> None:
     *_, tokenizer = made(2)
     for name in FAMILIES:
         teacher = family(name, len(tokenizer))
@@ -150,7 +145,7 @@ def test_a_model_that_takes_another_token_for_the_end_is_refused(tmp_path: Path,
     teacher.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     rows = ("--train-rows", "8", "--validation-rows", "4", "--max-length", "64", "--out", tmp_path / "out")
-    kdzoo_command.fails(
+    commands.fails(
         "compare", "--tasks", "transduction", "--methods", "none", "--teacher", tmp_path / "model", *rows,
         says=("eos_token_id=[7, 8]", "generation_config.json"),
     )  # fmt: skip

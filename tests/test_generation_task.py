@@ -41,11 +41,6 @@ SMALL = ("--teacher", "2x16,heads=2", "--student", "1x16,heads=2", *ROWS)
 WORDS = ["the", "old", "dog", "saw", "a", "red", "house", "near", "and", "tired", "king", "loved", "books"]
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
@@ -279,10 +274,10 @@ def test_decoded_rows_are_resumed_and_chosen(tmp_path: Path) -> None:
 # --- whole ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_whole(commands: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     few = ("--methods", "word_kd,seq_kd", "--evaluations", "1", "--out", out)
-    assert "bleu" in kdzoo_command.works("compare", "--tasks", "transduction", *SMALL, *few)
+    assert "bleu" in commands.works("compare", "--tasks", "transduction", *SMALL, *few)
     found = records(out)
     assert len(found) == 3
     teacher = found["transduction-teacher"]
@@ -299,20 +294,20 @@ def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert "Examples" in page and teacher["sources"][0].split()[0] in page and "tok:13a" in page
 
 
-def test_a_model_trained_here_is_a_teacher(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_model_trained_here_is_a_teacher(commands: Commands, tmp_path: Path) -> None:
     data = ("--task", "transduction", *ROWS)
-    kdzoo_command.works("finetune", *data, "--model", "1x16,heads=2", "--out", tmp_path / "teacher")
+    commands.works("finetune", *data, "--model", "1x16,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--student", "teacher:0/0", "--cache-folder", tmp_path / "cache")
     top = ("--cache-top", "16", "--method", "word_kd")
-    ran = kdzoo_command("distill", *data, *given, *top, "--out", tmp_path / "student")
+    ran = commands("distill", *data, *given, *top, "--out", tmp_path / "student")
     assert ran.code == 0 and "keeps 16 logits, and the others have" in ran.err, "of a teacher that has learnt little"
     loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
     assert loaded.config.decoder_layers == 1
-    kdzoo_command.works("distill", *data, *given[:4], "--method", "seq_inter", "--out", tmp_path / "other")
+    commands.works("distill", *data, *given[:4], "--method", "seq_inter", "--out", tmp_path / "other")
     assert "closest" in json.loads((tmp_path / "other" / "record.json").read_text())["scored_by"]["targets"]
 
 
-def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_data_of_one_s_own(commands: Commands, tmp_path: Path) -> None:
     pairs = [transduction.generate("train", 20)[name] for name in ("source", "target")]
     lines = ["en\tde", *("\t".join(pair) for pair in zip(*pairs, strict=True))]
     with gzip.open(tmp_path / "mine.tsv.gz", "wt") as file:
@@ -328,7 +323,7 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
         "columns: {text: dialogue, label: summary}\ndecoding: {beam: 1, no_repeat_ngram: 3, max_target: 30}\n"
     )
     asked = ("compare", "--tasks", tmp_path / "two.yaml", *SMALL, "--methods", "none", "--out", tmp_path / "out")
-    assert "no_repeat_ngram 3" in kdzoo_command.works(*asked)
+    assert "no_repeat_ngram 3" in commands.works(*asked)
     found = records(tmp_path / "out")["two-none-0"]
     assert set(found["metrics"]) == {"rouge1", "rougeLsum"}
     shared = json.loads((tmp_path / "out" / "config.json").read_text())["shared"]
@@ -339,7 +334,7 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert ["c", "d"] in [*references["train"]["target"], *references["validation"]["target"]]
 
 
-def test_a_pair_in_one_column_is_named_by_its_keys(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_pair_in_one_column_is_named_by_its_keys(commands: Commands, tmp_path: Path) -> None:
     """As the hub has translations: ``{"translation": {"de": ..., "en": ...}}``."""
     from datasets import Dataset
 
@@ -353,42 +348,42 @@ def test_a_pair_in_one_column_is_named_by_its_keys(kdzoo_command: Commands, tmp_
         assert pairs == {(row["translation"]["en"], row["translation"]["de"]) for row in rows}
     asked = ("finetune", "--data", file, "--kind", "seq2seq", "--model", "1x16,heads=2", "--epochs", 1)
     asked = (*asked, "--decoding", "beam=1,max_target=16", "--max-length", 16, "--text", "translation.en")
-    kdzoo_command.fails(
+    commands.fails(
         *asked, "--label", "translation.fr", "--out", tmp_path / "m", says=("id, translation, translation.de",)
     )
-    kdzoo_command.works(*asked, "--label", "translation.de", "--out", tmp_path / "m")
-    assert "12 predictions of translation.en" in kdzoo_command.works("predict", tmp_path / "m", file)
+    commands.works(*asked, "--label", "translation.de", "--out", tmp_path / "m")
+    assert "12 predictions of translation.en" in commands.works("predict", tmp_path / "m", file)
 
 
-def test_bad_input_is_one_line(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "mine.tsv"
 
     def write(*rows: str) -> tuple[Any, ...]:
         file.write_text("source\ttarget\n" + "".join(f"{row}\n" for row in rows))
         return ("compare", "--data", file, "--kind", "seq2seq", *SMALL, "--methods", "none", "--out", tmp_path / "o")
 
-    kdzoo_command.fails(*write("a\tb", "c\t ", "d\te"), says=("mine.tsv, row 2", "the target is empty"))
-    kdzoo_command.fails(*write("a\tb", "\tb", "d\te"), says=("row 2", "column 'source'"))
+    commands.fails(*write("a\tb", "c\t ", "d\te"), says=("mine.tsv, row 2", "the target is empty"))
+    commands.fails(*write("a\tb", "\tb", "d\te"), says=("row 2", "column 'source'"))
     good = ["a b c\td e f"] * 6
     long = write(*good, "a\t" + "x y " * 40)
-    kdzoo_command.fails(*long, "--decoding", "max_target=20", says=("it has", "max_target is 20"))
+    commands.fails(*long, "--decoding", "max_target=20", says=("it has", "max_target is 20"))
     # Named by its words: with validation rows held out its number among the others is not the file's.
-    kdzoo_command.fails(*long, "--decoding", "max_target=20", says=("mine, train rows, target 'x y x y x",))
+    commands.fails(*long, "--decoding", "max_target=20", says=("mine, train rows, target 'x y x y x",))
     marked = write(*good, "a\td [SEP] e")  # which a learned vocabulary ends a text with
-    kdzoo_command.fails(*marked, says=("mine, train rows, target 'd [SEP] e'", "for the end of a text"))
-    kdzoo_command.fails(*write(*good), "--decoding", "max_target=500", says=("128 positions", "max_target is 500"))
-    kdzoo_command.fails(*write(*good), "--decoding", "beam=0", says=("beam is a whole number of 1 or more, got 0",))
-    kdzoo_command.fails(*write(*good), "--decoding", "bean=2", says=("bean", "beam"))
-    kdzoo_command.fails(*write(*good), "--label", "targets", says=("no column 'targets'",))
-    kdzoo_command.fails(*write(*good), "--labels", "a,b", says=("no --labels",))
-    kdzoo_command.fails(*write(*good), "--label-separator", ";", says=("--label-separator",))
+    commands.fails(*marked, says=("mine, train rows, target 'd [SEP] e'", "for the end of a text"))
+    commands.fails(*write(*good), "--decoding", "max_target=500", says=("128 positions", "max_target is 500"))
+    commands.fails(*write(*good), "--decoding", "beam=0", says=("beam is a whole number of 1 or more, got 0",))
+    commands.fails(*write(*good), "--decoding", "bean=2", says=("bean", "beam"))
+    commands.fails(*write(*good), "--label", "targets", says=("no column 'targets'",))
+    commands.fails(*write(*good), "--labels", "a,b", says=("no --labels",))
+    commands.fails(*write(*good), "--label-separator", ";", says=("--label-separator",))
     ner = ("compare", "--tasks", "ner", "--teacher", "1x16,heads=2", "--student", "1x16,heads=2", *ROWS[:4])
-    kdzoo_command.fails(*ner, "--methods", "seq_kd", "--out", tmp_path / "n", says=("seq_kd on ner", "none to write"))
+    commands.fails(*ner, "--methods", "seq_kd", "--out", tmp_path / "n", says=("seq_kd on ner", "none to write"))
     decoders = ("compare", "--tasks", "ner", "--teacher", "1x16,decoder=2", *ROWS[:4], "--out", tmp_path / "n")
-    kdzoo_command.fails(*decoders, says=("decoder= is for tasks that write text",))
+    commands.fails(*decoders, says=("decoder= is for tasks that write text",))
 
 
-def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_models_that_cannot_write_are_refused(commands: Commands, tmp_path: Path) -> None:
     task, rows, _, tokenizer = made()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     bert = transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **sizes))
@@ -404,8 +399,8 @@ def test_models_that_cannot_write_are_refused(kdzoo_command: Commands, tmp_path:
     for name in ("bert", "bart"):
         tokenizer.save_pretrained(tmp_path / name)
     asked = ("compare", "--tasks", "transduction", *ROWS, "--methods", "none", "--out", tmp_path / "o", "--teacher")
-    kdzoo_command.fails(*asked, tmp_path / "bert", says=("has no decoder", "BART, T5 or Marian"))
-    kdzoo_command.fails(*asked, tmp_path / "bart", says=("the teacher", "no decoder_start_token_id"))
+    commands.fails(*asked, tmp_path / "bert", says=("has no decoder", "BART, T5 or Marian"))
+    commands.fails(*asked, tmp_path / "bart", says=("the teacher", "no decoder_start_token_id"))
     with pytest.raises(KdzooError, match="name its layers after a slash"):
         ModelSpec.parse("teacher:0,2").build(task, teacher=bart)
     other = reversible_tokenizer(task.texts(rows), size=290)

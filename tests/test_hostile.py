@@ -33,11 +33,6 @@ GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 TERMS = [{"terms": [{"loss": "kd"}]}]
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a comparison."""

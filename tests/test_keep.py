@@ -28,11 +28,6 @@ BEST: dict[str, Any] = TINY | {
 }  # fmt: skip
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def made(folder: Path, **changes: Any) -> Comparison:
     return Comparison(resolve(**BEST | changes), folder, Console(quiet=True))
 

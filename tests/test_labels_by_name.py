@@ -26,11 +26,6 @@ OWN = ("--text", "text", "--label", "topic")
 FAST = ("--epochs", "1", "--learning-rate", "0.01", "--evaluations", "0")
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(tmp_path_factory.mktemp("data") / "topics")

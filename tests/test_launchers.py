@@ -34,11 +34,6 @@ from kdzoo.tasks.encoding import Encoder
 JOBS: list[Job] = [("sst2", method, 0) for method in ("first", "second", "third", "fourth")]
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 class Noted:
     """Remembers what it was told."""
 

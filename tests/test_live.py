@@ -25,11 +25,6 @@ GRID = ("compare", "--tasks", "sst2", "--methods", "none,kd", *SIZES)
 JOBS: list[Job] = [("sst2", method, 0) for method in ("teacher", "none", "kd", "lrc", "pkd")]
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def play(terminal: bool) -> list[str]:
     """What is written while one training ends, one fails, one dies and begins again, and one waits."""
     written = io.StringIO()

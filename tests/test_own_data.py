@@ -25,11 +25,6 @@ METHODS = "none,kd,cos_nce@cls+ce"
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
-@pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where something is trained."""
     for name in ("grid.cells", "runs.single"):

@@ -21,11 +21,6 @@ from kdzoo.tasks import Classification, load, registry
 SIZES: dict[str, Any] = {"teacher": TEACHER, "student": STUDENT, "epochs": 1, "learning_rate": 0.01, "evaluations": 0}
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(autouse=True)
 def tasks() -> Iterator[None]:
     """What is registered here is gone after."""

@@ -20,11 +20,6 @@ OWN = ("--text", "text", "--label", "topic")
 
 
 @pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
-@pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where something is trained."""
     for name in ("grid.cells", "runs.single"):

@@ -126,8 +126,3 @@ def test_the_commands_read_it(folder: Path, tmp_path: Path, commands: Commands) 
         assert commands.works("table", packed, *options) == commands.works("table", folder, *options)
     assert "4 records" in commands.works("pack", packed, tmp_path / "again")
     commands.fails("table", tmp_path / "absent.jsonl.gz", says=("absent.jsonl.gz cannot be read",))
-
-
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)

@@ -24,11 +24,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def abstracts(path: Path, questions: int = 6, *, silent: tuple[int, ...] = (), **broken: Any) -> Path:
     """A file in BioASQ's form: each question with three abstracts, of which the second says nothing, in mixed order."""
     found = []
@@ -46,7 +41,7 @@ def abstracts(path: Path, questions: int = 6, *, silent: tuple[int, ...] = (), *
     return path
 
 
-def test_answers_pooled_over_abstracts(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_answers_pooled_over_abstracts(commands: Commands, tmp_path: Path) -> None:
     file = abstracts(tmp_path / "train.json", 12)
     own = from_data({"train": file, "validation": abstracts(tmp_path / "dev.json")}, kind="spans", metric="mrr").task
     assert own.headline == ("mrr",) and own.metrics == ("mrr", "strict_accuracy", "lenient_accuracy")
@@ -83,11 +78,11 @@ def test_answers_pooled_over_abstracts(kdzoo_command: Commands, tmp_path: Path) 
     assert not {one[:-4] for one in split["train"]["id"]} & {one[:-4] for one in split["validation"]["id"]}
     assert "by question" in held.notes[1]
     given = ("--data", file, *SMALL)
-    said = kdzoo_command.works("compare", *given, "--metric", "mrr", "--methods", "kd", "--out", tmp_path / "out")
+    said = commands.works("compare", *given, "--metric", "mrr", "--methods", "kd", "--out", tmp_path / "out")
     assert "lenient_accuracy" in said
     record = records(tmp_path / "out")["train-kd-0"]
     assert all(isinstance(answers, list) and len(answers) <= 5 for answers in record["predictions"]["validation"])
-    kdzoo_command.works("report", tmp_path / "out")
+    commands.works("report", tmp_path / "out")
 
 
 def test_questions_with_fewer_answers_than_five(tmp_path: Path) -> None:
@@ -115,8 +110,8 @@ def test_questions_with_fewer_answers_than_five(tmp_path: Path) -> None:
     ],
 )
 def test_abstracts_that_cannot_be_pooled(
-    kdzoo_command: Commands, tmp_path: Path, more: tuple[str, ...], broken: dict[str, Any], says: str
+    commands: Commands, tmp_path: Path, more: tuple[str, ...], broken: dict[str, Any], says: str
 ) -> None:
     file = abstracts(tmp_path / "mine.json", **broken)
     given = ("--data", file, *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails("compare", *given, *more, says=("mine", says))
+    commands.fails("compare", *given, *more, says=("mine", says))

@@ -24,11 +24,6 @@ CPU = torch.device("cpu")
 QUICK = ("--providers", "naive,reference,torch", "--seconds", 0, "--device", "cpu")
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(autouse=True)
 def small_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Known rates in place of half a gigabyte copied and two gigaflops multiplied."""

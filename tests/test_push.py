@@ -22,11 +22,6 @@ from kdzoo.errors import KdzooError
 MODEL = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 class Hub:
     """What a hub was sent: repositories by name, each file by its path; or it refuses everything."""
 

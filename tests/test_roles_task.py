@@ -27,11 +27,6 @@ from kdzoo.training.cache import TeacherCache
 SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max-length", "32")
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def spoken(words: str, *rows: str) -> dict[str, Any]:
     return {"words": words.split(), "verbs": [{"tags": row.split()} for row in rows]}
 
@@ -244,16 +239,16 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         task.collator(tokenizer)([rows[0], rows[1]])
 
 
-def test_a_comparison_of_arms(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_of_arms(commands: Commands, tmp_path: Path) -> None:
     asked = ("compare", "--tasks", "sembert", "--arms", "roles,none", *SMALL, "--out", tmp_path)
-    said = kdzoo_command.works(*asked, "--methods", "none,lrc,tinybert")
+    said = commands.works(*asked, "--methods", "none,lrc,tinybert")
     assert "the teacher reads the roles" in said
     found = records(tmp_path)
     assert len(found) == 8 and found["sembert-teacher"]["parameters"] > found["sembert-none-0"]["parameters"]
-    kdzoo_command.works(*asked, "--methods", "none,lrc,tinybert")  # which finds all of it
+    commands.works(*asked, "--methods", "none,lrc,tinybert")  # which finds all of it
 
 
-def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_files_of_roles(commands: Commands, tmp_path: Path) -> None:
     """GLUE's files beside those of a labeller: finetune and distill; what does not fit is named."""
     table = get_task("sembert").synthetic("train", 40, 0)
     (tmp_path / "roles").mkdir()
@@ -265,16 +260,16 @@ def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
         rows = [json.loads(table["roles"][at])[0] for at in taken]
         (tmp_path / "roles" / f"cola.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = ("--task", "cola", "--data", tmp_path, "--roles", tmp_path / "roles", "--epochs", "1", "--max-length", "32")
-    kdzoo_command.works("finetune", *told, "--model", "2x16,heads=2", "--out", tmp_path / "teacher")
+    commands.works("finetune", *told, "--model", "2x16,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--student", "1x16,heads=2", "--method", "kd")
-    kdzoo_command.works("distill", *told, *given, "--out", tmp_path / "student")
+    commands.works("distill", *told, *given, "--out", tmp_path / "student")
     from transformers import AutoModelForSequenceClassification
 
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert type(plain).__name__ == "BertForSequenceClassification"
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"sentence": text}) + "\n" for text in table["sentence"]))
-    assert "the words of the roles' labeller" in kdzoo_command.works("predict", tmp_path / "student", texts)
+    assert "the words of the roles' labeller" in commands.works("predict", tmp_path / "student", texts)
     file = tmp_path / "roles" / "cola.train.jsonl"
     lines = file.read_text().splitlines()
     bad = json.loads(lines[4])
@@ -288,8 +283,8 @@ def test_files_of_roles(kdzoo_command: Commands, tmp_path: Path) -> None:
         ([*lines[:-1], "{"], "cola.train.jsonl, row 28: no JSON"),
     ):
         file.write_text("\n".join(changed) + "\n")
-        kdzoo_command.fails("finetune", *told, "--model", "2x16", "--out", tmp_path / "other", says=(named,))
-    kdzoo_command.fails(
+        commands.fails("finetune", *told, "--model", "2x16", "--out", tmp_path / "other", says=(named,))
+    commands.fails(
         "check", "kd", "--tasks", "cola", "--roles", tmp_path, "--knowledge", "x", says=("give one of them",)
     )
 
@@ -355,10 +350,10 @@ def test_what_is_above_the_encoder_begins_as_pytorch_has_it(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_roles_help_a_small_teacher_from_scratch(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_roles_help_a_small_teacher_from_scratch(commands: Commands, tmp_path: Path) -> None:
     """Two of five synthetic sentences are open without their roles."""
     asked = ("compare", "--tasks", "sembert", "--arms", "roles,none,shuffled", "--methods", "none", "--seeds", "1")
-    kdzoo_command.works(*asked, "--out", tmp_path)
+    commands.works(*asked, "--out", tmp_path)
     scores = {name: record["score"] for name, record in records(tmp_path).items() if name.endswith("-teacher")}
     assert scores["sembert-teacher"] > 95
     assert scores["sembert-none-teacher"] < 88 and scores["sembert-shuffled-teacher"] < 88

@@ -20,11 +20,6 @@ from kdzoo.bench.grid.settings import resolve
 from kdzoo.tasks import get_task, load
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.mark.parametrize("which", ["best", "all"])
 def test_students_are_kept(commands: Commands, tmp_path: Path, which: str) -> None:
     given = ("--tasks", "sst2", "--methods", "none,kd", "--seeds", 2, *SIZES, "--evaluations", 0)

@@ -30,11 +30,6 @@ SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max
 LENGTH = 40
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def squad_file(path: Path, paragraphs: int = 6, *, impossible: bool = False, **broken: Any) -> Path:
     """A file in SQuAD's form with two questions a paragraph."""
     found = []
@@ -230,10 +225,10 @@ def test_synthetic_rows_are_their_own() -> None:
         passages.generate("test")
 
 
-def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_whole(commands: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("compare", "--tasks", "squad,ner", *SMALL, "--methods", "kd,tinybert", "--out", out)
-    assert "exact_match" in kdzoo_command.works(*asked)
+    assert "exact_match" in commands.works(*asked)
     found = records(out)
     assert len(found) == 6
     teacher = found["squad-teacher"]
@@ -251,17 +246,17 @@ def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
     estimate = Bootstrap([*found.values()], resamples=50).score("kd", "squad")
     assert estimate is not None and estimate.low <= estimate.value <= estimate.high
     (out / "cells" / "squad-kd-0.json").unlink()
-    kdzoo_command.works(*asked)  # which makes that cell again
+    commands.works(*asked)  # which makes that cell again
     assert records(out)["squad-kd-0"]["predictions"] == found["squad-kd-0"]["predictions"]
 
 
-def test_a_model_trained_here_is_a_teacher(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_model_trained_here_is_a_teacher(commands: Commands, tmp_path: Path) -> None:
     data = ("--task", "squad", *ROWS, "--max-length", "48")
-    kdzoo_command.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
+    commands.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--student", "1x16,heads=2")
-    kdzoo_command.works("distill", *data, *given, "--method", "lrc", "--out", tmp_path / "student")
+    commands.works("distill", *data, *given, "--method", "lrc", "--out", tmp_path / "student")
     other = ("distill", "--task", "ner", *ROWS, *given, "--method", "kd", "--out", tmp_path / "other")
-    kdzoo_command.fails(*other, says=("token-classification",))
+    commands.fails(*other, says=("token-classification",))
 
 
 @pytest.mark.parametrize("name", ["train-v1.1.json.gz", "train.json"])
@@ -278,7 +273,7 @@ def test_a_folder_of_squad_s_files(tmp_path: Path, name: str) -> None:
         load(get_task("squad"), tmp_path)
 
 
-def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_data_of_one_s_own(commands: Commands, tmp_path: Path) -> None:
     file = squad_file(tmp_path / "mine.json", 20)
     own = from_data(file, kind="spans", metric="exact_match")
     rows = own.task.rows()
@@ -287,11 +282,11 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     assert not {*rows["train"]["context"]} & {*rows["validation"]["context"]}, "a paragraph's questions stay together"
     assert "by paragraph" in own.notes[1]
     small = (*SMALL, "--methods", "none", "--out", tmp_path / "out")
-    kdzoo_command.works("compare", "--data", file, "--kind", "spans", *small)
+    commands.works("compare", "--data", file, "--kind", "spans", *small)
     assert "mine-none-0" in records(tmp_path / "out")
     described = tmp_path / "named.yaml"
     described.write_text("kind: spans\nfiles: {train: mine.json, validation: mine.json}\n")
-    said = kdzoo_command.works("check", "none", "--tasks", described, "--teacher", "2x32,heads=2")
+    said = commands.works("check", "none", "--tasks", described, "--teacher", "2x32,heads=2")
     assert "40 of 40 validation questions on a paragraph that training has" in said
 
 
@@ -302,7 +297,7 @@ def test_answers_that_occur_more_than_once_are_said(tmp_path: Path) -> None:
     assert sum(map(len, rows.values())) == 12, "they are kept"
 
 
-def test_answers_that_are_not_at_their_place_are_counted(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_answers_that_are_not_at_their_place_are_counted(commands: Commands, tmp_path: Path) -> None:
     """Of some it is said that they teach nothing; where none is at its place nothing would be learned at all."""
     data = json.loads(squad_file(tmp_path / "mine.json", 20).read_text())
     entries = [(one["context"], qa) for one in data["data"][0]["paragraphs"] for qa in one["qas"]]
@@ -313,12 +308,10 @@ def test_answers_that_are_not_at_their_place_are_counted(kdzoo_command: Commands
             answer["answer_start"] = 2 if context.index(answer["text"]) > 8 else 12
         (tmp_path / "mine.json").write_text(json.dumps(data))
         if wrong == 3:
-            ran = kdzoo_command(*given, "--out", tmp_path / "out")
+            ran = commands(*given, "--out", tmp_path / "out")
             assert ran.code == 0 and "with an answer teach neither start nor end" in ran.out + ran.err
         else:
-            kdzoo_command.fails(
-                *given, "--out", tmp_path / "all", says=("is not at its answer_start, nor that of any",)
-            )
+            commands.fails(*given, "--out", tmp_path / "all", says=("is not at its answer_start, nor that of any",))
 
 
 def test_settings_of_questions_in_a_file(tmp_path: Path) -> None:
@@ -355,10 +348,10 @@ def test_settings_of_questions_in_a_file(tmp_path: Path) -> None:
         *models.SQUAD.values(),
     ],
 )
-def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, broken: dict[str, Any], says: str) -> None:
+def test_files_that_are_none(commands: Commands, tmp_path: Path, broken: dict[str, Any], says: str) -> None:
     file = squad_file(tmp_path / "mine.json", **broken)
     given = ("--data", file, "--kind", "spans", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails("compare", *given, says=("mine.json", says))
+    commands.fails("compare", *given, says=("mine.json", says))
 
 
 def test_a_paragraph_that_is_no_text_is_named_by_its_question(tmp_path: Path) -> None:
@@ -380,18 +373,18 @@ def test_answers_in_another_form(answers: Any, tmp_path: Path) -> None:
         from_data(tmp_path / "rows.jsonl", kind="spans")
 
 
-def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_what_else_is_refused(commands: Commands, tmp_path: Path) -> None:
     file = squad_file(tmp_path / "mine.json")
     own = ("compare", "--data", file, "--kind", "spans", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails(*own, "--text", "context", says=("questions have no --text",))
+    commands.fails(*own, "--text", "context", says=("questions have no --text",))
     squad_file(tmp_path / "long.json", question="who " * 30 + "?")
     long = ("compare", "--data", tmp_path / "long.json", *own[3:], "--methods", "none", "--max-length", "32")
     says = ("long, question '1-0': 31 pieces of it are read", "at --max-length 32; give 35 or more")
-    kdzoo_command.fails(*long, says=says)
-    kdzoo_command.fails(*own, "--metric", "accuracy", says=("for spans there are exact_match, f1",))
+    commands.fails(*long, says=says)
+    commands.fails(*own, "--metric", "accuracy", says=("for spans there are exact_match, f1",))
     other = ("compare", "--data", file, "--kind", "span", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails(*other, says=("'span'", "did you mean"))
+    commands.fails(*other, says=("'span'", "did you mean"))
     squad = ("compare", "--tasks", "squad", "--data", "hub", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails(*squad, says=("squad is none of GLUE's tasks",))
+    commands.fails(*squad, says=("squad is none of GLUE's tasks",))
     with pytest.raises(KdzooError, match="1 answers and 0 places"):
         get_task("squad").parse({"id": "a", "question": "b", "context": "c", "answers": ["c"], "starts": []})

@@ -30,11 +30,6 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 100)
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def difference(records: list[dict[str, Any]], method: str, against: str, **options: Any) -> Estimate | None:
     return Bootstrap(records, **options).difference(method, against)
 

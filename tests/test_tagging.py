@@ -17,11 +17,6 @@ from kdzoo.tasks.predicates import tagged, tokens_of
 from kdzoo.tasks.roles import read_roles
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def doc(*lines: str) -> list[Any]:
     """Tokens with spaCy's attributes, from ``word lemma pos tag dep head [entity]``; ``_`` stands for white space."""
     tokens = []

@@ -86,11 +86,6 @@ def made(tmp_path: Path) -> Made:
     return Made(own.task, own.task.rows()["train"], file, pretrained(tmp_path / "bert"))
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.mark.parametrize("arm", ["frozen", "tuned"])
 def test_a_pretrained_encoder_is_read(arm: str, made: Made, tmp_path: Path) -> None:
     task = made.task
@@ -355,19 +350,19 @@ def test_one_of_a_single_vocabulary_still_loads(made: Made, tmp_path: Path) -> N
     assert student.config.separate_targets and student.config.vocab_size == len(encoder.student)
 
 
-def test_a_comparison_and_a_distillation(kdzoo_command: Commands, made: Made, tmp_path: Path) -> None:
+def test_a_comparison_and_a_distillation(commands: Commands, made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     data, models = ("--data", made.file, *OWN), ("--teacher", f"1x16,heads=2,frozen={made.bert}")
     asked = ("compare", *data, *SHORT, *models, "--student", "1x16,heads=2", "--evaluations", "1", "--out", out)
-    kdzoo_command.fails(*asked, "--methods", "tinybert", says=("tinybert on mine", "a tokenizer of its own"))
-    kdzoo_command.works(*asked, "--methods", "word_kd")
+    commands.fails(*asked, "--methods", "tinybert", says=("tinybert on mine", "a tokenizer of its own"))
+    commands.works(*asked, "--methods", "word_kd")
     found = records(out)
     assert len(found) == 2 and all("bleu" in record["metrics"] for record in found.values())
     written = {file: file.stat().st_mtime_ns for file in out.glob("[ct]*/**/*.json")}
-    kdzoo_command.works(*asked, "--methods", "word_kd")
+    commands.works(*asked, "--methods", "word_kd")
     assert written == {file: file.stat().st_mtime_ns for file in out.glob("[ct]*/**/*.json")}
     told = ("distill", *data, *SHORT, "--teacher", out / "teachers/mine", "--student", "teacher:0/0")
-    kdzoo_command.works(*told, "--method", "tinybert", "--out", tmp_path / "student")
+    commands.works(*told, "--method", "tinybert", "--out", tmp_path / "student")
     assert vocabularies(load_tokenizer(tmp_path / "student")) == vocabularies(load_tokenizer(out / "teachers/mine"))
     assert FOLDER in (tmp_path / "student/README.md").read_text()
     assert str(tmp_path) not in (tmp_path / "student/config.json").read_text()
@@ -375,4 +370,4 @@ def test_a_comparison_and_a_distillation(kdzoo_command: Commands, made: Made, tm
     config = json.loads((out / "config.json").read_text())
     del config["shared"]["separate_targets"]
     (out / "config.json").write_text(json.dumps(config))
-    kdzoo_command.fails(*asked, "--methods", "word_kd", says=("separate_targets is None there and True here",))
+    commands.fails(*asked, "--methods", "word_kd", says=("separate_targets is None there and True here",))

@@ -20,11 +20,6 @@ from kdzoo.training.stopwatch import PARTS
 SIZES = ("--teacher", "2x16,heads=2", "--student", "1x8,heads=2", "--steps", 2, "--repeats", 2, "--warmup", 1)
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def test_every_method_batch_and_length(commands: Commands, tmp_path: Path) -> None:
     record = tmp_path / "throughput.json"
     shapes = ("--batch-sizes", "2,3", "--lengths", "8,16")

@@ -27,11 +27,6 @@ SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max
 CONLL = "Marie B-PER\nCurie I-PER\nlived O\n\nin O\nParis B-LOC\n\nhe O\nleft O\n\nParis B-LOC\n\n"
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def tags(rng: random.Random, like: list[list[str]]) -> list[list[str]]:
     names = ["O", "B-X", "I-X", "B-Y", "I-Y"]
     return [[tag if rng.random() < 0.6 else rng.choice(names) for tag in one] for one in like]
@@ -176,10 +171,10 @@ def test_synthetic_rows_are_their_own() -> None:
     assert {tag for tags in whole["tags"] for tag in tags} <= set(entities.TAGS)
 
 
-def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_comparison_whole(commands: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     asked = ("compare", "--tasks", "ner", *SMALL, "--methods", "none,kd", "--seeds", "2", "--out", out)
-    assert "entity_f1" in kdzoo_command.works(*asked)
+    assert "entity_f1" in commands.works(*asked)
     found = records(out)
     assert len(found) == 5
     teacher = found["ner-teacher"]
@@ -191,18 +186,18 @@ def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path) -> None:
         assert record["metrics"]["entity_f1"] == pytest.approx(entity_f1(references, predicted)["f1"])
         assert record["score"] == pytest.approx(100 * record["metrics"]["entity_f1"])
     times = {name: (out / "cells").stat().st_mtime_ns for name in found}
-    kdzoo_command.works(*asked)  # which finds all of it
+    commands.works(*asked)  # which finds all of it
     assert {name: (out / "cells").stat().st_mtime_ns for name in found} == times
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_a_model_trained_here_is_a_teacher(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_model_trained_here_is_a_teacher(commands: Commands, tmp_path: Path) -> None:
     from transformers import AutoModelForTokenClassification
 
     data = ("--task", "ner", *ROWS, "--max-length", "32")
-    kdzoo_command.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
+    commands.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--student", "1x16,heads=2", "--cache-folder", tmp_path / "cache")
-    kdzoo_command.works("distill", *data, *given, "--method", "lrc", "--out", tmp_path / "student")
+    commands.works("distill", *data, *given, "--method", "lrc", "--out", tmp_path / "student")
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "student")
     assert tuple(loaded.config.id2label.values()) == entities.TAGS
 
@@ -223,7 +218,7 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
         ModelSpec.parse(str(tmp_path)).build(TokenClassification("ner", ("O", *[f"B-{n}" for n in "abcdef"])))
 
 
-def test_a_folder_s_own_tags(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_folder_s_own_tags(commands: Commands, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "ner"
     folder.mkdir(parents=True)
     for name in ("train.txt", "devel.txt", "test.txt"):
@@ -231,13 +226,13 @@ def test_a_folder_s_own_tags(kdzoo_command: Commands, tmp_path: Path) -> None:
     task = get_task("ner").adapted(str(tmp_path / "data"))
     assert task.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER") and task.test_split == "test"
     data = ("--tasks", "ner", "--data", tmp_path / "data", *SMALL, "--methods", "none", "--out", tmp_path / "out")
-    said = kdzoo_command.works("compare", *data)
+    said = commands.works("compare", *data)
     assert "5 tags (LOC, PER)" in said
     assert set(records(tmp_path / "out")["ner-none-0"]["test"]) == {"score", "metrics", "rows"}
     assert get_task("ner").adapted("synthetic").labels == entities.TAGS
 
 
-def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_data_of_one_s_own(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "mine.tsv"
     file.write_text(CONLL.replace(" ", "\t") * 10)
     own = from_data(file, kind="tokens", metric="strict_f1")
@@ -251,7 +246,7 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
     described = tmp_path / "mine.yaml"
     described.write_text("kind: tokens\nfiles: mine.tsv\nname: named\n")
     small = (*SMALL, "--methods", "none", "--out", tmp_path / "out")
-    kdzoo_command.works("compare", "--tasks", described, *small)
+    commands.works("compare", "--tasks", described, *small)
     assert "named-none-0" in records(tmp_path / "out")
 
 
@@ -266,11 +261,11 @@ def test_data_of_one_s_own(kdzoo_command: Commands, tmp_path: Path) -> None:
         ("text_a\tlabel\na b\tO\n", ("row 2", "1 tags and 2 words")),
     ],
 )
-def test_files_that_are_none(kdzoo_command: Commands, tmp_path: Path, text: str, says: tuple[str, ...]) -> None:
+def test_files_that_are_none(commands: Commands, tmp_path: Path, text: str, says: tuple[str, ...]) -> None:
     file = tmp_path / "mine.tsv"
     file.write_text(text)
     given = ("--data", file, "--kind", "tokens", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails("compare", *given, says=("mine.tsv", *says))
+    commands.fails("compare", *given, says=("mine.tsv", *says))
 
 
 @pytest.mark.parametrize("tags", [["O", "I-X"], ["B-X", "I-Y"], ["O", "I"]])
@@ -286,20 +281,20 @@ def test_entities_that_the_strict_score_does_not_see_are_counted(tags: list[str]
         strict.check_rows("validation", _lists([["a", "b"]], [["B-X", "I-X"]]), None)
 
 
-def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_what_else_is_refused(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "mine.tsv"
     file.write_text(CONLL * 5)
     own = ("compare", "--data", file, "--kind", "tokens", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails(*own, "--metric", "accuracy", says=("accuracy", "for tokens there are entity_f1"))
-    kdzoo_command.fails(*own, "--labels", "O,B-PER", says=("row 1", "'I-PER' is none of mine's tags"))
+    commands.fails(*own, "--metric", "accuracy", says=("accuracy", "for tokens there are entity_f1"))
+    commands.fails(*own, "--labels", "O,B-PER", says=("row 1", "'I-PER' is none of mine's tags"))
     (tmp_path / "rows.jsonl").write_text('{"words": ["a"], "tag": ["O"]}\n' * 9)
     other = (*own[:1], "--data", tmp_path / "rows.jsonl", *own[3:])
-    kdzoo_command.fails(*other, says=("rows.jsonl: no column 'tags' of tags; it has words, tag",))
-    kdzoo_command.fails(*own, "--label-separator", ";", says=("--label-separator",))
+    commands.fails(*other, says=("rows.jsonl: no column 'tags' of tags; it has words, tag",))
+    commands.fails(*own, "--label-separator", ";", says=("--label-separator",))
     glove = tmp_path / "glove.txt"
     glove.write_text("a 0.1\n")
     given = ("compare", "--tasks", "ner", *SMALL, "--out", tmp_path / "out", "--augment", "1", "--glove", glove)
-    kdzoo_command.fails(*given, says=("ner has labels at its words", "--augment"))
+    commands.fails(*given, says=("ner has labels at its words", "--augment"))
     with pytest.raises(KdzooError, match="row 2, 1 tags and 2 words"):
         from_data({"train": _lists([["a"], ["b", "c"]], [["O"], ["B"]])}, kind="tokens")
     with pytest.raises(KdzooError, match="'B-NEW' is none of data's tags"):
@@ -315,6 +310,6 @@ def _lists(words: list[list[str]], marks: list[list[str]]) -> object:
     return Dataset.from_dict({"words": words, "tags": marks})
 
 
-def test_losses_on_rows_labels_are_refused(kdzoo_command: Commands) -> None:
+def test_losses_on_rows_labels_are_refused(commands: Commands) -> None:
     given = ("check", "codir,srrl,minilmv2", "--tasks", "ner", "--teacher", "2x32,heads=2", "--train-rows", "32")
-    kdzoo_command.fails(*given, says=("needs one label a row",))
+    commands.fails(*given, says=("needs one label a row",))

@@ -38,11 +38,6 @@ from kdzoo.training.trainer import DistillationTrainer
 SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max-length", "32")
 
 
-@pytest.fixture
-def kdzoo_command(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def a_graph(rng: random.Random, entities: int = 12, triples: int = 60) -> Graph:
     """Entities of which some have the same text, and some the same pieces once they are cut."""
     texts = [f"{rng.choice('abcdef')}{rng.choice('uvw')} {rng.choice('xy')}" for _ in range(entities)]
@@ -391,12 +386,12 @@ def test_the_synthetic_graph() -> None:
     assert len(task.synthetic("train", 10**6, 0)["head"]) == len(graph.train)
 
 
-def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_whole(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdzoo.tasks.knowledge_graphs.GLIMPSE", 2)
     out = tmp_path / "out"
     small = (*SMALL, "--train-rows", "24", "--validation-rows", "6", "--epochs", "1.5", "--evaluations", "1")
     asked = ("compare", "--tasks", "umls,wn18rr,wn11", *small, "--methods", "none,kd", "--out", out)
-    said = kdzoo_command.works(*asked)
+    said = commands.works(*asked)
     found = records(out)
     assert len(found) == 9
     record = found["umls-kd-0"]
@@ -407,29 +402,29 @@ def test_a_comparison_whole(kdzoo_command: Commands, tmp_path: Path, monkeypatch
     assert (record["steps"], found["wn11-kd-0"]["steps"]) == (14, 5)  # an epoch has 24 * 6 and 24 * 2 rows
     assert record["cached"] and found["wn11-kd-0"]["cached"]
     assert len(record["curve"]) == 2 and record["curve"][-1]["score"] != record["score"], "it is of fewer triples"
-    kdzoo_command.works(*asked)  # which finds all of it
+    commands.works(*asked)  # which finds all of it
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_a_bi_encoder_is_distilled(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_a_bi_encoder_is_distilled(commands: Commands, tmp_path: Path) -> None:
     data = ("--task", "umls", *SMALL[4:], "--train-rows", "24", "--validation-rows", "4")
-    kdzoo_command.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
+    commands.works("finetune", *data, "--model", "2x32,heads=2", "--out", tmp_path / "teacher")
     given = ("--teacher", tmp_path / "teacher", "--cache-folder", tmp_path / "cache", "--out", tmp_path / "student")
-    kdzoo_command.works("distill", *data, *given, "--student", "bi:1x16,heads=2", "--method", "kd")
+    commands.works("distill", *data, *given, "--student", "bi:1x16,heads=2", "--method", "kd")
     assert load_bi_encoder(tmp_path / "student").config.bi_encoder
     given = (*given[:-1], tmp_path / "other")
-    kdzoo_command.fails(
+    commands.fails(
         "distill", *data, *given, "--student", "bi:2x16,heads=2", "--method", "pkd", says=("bi-encoder", "two passes")
     )
     # Its folder without bi: is no encoder to begin a plain student from, which would carry its mark, nor a teacher.
     plain = ("--method", "kd", "--teacher", tmp_path / "teacher", "--student", tmp_path / "student")
     for told in (plain, (*plain[:3], tmp_path / "student", "--student", "1x16,heads=2")):
-        kdzoo_command.fails("distill", *data, *told, *given[-2:], says=("holds a bi-encoder", f"bi:{tmp_path}"))
+        commands.fails("distill", *data, *told, *given[-2:], says=("holds a bi-encoder", f"bi:{tmp_path}"))
     assert not (tmp_path / "other").exists() or not any((tmp_path / "other").glob("*.safetensors"))
     asked = ("compare", "--tasks", "umls", "--teacher", "bi:2x32", "--out", tmp_path / "out")
-    kdzoo_command.fails(*asked, says=("bi:2x32 is a bi-encoder, which is for students",))
+    commands.fails(*asked, says=("bi:2x32 is a bi-encoder, which is for students",))
     told = ("--method", "kd", "--teacher", f"bi:{tmp_path / 'student'}", "--student", "1x16,heads=2", *given[-2:])
-    kdzoo_command.fails("distill", *data, *told, says=("is a bi-encoder, which is for students",))
+    commands.fails("distill", *data, *told, says=("is a bi-encoder, which is for students",))
 
 
 def written(folder: Path, graph: Graph, **changed: str) -> Path:
@@ -448,7 +443,7 @@ def written(folder: Path, graph: Graph, **changed: str) -> Path:
     return folder
 
 
-def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_folders(commands: Commands, tmp_path: Path) -> None:
     graph = a_graph(random.Random(4))
     folder = written(tmp_path / "data" / "umls", graph)
     task = get_task("umls").adapted(str(tmp_path / "data"))
@@ -462,7 +457,7 @@ def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
     with pytest.raises(KdzooError, match="another graph"):
         get_task("wn11").encode(data["train"], None, 16)
     given = (*SMALL, "--methods", "none", "--evaluations", "0", "--out", tmp_path / "out")
-    said = kdzoo_command.works("compare", "--tasks", "umls", "--data", tmp_path / "data", *given)
+    said = commands.works("compare", "--tasks", "umls", "--data", tmp_path / "data", *given)
     assert "12 entities, 4 relations, 40 training triples" in said
     test = records(tmp_path / "out")["umls-none-0"]["test"]
     assert test["rows"] == 10 and "mrr" in test["metrics"]
@@ -471,7 +466,7 @@ def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
     described = tmp_path / "mine.yaml"
     described.write_text(f"kind: links\nfiles: {folder}\nname: linked\ngraph: {{candidates: 5, negatives: 2}}\n")
     told = ("--tasks", described, *given[:-1], tmp_path / "yaml")
-    assert "among a fixed 5 of 12" in kdzoo_command.works("compare", *told)
+    assert "among a fixed 5 of 12" in commands.works("compare", *told)
     assert records(tmp_path / "yaml")["linked-none-0"]["kind"] == "sampled_ranking"
     for kind, name in (("triples", "umls-triples"), ("relations", "umls-relations")):
         found = from_data(folder, kind=kind)
@@ -492,22 +487,20 @@ def test_folders(kdzoo_command: Commands, tmp_path: Path) -> None:
     ],
 )
 def test_folders_that_are_none(
-    kdzoo_command: Commands, tmp_path: Path, changed: dict[str, str], says: tuple[str, ...]
+    commands: Commands, tmp_path: Path, changed: dict[str, str], says: tuple[str, ...]
 ) -> None:
     written(tmp_path / "data" / "umls", a_graph(random.Random(4)), **changed)
-    kdzoo_command.fails("compare", "--tasks", "umls", "--data", tmp_path / "data", "--out", tmp_path / "o", says=says)
+    commands.fails("compare", "--tasks", "umls", "--data", tmp_path / "data", "--out", tmp_path / "o", says=says)
 
 
-def test_what_else_is_refused(kdzoo_command: Commands, tmp_path: Path) -> None:
+def test_what_else_is_refused(commands: Commands, tmp_path: Path) -> None:
     folder = written(tmp_path / "mine", a_graph(random.Random(4)))
     asked = ("compare", "--data", folder, "--kind", "links", *SMALL, "--out", tmp_path / "out")
-    kdzoo_command.fails(*asked, "--text", "head", says=("triples have no --text",))
-    kdzoo_command.fails(*asked, "--metric", "accuracy", says=("accuracy", "for ranking there are mr"))
-    kdzoo_command.fails(*asked, "--metric", "mr", says=("less is better of mr",))
-    kdzoo_command.fails(
-        *asked, "--augment", "1", "--glove", folder / "train.tsv", says=("exchanged words", "--augment")
-    )
-    kdzoo_command.fails("compare", "--data", folder / "train.tsv", *asked[3:], says=("read from a folder",))
+    commands.fails(*asked, "--text", "head", says=("triples have no --text",))
+    commands.fails(*asked, "--metric", "accuracy", says=("accuracy", "for ranking there are mr"))
+    commands.fails(*asked, "--metric", "mr", says=("less is better of mr",))
+    commands.fails(*asked, "--augment", "1", "--glove", folder / "train.tsv", says=("exchanged words", "--augment"))
+    commands.fails("compare", "--data", folder / "train.tsv", *asked[3:], says=("read from a folder",))
     with pytest.raises(KdzooError, match="setting of links"):
         from_data(folder, kind="links", graph={"negative": 1})
     with pytest.raises(KdzooError, match="negatives is 'two'"):

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Commands
 from hostile import configurations, names
 
 import kdzoo
 from kdzoo.errors import KdzooError, printable
-
-
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
 
 
 def test_a_message_is_a_screen_long_and_printable() -> None:

@@ -33,11 +33,6 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 def made(folder: Path, lines: list[str], **told: Any) -> Comparison:
     """A comparison that is checked and not run, and what it says."""
     console = Console(file=io.StringIO(), width=200)

@@ -25,11 +25,6 @@ from kdzoo.tasks import get_task, load
 from kdzoo.tasks.question_answering import ANSWERS, NULLABLE
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a moment on rows of one's own."""

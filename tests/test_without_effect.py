@@ -16,11 +16,6 @@ from kdzoo.objectives.overrides import check_told_once, load_recipes
 from kdzoo.objectives.recipe import Recipe
 
 
-@pytest.fixture
-def commands(capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(capsys)
-
-
 @pytest.mark.parametrize(("arguments", "says"), configurations.IDLE, ids=names.shown)
 def test_a_setting_without_effect(arguments: tuple[str, ...], says: str, commands: Commands, tmp_path: Path) -> None:
     out = () if arguments[0] in ("check", "bench") else ("--out", tmp_path / "out")

@@ -23,7 +23,7 @@ def check_positive(label: str, **options: Any) -> None:
 def check_not_negative(label: str, **options: Any) -> None:
     """Refuse options that are not finite numbers from 0 on."""
     for option, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
             raise KdzooError(f"{label}: {option} is {value!r}; it must be 0 or above, and finite")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,36 @@ def test_a_model_that_is_trained_from_another_token_than_it_writes_from_is_refus
             model = MBartForConditionalGeneration(config)
             with pytest.raises(KdzooError, match=r"trained from 3, the last .* decoder_start_token_id=9; set it to 3"):
                 check_decoder(model, "it", 40, tokenizer)
+
+
+def test_a_model_that_writes_another_first_token_than_it_learns_to_is_refused_and_one_of_no_language_told_of() -> None:
+    """NLLB's and mBART-50's targets begin with the token of their language, which ``generate`` is told to write."""
+    import copy
+
+    from tokenizers import processors
+
+    *_, plain = made(2)
+    tokenizer, language = copy.deepcopy(plain), "[DEU]"
+    tokenizer.add_special_tokens({"additional_special_tokens": [language]})
+    number = tokenizer.convert_tokens_to_ids(language)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{language} $A [SEP]", special_tokens=[(language, number), ("[SEP]", 3)]
+    )
+    teacher = family("Bart", len(tokenizer))
+    with pytest.warns(
+        kdzoo.KdzooWarning, match=rf"it \(.*\) is not told in which language.*set forced.* to {number} in"
+    ):
+        check_decoder(teacher, "it", 40, tokenizer)
+    teacher.generation_config.forced_bos_token_id = number
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_decoder(teacher, "it", 40, tokenizer)
+        teacher.generation_config.forced_bos_token_id = plain("a")["input_ids"][0]
+        check_decoder(teacher, "it", 40, plain)
+    with pytest.raises(
+        KdzooError, match=rf"writes forced_bos_token_id=2 first, and .* targets begin with {number}, '.DEU"
+    ):
+        check_decoder(teacher, "it", 40, tokenizer)
 
 
 @pytest.mark.parametrize("forced", [None, 3])

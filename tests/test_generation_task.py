@@ -383,6 +383,27 @@ def test_bad_input_is_one_line(commands: Commands, tmp_path: Path) -> None:
     commands.fails(*decoders, says=("decoder= is for tasks that write text",))
 
 
+def test_a_target_that_is_too_long_for_the_teacher_alone_is_refused(commands: Commands, tmp_path: Path) -> None:
+    """Before it would be in the teacher's decoding, or in what the teacher is compared at."""
+    task, rows, _, _ = made()
+    words, letters = (reversible_tokenizer(task.texts(rows), size=size) for size in (2000, 261))
+    rows = rows.map(lambda row: {"target": [row["target"][0][:20]]})
+    longest, other = (
+        max(len(of(text_target=row[0])["input_ids"]) for row in rows["target"]) for of in (words, letters)
+    )
+    assert other > longest + 4
+    for name, tokenizer in (("teacher", letters), ("student", words)):
+        family("Bart", len(tokenizer)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    file = tmp_path / "mine.jsonl"
+    rows.to_json(file)
+    both = ("--teacher", tmp_path / "teacher", "--student", tmp_path / "student", "--out", tmp_path / "o")
+    data = ("--data", file, "--kind", "seq2seq", "--decoding", f"max_target={longest + 4}", "--max-length", 64)
+    says = ("mine, train rows, target", f"max_target is {longest + 4}")
+    commands.fails("distill", *data, *both, "--method", "seq_kd", says=says)
+    assert not (tmp_path / "o/decoded").exists()
+
+
 def test_models_that_cannot_write_are_refused(commands: Commands, tmp_path: Path) -> None:
     task, rows, _, tokenizer = made()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

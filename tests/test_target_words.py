@@ -199,6 +199,18 @@ def test_what_is_written_is_read_back(made: Made) -> None:
     assert texts == [of[0] for of in made.rows["target"][:3]]
 
 
+def test_students_of_the_same_words_write_by_their_teachers_rules(made: Made) -> None:
+    plain = ModelSpec.parse("1x16,heads=2").build(
+        made.task, tokenizer=made.encoder("1x16,heads=2").teacher, positions=64
+    )
+    plain.generation_config.repetition_penalty = 1.5
+    for student in ("1x8,heads=2", "teacher:0", f"1x8,heads=2,frozen={made.bert}"):
+        built = ModelSpec.parse(student).build(made.task, teacher=plain)
+        assert built.generation_config.repetition_penalty == 1.5, student
+        back = ModelSpec.parse("1x8,heads=2").build(made.task, teacher=built)
+        assert back.generation_config.repetition_penalty == 1.5, student
+
+
 def test_students_share_what_they_can(made: Made, tmp_path: Path) -> None:
     other = pretrained(tmp_path / "other", "more")
     teacher = f"2x16,heads=2,frozen={made.bert}"

@@ -101,7 +101,8 @@ def run_one(
     model, guide = _models(above, below, task, encoder, budget, seed, say)
     check_targets(recipe, task)
     for split, split_rows in rows.items():
-        task.check_rows(split, split_rows, encoder.student)
+        for tokenizer in {id(one): one for one in (encoder.teacher, encoder.student)}.values():
+            task.check_rows(split, split_rows, tokenizer)
     if cut := task.about_length(rows["train"], encoder.student, budget.max_length):
         say(f"{task.name}: {cut}")
     objective = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)

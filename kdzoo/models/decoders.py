@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdzoo.errors import KdzooError
+from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.heads import has_decoder, stack_config, unwrap, vocabulary_size
 from kdzoo.models.vocabulary import end_of_texts
 from kdzoo.tasks.pieces import IGNORED
@@ -67,6 +68,7 @@ def check_decoder(model: Any, what: str, longest: int | None, tokenizer: Any = N
             )
     if tokenizer is not None:
         _check_start(inner, what, tokenizer)
+        _check_first(inner, what, tokenizer)
         _check_end(inner, what, tokenizer)
     most = decoder_positions(inner)
     if most is not None and longest > most:
@@ -84,6 +86,28 @@ def _check_start(model: Any, what: str, tokenizer: Any) -> None:
             f"{what} ({type(model).__name__}) is trained from {first}, the last token of a target, and would write "
             f"from decoder_start_token_id={own}; set it to {first} in config.json, or have the tokenizer write "
             "targets in the language that it names (tgt_lang)"
+        )
+
+
+def _check_first(model: Any, what: str, tokenizer: Any) -> None:
+    """Refuse a model that writes another first token than it learns to; warn of one that is told no language."""
+    first = int(tokenizer(text_target="a")["input_ids"][0])
+    word = tokenizer.convert_ids_to_tokens(first)
+    told = getattr(getattr(model, "generation_config", None), "forced_bos_token_id", None)
+    if told is not None and told != first:
+        raise KdzooError(
+            f"{what} ({type(model).__name__}) writes forced_bos_token_id={told!r} first, and its tokenizer's targets "
+            f"begin with {first}, {word!r}; set it to {first} in its generation_config.json, leave it out, or have "
+            "the tokenizer write targets in the language that it names (tgt_lang)"
+        )
+    usual = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "cls", "eos", "sep", "pad", "unk", "mask")}
+    if told is None and first in {*tokenizer.all_special_ids} - usual:
+        warnings.warn(
+            f"{what} ({type(model).__name__}) is not told in which language to write: its tokenizer's targets begin "
+            f"with {word!r}; unless it is trained on such, set forced_bos_token_id to {first} in its "
+            "generation_config.json",
+            KdzooWarning,
+            stacklevel=3,
         )
 
 

@@ -346,7 +346,7 @@ class ModelSpec:
             if not str(error).startswith("Unrecognized configuration class"):
                 raise
             raise KdzooError(f"{self.text!r}: transformers has no {kind.__name__} of {config.model_type!r}") from None
-        if same and getattr(model, "generation_config", None) is not None:
+        if getattr(model, "generation_config", None) is not None and (same or _writes_the_same(config, above)):
             student.generation_config = copy.deepcopy(model.generation_config)  # both write by the same rules
         if self.teacher_layers is not None and has_decoder(model):
             copy_stacks(model, student, self.teacher_layers, self.teacher_decoder or self.teacher_layers)
@@ -431,3 +431,11 @@ class ModelSpec:
             f"{task.name}: the teacher {self.text!r} has no names for its labels (LABEL_0 ...); they are taken in the "
             f"task's order: {', '.join(names.values())}"
         )
+
+
+def _writes_the_same(config: Any, other: Any) -> bool:
+    """Whether encoder-decoders of two configurations write the same words, from the same token to the same one."""
+    names = ("is_encoder_decoder", "vocab_size", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+    return bool(config.is_encoder_decoder) and all(
+        getattr(config, name, None) == getattr(other, name, None) for name in names
+    )

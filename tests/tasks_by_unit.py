@@ -50,6 +50,7 @@ def trainer(
     cache: Any = None,
     batch: int = 8,
     pieces: int = 1,
+    **told: Any,
 ) -> DistillationTrainer:
     """A trainer of a student for three steps, of ``pieces`` micro-batches each."""
     arguments = TrainingArguments(
@@ -65,6 +66,7 @@ def trainer(
         report_to="none",
         disable_tqdm=True,
         save_strategy="no",
+        **told,
     )
     return DistillationTrainer(
         model=model(getattr(task, "inner", task), tokenizer, "1x16,heads=2", seed=1),  # plain, whatever the teacher is
@@ -95,5 +97,6 @@ def compared(objective: Any, student: Any, teacher: Any, batch: dict[str, Any]) 
         inputs = {name: batch[name] for name in accepted_inputs(side) if name in batch}
         with capture(side, needs) as recorder:
             taken.append(labels.read(recorder.activations(side(**inputs), mask=batch["attention_mask"])))
-    output = objective(*taken, labels=labels.values, counted=labels.counted, sample_ids=batch["sample_ids"])
+    told = {"labels": labels.values, "counted": labels.counted, "lists": labels.lists}
+    output = objective(*taken, **told, sample_ids=batch["sample_ids"])
     return {name: float(value) for name, value in output.terms.items()}

@@ -102,7 +102,7 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
 def test_an_epoch_takes_its_own_rows_alone(tmp_path: Path) -> None:
     task, data, _, tokenizer = made("wn11")
     rows = task.for_epochs(2).encode(data, tokenizer, 32)
-    sampler = by_length(rows, arguments(tmp_path), epochs_of(rows))
+    sampler = by_length(rows, arguments(tmp_path), rows)
     orders = []
     for epoch in range(2):
         sampler.set_epoch(epoch)

@@ -45,6 +45,7 @@ from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import megabytes
 from kdzoo.training.decoded import check_targets
 from kdzoo.training.kept import why_not_kept
+from kdzoo.training.order import check_together
 from kdzoo.training.topk import looks_at_all
 
 
@@ -163,6 +164,7 @@ class Comparison:
             teacher = self.work.teacher.build_on_meta(task, tokenizer=encoder.teacher, positions=length)
             with nullcontext() if self.work.student.path is not None else torch.device("meta"):
                 student = self.work.student.build(task, teacher=teacher)
+            check_together(task.rows_together, self.settings.budget.batch_size)
             check_length(length, encoder.student, student)
             check_length(length, encoder.teacher, teacher)
             # The teacher first: what it lacks, a student made of it lacks too.
@@ -189,6 +191,7 @@ class Comparison:
                         check_labels(objective)
                         objective.bind(student, teacher, num_samples=rows)
                         budget = self.settings.budget_of(recipe)
+                        check_together(task.rows_together, budget.batch_size)
                         say_micro_batches(objective, budget.gradient_accumulation, budget.batch_size)
                 except KdzooError as error:
                     if not leave_out:

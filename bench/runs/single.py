@@ -38,6 +38,7 @@ from kdzoo.training.accumulation import say_micro_batches
 from kdzoo.training.cache import TeacherCache, megabytes
 from kdzoo.training.decoded import check_targets, decoded_rows
 from kdzoo.training.kept import why_not_kept
+from kdzoo.training.order import check_together
 
 
 def run_one(
@@ -105,6 +106,7 @@ def run_one(
             task.check_rows(split, split_rows, tokenizer)
     if cut := task.about_length(rows["train"], encoder.student, budget.max_length):
         say(f"{task.name}: {cut}")
+    check_together(task.rows_together, budget.batch_size)
     objective = _checked(recipe, model, guide, encoder, len(rows["train"]) * (1 + given.augment), budget)
     needs = objective.teacher_needs()
     for _, _, line in settings_without_effect(overrides, [(task.name, recipe, objective.idle(model))]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,6 +23,8 @@ from kdzoo.models.needs import check_needs
 from kdzoo.models.shape import ModelShape
 from kdzoo.objectives.checks import check_attends, check_classes, check_places, of_one_kind
 from kdzoo.objectives.expression import name_and_terms, parse_terms
+from kdzoo.objectives.gradients import measured
+from kdzoo.objectives.lists import as_lists
 from kdzoo.objectives.schedule import fractions_of
 from kdzoo.objectives.seen import both_real, real_of, seen_by_all, seen_of
 from kdzoo.objectives.term import Term
@@ -271,6 +272,7 @@ class Objective(nn.Module):
         labels: Tensor | None = None,
         counted: Tensor | None = None,
         order: Tensor | None = None,
+        lists: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: float | None = None,
         epoch: int | None = None,
@@ -286,6 +288,8 @@ class Objective(nn.Module):
             counted: (B, S), which of the logits (B, S, C) count; by default those of real tokens, of a token
                 classifier those that have a label, and so of a target's tokens (B, T).
             order: (B,), 0 where a row's two segments are in order, 1 where they are exchanged, -100 without two.
+            lists: (Q, K), the rows of each query's candidates, the true one first: terms on logits are taken on their
+                scores (Q, K), with label 0 (`kdzoo.objectives.lists`).
             sample_ids: (B,) indices of the rows in the training set.
             progress: fraction of the training done, 0 to 1; 0 where it is not given, which is warned of once if
                 something changes with it.
@@ -310,13 +314,16 @@ class Objective(nn.Module):
             raise KdzooError(f"no term has a weight when {progress:.0%} of the training is done")
         if self._label_order is not None and teacher is not None and teacher.logits is not None:
             teacher = replace(teacher, logits=teacher.logits[..., self._label_order])
+        if lists is not None:
+            student, teacher = as_lists(student, lists), None if teacher is None else as_lists(teacher, lists)
+        context["of_lists"] = None if lists is None else lists.new_zeros(len(lists))
         values = {term.name: self._value(term, student, teacher, context, progress) for term in active}
         if shares is not None:
             by_token = student.logits is not None and student.logits.dim() == 3
             over = [term.mean_over(by_token, labelled=counted is not None) for term in active]
             weighed = {term.name: shares[name] for term, name in zip(active, over, strict=True)}
             values = {name: value * weighed[name].to(value.dtype) for name, value in values.items()}
-        self.gradients = {} if parameters is None else _measured(values, list(parameters))
+        self.gradients = {} if parameters is None else measured(values, list(parameters))
         if self.gradients and self.balance == "gradient_norm":
             self._remember()
         total = self._total(active, values, progress)
@@ -373,7 +380,7 @@ class Objective(nn.Module):
             raise KdzooError(f"the term {term.name!r} needs the teacher's activations")
         given = {"progress": term.progress_at(progress), "teacher_head": self._teacher_head, "epoch": context["epoch"]}
         given["layers"] = len(pairs)
-        counted, order = context["counted"], context["order"]
+        counted, order, of_lists = (context[name] for name in ("counted", "order", "of_lists"))
         context = {name: context[name] for name in ("labels", "sample_ids")}
         context |= {name: value for name, value in given.items() if name in term.loss_class.extras}
         if term.feature == LOGITS:
@@ -381,6 +388,7 @@ class Objective(nn.Module):
             seen = (student.mask if counted is None else counted) if by_token else None
             if by_token and term.loss_class.needs_teacher:
                 seen = both_real(seen, teacher)
+            context["labels"] = context["labels"] if of_lists is None else of_lists
             return losses[0](student.logits, None if teacher is None else teacher.logits, mask=seen, **context)
         if term.feature == ORDER:
             return losses[0](student.get(ORDER), **context | {"labels": order})
@@ -419,22 +427,6 @@ class Objective(nn.Module):
         if term.feature.of_decoder:
             student, teacher = student.of_decoder(), teacher.of_decoder()
         return layer_map(term.layers, student.num_layers, teacher.num_layers, term.feature)
-
-
-def _measured(values: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:
-    """The norm of each value's gradient at the parameters, and the cosines of each two of them."""
-    flat: dict[str, Tensor] = {}
-    for name, value in values.items():
-        if not value.requires_grad:
-            continue
-        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        flat[name] = torch.cat([gradient.flatten() for gradient in filled])
-    norms = {name: torch.linalg.vector_norm(gradient) for name, gradient in flat.items()}
-    cosines = {
-        f"{a}~{b}": (flat[a] @ flat[b]) / (norms[a] * norms[b]).clamp_min(1e-12) for a, b in combinations(flat, 2)
-    }
-    return norms | cosines
 
 
 def _stack(layers: list[Any]) -> Any:

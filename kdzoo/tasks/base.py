@@ -206,6 +206,11 @@ class Task(ABC):
         """The most tokens that a model writes for a row; None where it writes none."""
         return None
 
+    @property
+    def rows_together(self) -> int:
+        """How many training rows stand together in a batch, whose size is a multiple of it."""
+        return 1
+
     def about_length(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
         """How many training rows lose something at ``max_length``, in words; empty where none does.
 

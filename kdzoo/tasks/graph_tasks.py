@@ -13,7 +13,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Columns, Task
-from kdzoo.tasks.candidates import ASKED, TAIL_START, Row
+from kdzoo.tasks.candidates import ASKED, QUERY, TAIL_START, Row
 from kdzoo.tasks.cutting import in_words, looked_at
 from kdzoo.tasks.epochs import EPOCH, EVERY
 from kdzoo.tasks.padding import RightPadded
@@ -41,6 +41,8 @@ class GraphTask(Task):
         entity_texts: the file of the entities' texts in a folder, such as ``"entity2textlong"``.
         negatives: false triples that are drawn for each training triple, anew for each epoch.
         seed: of what is drawn; with it all methods and seeds of a comparison have the same rows.
+        lists: whether losses on logits compare a true triple and its false ones as one list of candidates, and not each
+            by itself; for ranking entities.
         epochs: for how many `encode` draws; see `Task.for_epochs`.
         own: whether the graph is of the task alone, which then brings its rows.
         origin: the folder that the graph was read from.
@@ -55,6 +57,7 @@ class GraphTask(Task):
     entity_texts: str = "entity2text"
     negatives: int = 0
     seed: int = 0
+    lists: bool = False
     epochs: int = field(default=1, compare=False)
     own: bool = False
     origin: str = ""
@@ -71,6 +74,10 @@ class GraphTask(Task):
 
         if self.negatives < 0:
             raise KdzooError(f"{self.name}: negatives must be 0 or more, got {self.negatives}")
+        if self.lists and not (self.ranks and self.negatives):
+            raise KdzooError(
+                f"{self.name}: lists are of entities that are ranked, and of false triples; take kind links"
+            )
         metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or self.usual
         better = [name for name in self.metrics or self.usual[:1] if get_metric(name, self.kind).greater_is_better]
         headline = self.headline or tuple(better[:1])
@@ -109,7 +116,8 @@ class GraphTask(Task):
 
     def identity(self) -> dict[str, Any]:
         names = ("negatives", "seed", "entity_texts")
-        return {**super().identity(), **{name: getattr(self, name) for name in names}, "graph": self._about_graph()}
+        own = {name: getattr(self, name) for name in names} | ({"lists": True} if self.lists else {})
+        return {**super().identity(), **own, "graph": self._about_graph()}
 
     def _about_graph(self) -> dict[str, int]:
         graph = self.knowledge
@@ -218,6 +226,10 @@ class GraphTask(Task):
     def rows_an_epoch(self, rows: int) -> int:
         return rows * (1 + self.negatives)
 
+    @property
+    def rows_together(self) -> int:
+        return 1 + self.negatives if self.lists else 1
+
     def triples_of(self, rows: Dataset) -> tuple[list[Triple], str]:
         """The triples of rows, and the split that these are of.
 
@@ -300,13 +312,15 @@ class GraphTask(Task):
             "labels": [1] * len(triples) + [0] * len(drawn),
             ASKED: [self.numbers_of(triple) for triple in every],
         }
+        if self.lists:
+            columns[QUERY] = [*range(len(triples)), *((at % an_epoch) // self.negatives for at in range(len(drawn)))]
         if self.negatives:
             columns[EPOCH] = [EVERY] * len(triples) + [at // an_epoch for at in range(len(drawn))]
         return columns
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``labels`` are (B,), and so is where the tail begins."""
-        numbers = ("labels", "sample_ids", *((TAIL_START,) if self.parts else ()))
+        numbers = ("labels", "sample_ids", *((TAIL_START,) if self.parts else ()), *((QUERY,) if self.lists else ()))
         return RightPadded(tokenizer, {}, numbers)
 
     def one_class(self, predictions: Any) -> bool:

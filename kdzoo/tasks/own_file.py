@@ -10,8 +10,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
+    StrictStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -80,7 +82,7 @@ class OwnFile(BaseModel):
     knowledge: str | None = None
     arm: str = ""
     max_entities: int | None = Field(default=None, ge=0, strict=True)
-    graph: dict[str, int | str] = {}
+    graph: dict[str, StrictInt | StrictBool | StrictStr] = {}
     questions: dict[str, StrictInt | StrictFloat] = {}
 
     @model_validator(mode="before")

@@ -21,7 +21,7 @@ GRAPHS: dict[str, type[GraphTask]] = {
 SETTINGS = {
     "triples": ("negatives", "seed", "entity_texts"),
     "relations": ("entity_texts",),
-    "links": ("negatives", "seed", "entity_texts", "candidates"),
+    "links": ("negatives", "seed", "entity_texts", "candidates", "lists"),
 }
 LEAST = {"negatives": 1, "seed": 0, "candidates": 2}  # of the settings that are numbers
 
@@ -64,8 +64,11 @@ def from_graph(
             raise unknown(f"setting of {kind}", setting, SETTINGS[kind])
         least = LEAST.get(setting)
         number = isinstance(value, int) and not isinstance(value, bool)
-        if not (isinstance(value, str) if least is None else number and value >= least):
-            form = "a name" if least is None else f"a whole number of {least} or more"
+        form = "a name" if least is None else f"a whole number of {least} or more"
+        fits = isinstance(value, str) if least is None else number and value >= least
+        if setting == "lists":
+            form, fits = "true or false", isinstance(value, bool)
+        if not fits:
             raise KdzooError(f"{name}: {setting} is {value!r}; it must be {form}")
     read = read_graph(data, settings.get("entity_texts", "entity2text"))
     made = partial(GRAPHS[kind], name, read, own=True, origin=str(data), test_split="test")

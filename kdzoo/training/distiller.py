@@ -120,7 +120,12 @@ class Distiller(nn.Module):
             activations = recorder.activations(outputs, mask=inputs.get("attention_mask"))
         self.stopwatch.lap("forward")
         labels = context["labels"]
-        told = context | {"labels": labels.values, "counted": labels.counted, "order": labels.order}
+        told = context | {
+            "labels": labels.values,
+            "counted": labels.counted,
+            "order": labels.order,
+            "lists": labels.lists,
+        }
         output = self.objective(labels.read(activations), labels.read(teacher), **told)
         self.stopwatch.lap("loss")
         return output

@@ -13,6 +13,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations
 from kdzoo.models.heads import answers_spans
 from kdzoo.models.masks import real_tokens
+from kdzoo.tasks.candidates import QUERY
 from kdzoo.tasks.pieces import IGNORED
 from kdzoo.tasks.segments import ORDER_LABELS
 
@@ -51,12 +52,14 @@ class Labels(NamedTuple):
         counted: which of a span's two values count, (B, 2), and so the logits beside them; None without spans.
         places: (B, S), True where a start or an end may be; None where the labels are none of spans.
         order: (B,), of text whether its two segments are exchanged; None where rows have no segments.
+        lists: (Q, K), the rows of each query's candidates, the true one first; None where rows stand alone.
     """
 
     values: Tensor | None
     counted: Tensor | None = None
     places: Tensor | None = None
     order: Tensor | None = None
+    lists: Tensor | None = None
 
     @classmethod
     def of(cls, model: nn.Module, batch: Mapping[str, Any]) -> Labels:
@@ -65,10 +68,10 @@ class Labels(NamedTuple):
         Without a column ``counted`` a start and an end may be at any real token, as in BERT's released code.
 
         Raises:
-            KdzooError: a start or an end is missing.
+            KdzooError: a start or an end is missing, or a list of candidates is not whole.
         """
         if not answers_spans(model):
-            return cls(batch.get("labels"), order=batch.get(ORDER_LABELS))
+            return cls(batch.get("labels"), order=batch.get(ORDER_LABELS), lists=_lists(batch))
         missing = [name for name in SPAN if batch.get(name) is None]
         if missing:
             raise KdzooError(f"question answering is learnt from {' and '.join(SPAN)}; the batch has no {missing[0]}")
@@ -86,3 +89,21 @@ class Labels(NamedTuple):
             return activations
         logits = activations.logits.transpose(1, 2).masked_fill(~self.places.unsqueeze(1), -torch.inf)
         return replace(activations, logits=logits)
+
+
+def _lists(batch: Mapping[str, Any]) -> Tensor | None:
+    """The rows of each query's candidates, the true one first; None where rows are of no query."""
+    queries, labels = batch.get(QUERY), batch.get("labels")
+    if queries is None or labels is None:
+        return None
+    found, counts = torch.unique(queries, return_counts=True)
+    size = len(queries) // len(found)
+    order = torch.argsort(2 * queries + (labels != 1).long(), stable=True)
+    if bool((counts == size).all()) and size > 1:
+        lists = order.reshape(-1, size)
+        if bool(((labels[lists] == 1).long().cumsum(1) == 1).all() and (labels[lists[:, 0]] == 1).all()):
+            return lists
+    raise KdzooError(
+        f"a batch has to hold whole lists of candidates, each of one true row and equally many false ones (its column "
+        f"{QUERY!r}); take a batch size that is a multiple of a list's, and train_sampling_strategy='group_by_length'"
+    )

@@ -24,8 +24,8 @@ from kdzoo.models.heads import check_transformers, positions, savable, unwrap
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
+from kdzoo.tasks.candidates import QUERY
 from kdzoo.tasks.encoding import INDEX
-from kdzoo.tasks.epochs import epochs_of
 from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
 from kdzoo.training.agreement import accepted_inputs as accepted_inputs
@@ -37,7 +37,7 @@ from kdzoo.training.distiller import Distiller
 from kdzoo.training.failure import Step, check_finite
 from kdzoo.training.kept import TeacherRows, say_left_out
 from kdzoo.training.labels import COUNTED, check_spans, label_names
-from kdzoo.training.order import by_length, check_epochs, staged
+from kdzoo.training.order import by_length, check_order, staged
 from kdzoo.training.stopwatch import Stopwatch
 from kdzoo.training.topk import looks_at_all
 
@@ -113,7 +113,7 @@ class DistillationTrainer(Trainer):
         self.teacher = None if teacher is None or not needs_teacher else unwrap(teacher)
         train_dataset: Any = arguments.get("train_dataset")
         check_arguments(args, arguments)
-        check_epochs(train_dataset, args)
+        check_order(train_dataset, args)
         while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module  # the Trainer wraps it itself
         self._prefix, self._aligned = "", False
@@ -148,7 +148,7 @@ class DistillationTrainer(Trainer):
         self._laps = _Laps(self.stopwatch)
         self.add_callback(self._laps)
         # The columns that the Trainer keeps.
-        others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, args.length_column_name)
+        others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, QUERY, args.length_column_name)
         makes = getattr(arguments.get("data_collator"), "columns", ())  # what batches are made of, and no model takes
         own = [name for name in makes if not name.startswith(TEACHER_PREFIX)]
         self._signature_columns = [*accepted_inputs(model), *others, *own]
@@ -371,7 +371,7 @@ class DistillationTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        return by_length(dataset, self.args, epochs_of(self.train_dataset))  # what is given here has fewer columns
+        return by_length(dataset, self.args, self.train_dataset)  # what is given here has fewer columns
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # In the rows' order, so that predictions come back in it, however the training rows are grouped.

@@ -199,14 +199,15 @@ def test_lists_from_a_folder(commands: Commands, tmp_path: Path) -> None:
     described.write_text(f"kind: links\nfiles: {folder}\ngraph: {{negatives: 3, lists: true}}\n")
     small = (*ROWS, "--teacher", "1x16,heads=2", "--student", "1x16,heads=2", "--evaluations", "0")
     told = ("compare", "--tasks", described, *small, "--max-length", "24", "--methods", "none,kd,margin_mse + ce")
-    commands.works(*told, "--batch-size", "8", "--out", tmp_path / "out")
+    said = commands.works(*told, "--batch-size", "8", "--out", tmp_path / "out")
+    assert "ranked among all, trained in lists of 4, 12 entities" in said
     found = records(tmp_path / "out")
     assert {record["metrics"]["mrr"] > 0 for record in found.values()} == {True} and len(found) == 4
     commands.fails(*told, "--batch-size", "6", "--out", tmp_path / "no", says=("batch size is 6", "has 4 rows"))
     one = ("--task", described, "--student", "1x16,heads=2", *ROWS, "--max-length", "24", "--method", "kd")
     teacher = ("--teacher", tmp_path / "out/teachers/lists")
-    said = ("batch size is 7", "such as 4")
-    commands.fails("distill", *one, *teacher, "--batch-size", "7", "--out", tmp_path / "d", says=said)
+    says = ("batch size is 7", "such as 4")
+    commands.fails("distill", *one, *teacher, "--batch-size", "7", "--out", tmp_path / "d", says=says)
 
     for settings, wrong in (
         ({"lists": 1}, "lists is 1; it must be true or false"),

@@ -252,7 +252,8 @@ class LinkPrediction(GraphTask):
     def what(self) -> str:
         size, all_of = self._sample(), len(self.knowledge.entities)
         among = "ranked among all" if size is None else f"sampled ranking, among a fixed {size} of {all_of}"
-        return f"which head and which tail makes a triple true, {among}"
+        lists = f", trained in lists of {self.rows_together}" if self.lists else ""
+        return f"which head and which tail makes a triple true, {among}{lists}"
 
 
 def _logits(task: GraphTask, outputs: Any, width: int, rows: Dataset | None = None) -> np.ndarray:

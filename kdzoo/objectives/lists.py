@@ -16,7 +16,7 @@ def as_lists(activations: Activations, lists: Tensor) -> Activations:
 
     A candidate's score is what its row says for the second of two classes, "true": the log-odds. The softmax over a
     query's scores is the distribution over its candidates that list-wise distillation compares (Ren et al. 2021,
-    RocketQAv2, section 4, for a dual encoder that learns from a cross-encoder's).
+    RocketQAv2, where a dual encoder and a cross-encoder learn from each other; https://arxiv.org/abs/2110.07367).
 
     Args:
         activations: of rows, with logits (B, 2), or without any.

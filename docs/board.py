@@ -54,6 +54,8 @@ STUDIES = {
     "squad": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "umls-bi": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "umls-bi-again": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
+    "umls-bi-lists": ("bi-encoder, 3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "wn11": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
     "wn18rr": ("3 of 6 layers", "other tasks", "results/other-tasks.md"),
 }

@@ -102,8 +102,8 @@ def test_whole_lists_stand_in_a_batch(seed: int, tmp_path: Path) -> None:
     _, rows, _ = lists_of(random.Random(seed).randint(5, 30), epochs=2)
     count = int(sum(rows["labels"][:]))
     drawn = [at // 3 for at in range(3 * count)]
-    assert rows["query"][:] == [*range(count), *drawn, *drawn]
-    for query, triple, label in zip(rows["query"][:], rows["triple"][:], rows["labels"][:], strict=True):
+    assert rows["candidate_list"][:] == [*range(count), *drawn, *drawn]
+    for query, triple, label in zip(rows["candidate_list"][:], rows["triple"][:], rows["labels"][:], strict=True):
         true = rows["triple"][query]
         assert sum(a != b for a, b in zip(true, triple, strict=True)) == 1 - label
     sampler = by_length(rows, arguments(tmp_path, per_device_train_batch_size=8, data_seed=seed), rows)
@@ -115,7 +115,7 @@ def test_whole_lists_stand_in_a_batch(seed: int, tmp_path: Path) -> None:
         assert sorted(orders[-1]) == [*range(count), *range(count * (1 + 3 * epoch), count * (4 + 3 * epoch))]
         for at in range(0, len(orders[-1]), SIZE):
             part = rows[orders[-1][at : at + SIZE]]
-            assert len({*part["query"]}) == 1 and part["labels"] == [1, 0, 0, 0]
+            assert len({*part["candidate_list"]}) == 1 and part["labels"] == [1, 0, 0, 0]
     assert orders[0] == orders[2] != orders[1]
     lengths = np.array(
         [max(rows["length"][at] for at in orders[0][a : a + SIZE]) for a in range(0, SIZE * count, SIZE)]
@@ -128,14 +128,14 @@ def test_rows_of_a_batch_may_stand_in_any_order() -> None:
     queries = torch.from_numpy(np.repeat([7, 2, 30], 3))
     labels = torch.tensor([1, 0, 0] * 3)
     order = torch.from_numpy(rng.permutation(9))
-    found = Labels.of(torch.nn.Linear(1, 1), {"labels": labels[order], "query": queries[order]})
+    found = Labels.of(torch.nn.Linear(1, 1), {"labels": labels[order], "candidate_list": queries[order]})
     assert found.lists is not None and found.lists.shape == (3, 3)
     assert queries[order][found.lists].tolist() == [[2] * 3, [7] * 3, [30] * 3]
     assert labels[order][found.lists].tolist() == [[1, 0, 0]] * 3
     assert found.values is not None and torch.equal(found.values, labels[order])
     for kept, changed in ((8, labels), (9, labels.clone().fill_(0)), (9, labels.clone().fill_(1)), (1, labels)):
         with pytest.raises(KdzooError, match=r"whole lists of candidates, .*multiple"):
-            Labels.of(torch.nn.Linear(1, 1), {"labels": changed[:kept], "query": queries[:kept]})
+            Labels.of(torch.nn.Linear(1, 1), {"labels": changed[:kept], "candidate_list": queries[:kept]})
 
 
 def test_training_on_lists(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HEADS, TAILS = "heads", "tails"  # the rows of the candidates for a side, the true one's first; known ones left out
 ASKED = "triple"  # the numbers of head, relation and tail
 TAIL_START = "tail_start"  # where in a row the tail's part begins
-QUERY = "query"  # of training rows: the number of the true row whose list a row is in
+LIST = "candidate_list"  # of training rows: the number of the true row whose list a row is in
 QUERY_PART, TAIL_PART = "query_part", "tail_part"  # the number of what stands before that place, and from there on
 MOST_ROWS = 5_000_000
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdzoo.errors import KdzooError
 from kdzoo.tasks.base import Columns, Task
-from kdzoo.tasks.candidates import ASKED, QUERY, TAIL_START, Row
+from kdzoo.tasks.candidates import ASKED, LIST, TAIL_START, Row
 from kdzoo.tasks.cutting import in_words, looked_at
 from kdzoo.tasks.epochs import EPOCH, EVERY
 from kdzoo.tasks.padding import RightPadded
@@ -313,14 +313,14 @@ class GraphTask(Task):
             ASKED: [self.numbers_of(triple) for triple in every],
         }
         if self.lists:
-            columns[QUERY] = [*range(len(triples)), *((at % an_epoch) // self.negatives for at in range(len(drawn)))]
+            columns[LIST] = [*range(len(triples)), *((at % an_epoch) // self.negatives for at in range(len(drawn)))]
         if self.negatives:
             columns[EPOCH] = [EVERY] * len(triples) + [at // an_epoch for at in range(len(drawn))]
         return columns
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``labels`` are (B,), and so is where the tail begins."""
-        numbers = ("labels", "sample_ids", *((TAIL_START,) if self.parts else ()), *((QUERY,) if self.lists else ()))
+        numbers = ("labels", "sample_ids", *((TAIL_START,) if self.parts else ()), *((LIST,) if self.lists else ()))
         return RightPadded(tokenizer, {}, numbers)
 
     def one_class(self, predictions: Any) -> bool:

@@ -13,7 +13,7 @@ from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations
 from kdzoo.models.heads import answers_spans
 from kdzoo.models.masks import real_tokens
-from kdzoo.tasks.candidates import QUERY
+from kdzoo.tasks.candidates import LIST
 from kdzoo.tasks.pieces import IGNORED
 from kdzoo.tasks.segments import ORDER_LABELS
 
@@ -93,7 +93,7 @@ class Labels(NamedTuple):
 
 def _lists(batch: Mapping[str, Any]) -> Tensor | None:
     """The rows of each query's candidates, the true one first; None where rows are of no query."""
-    queries, labels = batch.get(QUERY), batch.get("labels")
+    queries, labels = batch.get(LIST), batch.get("labels")
     if queries is None or labels is None:
         return None
     found, counts = torch.unique(queries, return_counts=True)
@@ -105,5 +105,5 @@ def _lists(batch: Mapping[str, Any]) -> Tensor | None:
             return lists
     raise KdzooError(
         f"a batch has to hold whole lists of candidates, each of one true row and equally many false ones (its column "
-        f"{QUERY!r}); take a batch size that is a multiple of a list's, and train_sampling_strategy='group_by_length'"
+        f"{LIST!r}); take a batch size that is a multiple of a list's, and train_sampling_strategy='group_by_length'"
     )

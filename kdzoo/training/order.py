@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 
 from kdzoo.errors import KdzooError
 from kdzoo.objectives.recipe import Stage
-from kdzoo.tasks.candidates import QUERY
+from kdzoo.tasks.candidates import LIST
 from kdzoo.tasks.epochs import EPOCH, EVERY, epochs_of
 
 
@@ -67,7 +67,7 @@ def by_length(dataset: Any, args: Any, whole: Any = None) -> SeededLengthSampler
     Args:
         dataset: the rows, with a column of lengths or with their tokens.
         args: the ``TrainingArguments``.
-        whole: the same rows with all their columns, of which `EPOCH` and `QUERY` decide on the order, too.
+        whole: the same rows with all their columns, of which `EPOCH` and `LIST` decide on the order, too.
     """
     names = getattr(dataset, "column_names", ())
     lengths = list(dataset[args.length_column_name]) if args.length_column_name in names else None
@@ -79,7 +79,7 @@ def by_length(dataset: Any, args: Any, whole: Any = None) -> SeededLengthSampler
 
 def queries_of(rows: Any) -> np.ndarray | None:
     """The query of each row, (N,), whose rows stand together in a batch; None where rows stand alone."""
-    return np.asarray(rows[QUERY][:]) if QUERY in getattr(rows, "column_names", ()) else None
+    return np.asarray(rows[LIST][:]) if LIST in getattr(rows, "column_names", ()) else None
 
 
 def check_order(dataset: Any, args: Any) -> None:
@@ -92,7 +92,7 @@ def check_order(dataset: Any, args: Any) -> None:
     if args.train_sampling_strategy != "group_by_length":
         for column, there, what in (
             (EPOCH, epochs, "rows of one epoch alone"),
-            (QUERY, queries, "lists of candidates"),
+            (LIST, queries, "lists of candidates"),
         ):
             if there is not None:
                 raise KdzooError(

@@ -24,7 +24,7 @@ from kdzoo.models.heads import check_transformers, positions, savable, unwrap
 from kdzoo.objectives.checks import check_separate_tokens
 from kdzoo.objectives.objective import Objective
 from kdzoo.objectives.recipe import Recipe
-from kdzoo.tasks.candidates import QUERY
+from kdzoo.tasks.candidates import LIST
 from kdzoo.tasks.encoding import INDEX
 from kdzoo.training import agreement, checkpoints
 from kdzoo.training.accumulation import say_micro_batches, shares
@@ -148,7 +148,7 @@ class DistillationTrainer(Trainer):
         self._laps = _Laps(self.stopwatch)
         self.add_callback(self._laps)
         # The columns that the Trainer keeps.
-        others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, QUERY, args.length_column_name)
+        others = (*self.label_names, "label", "label_ids", "sample_ids", COUNTED, LIST, args.length_column_name)
         makes = getattr(arguments.get("data_collator"), "columns", ())  # what batches are made of, and no model takes
         own = [name for name in makes if not name.startswith(TEACHER_PREFIX)]
         self._signature_columns = [*accepted_inputs(model), *others, *own]

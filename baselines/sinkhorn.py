@@ -110,8 +110,14 @@ class Sinkhorn(DistillationLoss):
         rows = kernel + weight.unsqueeze(1)
         of_columns = torch.zeros_like(weight)
         for _ in range(self.iterations):
-            of_rows = -(columns + of_columns).logsumexp(1)
+            of_rows = -_log_sum(columns + of_columns, 1)
             scaled = rows + of_rows.unsqueeze(1)
-            of_columns = -scaled.logsumexp(0)
+            of_columns = -_log_sum(scaled, 0)
         # The last step as a softmax: of a plan from sums of large numbers, rounding would make more than 1.
         return scaled.softmax(0).masked_fill(~(counted & counted.unsqueeze(1)), 0.0)
+
+
+def _log_sum(values: Tensor, dim: int) -> Tensor:
+    """``logsumexp`` with gradients that add up to one: torch's do not for equal values so large that log 2 is lost."""
+    most = values.detach().amax(dim, keepdim=True)
+    return (values - most).exp().sum(dim).log() + most.squeeze(dim)

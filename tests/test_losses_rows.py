@@ -239,6 +239,15 @@ def test_a_regularization_at_which_the_kernel_would_vanish(regularization: float
         assert ours.grad is not None and not ours.grad.isnan().any()
 
 
+def test_equal_distances_share_a_gradient(rng: np.random.Generator) -> None:
+    """At a regularization where each would have it whole, twice as much after every iteration."""
+    for _ in range(20):
+        student, teacher = (5 * side.detach().float().repeat_interleave(2, 0) for side in pair(rng, 4, 3))
+        student.requires_grad_()
+        kdzoo.create("sinkhorn", regularization=1e-30)(student, teacher).backward()
+        assert student.grad is not None and student.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_a_class_at_minus_infinity_on_both_sides_adds_nothing(name: str, rng: np.random.Generator) -> None:
     student, teacher = pair(rng, 6, 4)

@@ -12,6 +12,7 @@ from kdzoo.errors import KdzooError, KdzooWarning
 from kdzoo.models.heads import has_decoder, stack_config, unwrap, vocabulary_size
 from kdzoo.models.vocabulary import end_of_texts
 from kdzoo.tasks.pieces import IGNORED
+from kdzoo.tasks.source_target import target_part
 
 
 def teacher_forced(model: nn.Module, inputs: dict[str, Tensor], labels: Any) -> dict[str, Tensor]:
@@ -91,6 +92,7 @@ def _check_start(model: Any, what: str, tokenizer: Any) -> None:
 
 def _check_first(model: Any, what: str, tokenizer: Any) -> None:
     """Refuse a model that writes another first token than it learns to; warn of one that is told no language."""
+    tokenizer = target_part(tokenizer)
     first = int(tokenizer(text_target="a")["input_ids"][0])
     word = tokenizer.convert_ids_to_tokens(first)
     told = getattr(getattr(model, "generation_config", None), "forced_bos_token_id", None)

@@ -19,7 +19,7 @@ import kdzoo
 from kdzoo.errors import KdzooError
 from kdzoo.models.activations import Activations
 from kdzoo.models.bi_encoder import BiEncoder
-from kdzoo.tasks import LinkPrediction, RelationPrediction, TripleClassification
+from kdzoo.tasks import LinkPrediction
 from kdzoo.tasks.own import from_data
 from kdzoo.training.cache import TeacherCache
 from kdzoo.training.labels import Labels
@@ -217,8 +217,7 @@ def test_lists_from_a_folder(commands: Commands, tmp_path: Path) -> None:
             from_data(folder, kind="links", graph=settings)
     with pytest.raises(KdzooError, match="setting of triples"):
         from_data(folder, kind="triples", graph={"lists": True})
-    for kind in (TripleClassification, RelationPrediction):
-        with pytest.raises(KdzooError, match="take kind links"):
-            kind("mine", lists=True)
+    with pytest.raises(KdzooError, match="negatives must be 1 or more"):
+        LinkPrediction("umls", negatives=0, lists=True)
     assert LinkPrediction("umls").identity() != LinkPrediction("umls", lists=True).identity()
     assert "lists" not in LinkPrediction("umls").identity()

@@ -41,8 +41,6 @@ class GraphTask(Task):
         entity_texts: the file of the entities' texts in a folder, such as ``"entity2textlong"``.
         negatives: false triples that are drawn for each training triple, anew for each epoch.
         seed: of what is drawn; with it all methods and seeds of a comparison have the same rows.
-        lists: whether losses on logits compare a true triple and its false ones as one list of candidates, and not each
-            by itself; for ranking entities.
         epochs: for how many `encode` draws; see `Task.for_epochs`.
         own: whether the graph is of the task alone, which then brings its rows.
         origin: the folder that the graph was read from.
@@ -57,7 +55,6 @@ class GraphTask(Task):
     entity_texts: str = "entity2text"
     negatives: int = 0
     seed: int = 0
-    lists: bool = False
     epochs: int = field(default=1, compare=False)
     own: bool = False
     origin: str = ""
@@ -74,10 +71,6 @@ class GraphTask(Task):
 
         if self.negatives < 0:
             raise KdzooError(f"{self.name}: negatives must be 0 or more, got {self.negatives}")
-        if self.lists and not (self.ranks and self.negatives):
-            raise KdzooError(
-                f"{self.name}: lists are of entities that are ranked, and of false triples; take kind links"
-            )
         metrics = tuple(dict.fromkeys((*self.metrics, *self.headline))) or self.usual
         better = [name for name in self.metrics or self.usual[:1] if get_metric(name, self.kind).greater_is_better]
         headline = self.headline or tuple(better[:1])
@@ -116,8 +109,7 @@ class GraphTask(Task):
 
     def identity(self) -> dict[str, Any]:
         names = ("negatives", "seed", "entity_texts")
-        own = {name: getattr(self, name) for name in names} | ({"lists": True} if self.lists else {})
-        return {**super().identity(), **own, "graph": self._about_graph()}
+        return {**super().identity(), **{name: getattr(self, name) for name in names}, "graph": self._about_graph()}
 
     def _about_graph(self) -> dict[str, int]:
         graph = self.knowledge
@@ -226,10 +218,6 @@ class GraphTask(Task):
     def rows_an_epoch(self, rows: int) -> int:
         return rows * (1 + self.negatives)
 
-    @property
-    def rows_together(self) -> int:
-        return 1 + self.negatives if self.lists else 1
-
     def triples_of(self, rows: Dataset) -> tuple[list[Triple], str]:
         """The triples of rows, and the split that these are of.
 
@@ -312,7 +300,7 @@ class GraphTask(Task):
             "labels": [1] * len(triples) + [0] * len(drawn),
             ASKED: [self.numbers_of(triple) for triple in every],
         }
-        if self.lists:
+        if self.rows_together > 1:
             columns[LIST] = [*range(len(triples)), *((at % an_epoch) // self.negatives for at in range(len(drawn)))]
         if self.negatives:
             columns[EPOCH] = [EVERY] * len(triples) + [at // an_epoch for at in range(len(drawn))]
@@ -320,8 +308,7 @@ class GraphTask(Task):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """See `Task.collator`; ``labels`` are (B,), and so is where the tail begins."""
-        numbers = ("labels", "sample_ids", *((TAIL_START,) if self.parts else ()), *((LIST,) if self.lists else ()))
-        return RightPadded(tokenizer, {}, numbers)
+        return RightPadded(tokenizer, {}, ("labels", "sample_ids", LIST, *((TAIL_START,) if self.parts else ())))
 
     def one_class(self, predictions: Any) -> bool:
         return False  # ranks say nothing of classes

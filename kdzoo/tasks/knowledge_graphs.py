@@ -166,17 +166,21 @@ class LinkPrediction(GraphTask):
 
     Attributes:
         candidates: how many entities are ranked; by default all of at most 500, and 100 where there are more.
+        lists: whether losses on logits compare a true triple and its false ones as one list, and not each by itself.
     """
 
     negatives: int = 5
     kind: str = "ranking"
     candidates: int | None = None
+    lists: bool = False
     usual: ClassVar[tuple[str, ...]] = ("mrr", "mr", "hits@1", "hits@3", "hits@10")
     parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.candidates is not None and self.candidates < 2:
             raise KdzooError(f"{self.name}: candidates must be 2 or more, got {self.candidates}")
+        if self.lists and self.negatives < 1:
+            raise KdzooError(f"{self.name}: lists are of false triples, too; negatives must be 1 or more")
         sampled = self._sample() is not None
         object.__setattr__(self, "kind", "sampled_ranking" if sampled else "ranking")
         for name in ("metrics", "headline"):  # of a graph that is ranked otherwise
@@ -194,7 +198,11 @@ class LinkPrediction(GraphTask):
         return None if wanted is None or (entities and wanted >= entities) else wanted
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "candidates": self._sample()}
+        return {**super().identity(), "candidates": self._sample()} | ({"lists": True} if self.lists else {})
+
+    @property
+    def rows_together(self) -> int:
+        return 1 + self.negatives if self.lists else 1
 
     def head(self) -> Head:
         return TripleClassification.head(self)  # type: ignore[arg-type]

@@ -62,19 +62,24 @@ def from_graph(
     for setting, value in settings.items():
         if setting not in SETTINGS[kind]:
             raise unknown(f"setting of {kind}", setting, SETTINGS[kind])
-        least = LEAST.get(setting)
-        number = isinstance(value, int) and not isinstance(value, bool)
-        form = "a name" if least is None else f"a whole number of {least} or more"
-        fits = isinstance(value, str) if least is None else number and value >= least
-        if setting == "lists":
-            form, fits = "true or false", isinstance(value, bool)
-        if not fits:
+        if (form := _other_form(setting, value)) is not None:
             raise KdzooError(f"{name}: {setting} is {value!r}; it must be {form}")
     read = read_graph(data, settings.get("entity_texts", "entity2text"))
     made = partial(GRAPHS[kind], name, read, own=True, origin=str(data), test_split="test")
     task = made(headline=tuple(metric), **settings)
     task.head()  # which refuses what has none
     return task, (task.describe(), *_unranked(task), *_leaks(task))
+
+
+def _other_form(setting: str, value: Any) -> str | None:
+    """What a setting has to be, where its value is something else."""
+    if setting == "lists":
+        return None if isinstance(value, bool) else "true or false"
+    if setting not in LEAST:
+        return None if isinstance(value, str) else "a name"
+    least = LEAST[setting]
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return None if number and value >= least else f"a whole number of {least} or more"
 
 
 def _unranked(task: GraphTask) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 import transformers
 from command_line import ROWS, Commands, records
 from tasks_by_unit import compared, losses, made, model, trainer
-from test_triples_task import a_graph, arguments, written
+from tiny_graphs import a_graph, arguments, written
 
 import kdzoo
 from kdzoo.errors import KdzooError

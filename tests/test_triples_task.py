@@ -15,6 +15,7 @@ import pytest
 import torch
 from command_line import ROWS, Commands, records
 from tasks_by_unit import compared, losses, made, model
+from tiny_graphs import a_graph, arguments, written
 from transformers import TrainingArguments
 
 import kdzoo
@@ -36,18 +37,6 @@ from kdzoo.training.order import by_length
 from kdzoo.training.trainer import DistillationTrainer
 
 SMALL = ("--teacher", "2x32,heads=2", "--student", "1x16,heads=2", *ROWS, "--max-length", "32")
-
-
-def a_graph(rng: random.Random, entities: int = 12, triples: int = 60) -> Graph:
-    """Entities of which some have the same text, and some the same pieces once they are cut."""
-    texts = [f"{rng.choice('abcdef')}{rng.choice('uvw')} {rng.choice('xy')}" for _ in range(entities)]
-    names = [f"e{number}" for number in range(entities)]
-    relations = {f"r{number}": f"rel {'mnop'[number]}" for number in range(4)}
-    drawn: dict[Triple, None] = {}
-    while len(drawn) < triples:
-        drawn[Triple(rng.choice(names), rng.choice([*relations]), rng.choice(names))] = None
-    found = [*drawn]
-    return Graph(dict(zip(names, texts, strict=True)), relations, found[:-20], found[-20:-10], found[-10:])
 
 
 def own(kind: Any, graph: Graph, **settings: Any) -> tuple[Any, Any, Any]:
@@ -81,22 +70,6 @@ def test_false_triples_are_drawn_for_each_epoch_and_keep_their_numbers() -> None
     assert other["triple"][24:] != encoded["triple"][24:]
     links = get_task("umls").encode(data, tokenizer, 32)
     assert links["labels"][:] == [1] * 24 + [0] * 120
-
-
-def arguments(folder: Path, **more: Any) -> TrainingArguments:
-    told: dict[str, Any] = {
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 16,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "train_sampling_strategy": "group_by_length",
-        "length_column_name": "length",
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    return TrainingArguments(
-        output_dir=str(folder), use_cpu=True, seed=0, report_to="none", disable_tqdm=True, **(told | more)
-    )
 
 
 def test_an_epoch_takes_its_own_rows_alone(tmp_path: Path) -> None:
@@ -425,22 +398,6 @@ def test_a_bi_encoder_is_distilled(commands: Commands, tmp_path: Path) -> None:
     commands.fails(*asked, says=("bi:2x32 is a bi-encoder, which is for students",))
     told = ("--method", "kd", "--teacher", f"bi:{tmp_path / 'student'}", "--student", "1x16,heads=2", *given[-2:])
     commands.fails("distill", *data, *told, says=("is a bi-encoder, which is for students",))
-
-
-def written(folder: Path, graph: Graph, **changed: str) -> Path:
-    """A folder of KG-BERT's form."""
-    folder.mkdir(parents=True)
-    lines = {
-        "train.tsv": graph.train,
-        "dev.tsv": graph.dev,
-        "test.tsv": graph.test,
-        "entity2text.txt": graph.entities.items(),
-        "relation2text.tsv": graph.relations.items(),
-    }
-    for name, rows in lines.items():
-        text = "".join("\t".join(row) + "\n" for row in rows)
-        (folder / name).write_text(changed.get(name.partition(".")[0], text))
-    return folder
 
 
 def test_folders(commands: Commands, tmp_path: Path) -> None:
